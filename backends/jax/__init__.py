@@ -1,0 +1,38 @@
+"""The network in JAX and Flax."""
+
+from backends.jax.device import select_device, to_device, to_numpy, versions
+from backends.jax.loss import cross_entropy
+from backends.jax.model import FCN, BasicBlock, ResNet18, TransposeConv, build_model
+from backends.jax.optimizer import build_optimizer, export_momentum, import_momentum
+from backends.jax.train import Trainer
+from backends.jax.weights import (
+    export_weights,
+    import_weights,
+    named_tensors,
+    read_arrays,
+    trained_tensors,
+    write_arrays,
+)
+
+__all__ = [
+    "FCN",
+    "BasicBlock",
+    "ResNet18",
+    "Trainer",
+    "TransposeConv",
+    "build_model",
+    "build_optimizer",
+    "cross_entropy",
+    "export_momentum",
+    "export_weights",
+    "import_momentum",
+    "import_weights",
+    "named_tensors",
+    "read_arrays",
+    "select_device",
+    "to_device",
+    "to_numpy",
+    "trained_tensors",
+    "versions",
+    "write_arrays",
+]

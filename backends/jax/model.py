@@ -1,0 +1,189 @@
+"""JAX and Flax NNX: the fully convolutional network on ResNet-18.
+
+Dive into Deep Learning 14.11; Long et al., 2015; the backbone is He et al., 2015, as in
+torchvision's resnet18. Tensors are NHWC, which XLA computes faster than NCHW on a CPU.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from common.config import Config
+
+
+def _conv(
+    in_channels: int, channels: int, kernel: int, stride: int, padding: int, config: Config
+) -> nnx.Conv:
+    # differs: (kh, kw, in, out); the default padding SAME is not symmetric at stride 2.
+    return nnx.Conv(
+        in_channels,
+        channels,
+        (kernel, kernel),
+        strides=stride,
+        padding=((padding, padding), (padding, padding)),
+        use_bias=False,
+        dtype=config.dtype,
+        param_dtype=config.dtype,
+        rngs=nnx.Rngs(0),
+    )
+
+
+class _BatchNorm(nnx.Module):
+    """Batch normalisation over all axes but the last (Ioffe and Szegedy, 2015)."""
+
+    # differs: Flax's own adds the biased variance to the running one. This one normalises with
+    # the biased variance, from two passes, and keeps the unbiased one (n - 1). The buffers are
+    # variables of the module, updated in the call.
+
+    def __init__(self, channels: int, config: Config) -> None:
+        self.scale = nnx.Param(jnp.ones(channels, config.dtype))
+        self.bias = nnx.Param(jnp.zeros(channels, config.dtype))
+        self.mean = nnx.BatchStat(jnp.zeros(channels, config.dtype))
+        self.var = nnx.BatchStat(jnp.ones(channels, config.dtype))
+        self.eps, self.decay = config.bn_eps, config.bn_decay
+        self.use_running_average = False
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        mean, var = self.mean[...], self.var[...]
+        if not self.use_running_average:
+            n = x.size // x.shape[-1]
+            old_mean, old_var = mean, var
+            mean, var = jnp.mean(x, axis=(0, 1, 2)), jnp.var(x, axis=(0, 1, 2))
+            self.mean[...] = self.decay * old_mean + (1 - self.decay) * mean
+            self.var[...] = self.decay * old_var + (1 - self.decay) * var * (n / (n - 1))
+        return (x - mean) * (jax.lax.rsqrt(var + self.eps) * self.scale[...]) + self.bias[...]
+
+
+class BasicBlock(nnx.Module):
+    """relu(shortcut(x) + bn2(conv2(relu(bn1(conv1(x)))))); the stride is in conv1."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int, config: Config) -> None:
+        self.conv1 = _conv(in_channels, channels, 3, stride, 1, config)
+        self.bn1 = _BatchNorm(channels, config)
+        self.conv2 = _conv(channels, channels, 3, 1, 1, config)
+        self.bn2 = _BatchNorm(channels, config)
+        self.has_downsample = in_channels != channels
+        if self.has_downsample:
+            self.downsample_0 = _conv(in_channels, channels, 1, stride, 0, config)
+            self.downsample_1 = _BatchNorm(channels, config)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shortcut = self.downsample_1(self.downsample_0(x)) if self.has_downsample else x
+        x = nnx.relu(self.bn1(self.conv1(x)))
+        x = self.bn2(self.conv2(x))
+        return nnx.relu(x + shortcut)
+
+
+class ResNet18(nnx.Module):
+    """The backbone without pooling and classifier: (N, H, W, 3) -> (N, H/32, W/32, 512)."""
+
+    def __init__(self, config: Config) -> None:
+        self.conv1 = _conv(3, 64, 7, 2, 3, config)
+        self.bn1 = _BatchNorm(64, config)
+        self.layer1_0 = BasicBlock(64, 64, 1, config)
+        self.layer1_1 = BasicBlock(64, 64, 1, config)
+        self.layer2_0 = BasicBlock(64, 128, 2, config)
+        self.layer2_1 = BasicBlock(128, 128, 1, config)
+        self.layer3_0 = BasicBlock(128, 256, 2, config)
+        self.layer3_1 = BasicBlock(256, 256, 1, config)
+        self.layer4_0 = BasicBlock(256, 512, 2, config)
+        self.layer4_1 = BasicBlock(512, 512, 1, config)
+
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        activations = {}
+        x = nnx.relu(self.bn1(self.conv1(x)))  # (N, H/2, W/2, 64)
+        x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        activations["stem"] = x  # (N, H/4, W/4, 64)
+        blocks = {
+            "layer1.0": self.layer1_0,  # (N, H/4, W/4, 64)
+            "layer1.1": self.layer1_1,
+            "layer2.0": self.layer2_0,  # (N, H/8, W/8, 128)
+            "layer2.1": self.layer2_1,
+            "layer3.0": self.layer3_0,  # (N, H/16, W/16, 256)
+            "layer3.1": self.layer3_1,
+            "layer4.0": self.layer4_0,  # (N, H/32, W/32, 512)
+            "layer4.1": self.layer4_1,
+        }
+        for name, block in blocks.items():
+            x = block(x)
+            activations[name] = x
+        return x, activations
+
+
+class TransposeConv(nnx.Module):
+    """Transposed convolution, kernel 64, stride 32, padding 16, as one matrix product.
+
+    (N, h, w, C) -> (N, 32h, 32w, C). Along one axis, output pixel q = 32 i + r of the uncropped
+    result receives x[i] times tap r and x[i - 1] times tap r + 32, and no other:
+
+        x[i - 1]   |------- taps 0..31 -------|------ taps 32..63 ------|
+        x[i]                                  |------- taps 0..31 ------|------ taps 32..63 ...
+        output                                |--- cell i: 32 pixels ---|
+
+    So each of the (h + 1)(w + 1) cells of 32x32 output pixels is a product of the 2x2 input
+    pixels that reach it, 4C values, with the kernel permuted to (4C, 32 * 32 * C). What remains
+    is to put the cells next to each other and to crop the padding of 16.
+    """
+
+    def __init__(self, channels: int, config: Config) -> None:
+        self.kernel, self.stride, self.padding = 64, 32, 16
+        # differs: the canonical (in, out, kh, kw), since no operator of JAX's own sees it.
+        shape = (channels, channels, self.kernel, self.kernel)
+        self.weight = nnx.Param(jnp.zeros(shape, config.dtype))
+        self.bias = nnx.Param(jnp.zeros(channels, config.dtype))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        n, h, w, c = x.shape
+        s, p = self.stride, self.padding
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # (N, h+2, w+2, C)
+        reach = [x[:, 1:, 1:], x[:, 1:, :-1], x[:, :-1, 1:], x[:, :-1, :-1]]
+        patches = jnp.concatenate(reach, axis=-1)  # (N, h+1, w+1, 4C)
+        taps = self.weight[...].reshape(c, c, 2, s, 2, s).transpose(2, 4, 0, 3, 5, 1)
+        cells = patches.reshape(-1, 4 * c) @ taps.reshape(4 * c, -1) + jnp.tile(
+            self.bias[...], s * s
+        )
+        cells = cells.reshape(n, h + 1, w + 1, s, s, c).transpose(0, 1, 3, 2, 4, 5)
+        x = cells.reshape(n, s * (h + 1), s * (w + 1), c)
+        return x[:, p:-p, p:-p]  # (N, 32h, 32w, C)
+
+
+class FCN(nnx.Module):
+    """Backbone, 1x1 convolution to the classes, transposed convolution back to the image's size.
+
+    (N, H, W, 3), H and W multiples of 32 -> logits (N, H, W, classes), and the activations by
+    layer name.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.architecture, self.num_classes = config.architecture, config.num_classes
+        self.backbone = ResNet18(config)
+        self.final_conv = nnx.Conv(
+            512,
+            config.num_classes,
+            (1, 1),
+            padding="VALID",
+            dtype=config.dtype,
+            param_dtype=config.dtype,
+            rngs=nnx.Rngs(0),
+        )
+        self.transpose_conv = TransposeConv(config.num_classes, config)
+
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        x, activations = self.backbone(x)  # (N, H/32, W/32, 512)
+        x = self.final_conv(x)  # (N, H/32, W/32, classes)
+        activations["final_conv"] = x
+        x = self.transpose_conv(x)  # (N, H, W, classes)
+        activations["logits"] = x
+        return x, activations
+
+
+def build_model(config: Config) -> FCN:
+    """The network of `config`, its weights yet to be imported, in the run's dtype."""
+    # differs: built abstract, shapes and dtypes alone, then filled with zeros, so that no random
+    # numbers are drawn only to be replaced.
+    structure, state = nnx.split(nnx.eval_shape(functools.partial(FCN, config)))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), state)
+    model: FCN = nnx.merge(structure, zeros)
+    return model

@@ -1,0 +1,151 @@
+"""JAX: a training step, and the network on whole images."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from numpy.typing import NDArray
+
+from backends.jax.device import select_device, to_device, to_numpy
+from backends.jax.loss import cross_entropy
+from backends.jax.model import FCN, build_model
+from backends.jax.optimizer import build_optimizer, export_momentum, import_momentum
+from backends.jax.weights import export_weights, import_weights, trained_tensors
+from common.config import Config
+from common.names import LAYERS
+from common.transforms import crop_activations, pad_batch, pad_images
+
+Array = NDArray[Any]
+Activations = dict[str, jax.Array]
+
+
+# differs: a compiled function is pure. It takes the model apart into its structure, known at
+# compilation, and its arrays, puts it together inside, and returns what changed. It is compiled
+# once for each structure and padded size, whatever trainer calls it.
+
+
+@functools.partial(jax.jit, static_argnames="structure")
+def _evaluate(structure: nnx.GraphDef, state: nnx.State, images: jax.Array) -> Activations:
+    model = nnx.merge(structure, state)
+    _, activations = model(images.transpose(0, 2, 3, 1))
+    return {name: a.transpose(0, 3, 1, 2) for name, a in activations.items()}
+
+
+@functools.partial(jax.jit, static_argnames="structure")
+def _predict(structure: nnx.GraphDef, state: nnx.State, images: jax.Array) -> jax.Array:
+    logits, _ = nnx.merge(structure, state)(images.transpose(0, 2, 3, 1))
+    return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("structure", "transform", "traced"),
+    donate_argnames=("parameters", "buffers", "velocity"),
+)
+def _step(
+    structure: nnx.GraphDef,
+    transform: optax.GradientTransformation,
+    parameters: nnx.State,
+    buffers: nnx.State,
+    velocity: optax.OptState,
+    images: jax.Array,
+    labels: jax.Array,
+    rate: jax.Array,
+    *,
+    traced: bool,
+) -> tuple[Any, ...]:
+    def objective(model: FCN) -> tuple[jax.Array, Activations]:
+        logits, activations = model(images.transpose(0, 2, 3, 1))
+        return cross_entropy(logits, labels), activations
+
+    model = nnx.merge(structure, parameters, buffers)
+    (loss, activations), gradients = nnx.value_and_grad(objective, has_aux=True)(model)
+    buffers = nnx.state(model, nnx.BatchStat)
+    updates, velocity = transform.update(gradients, velocity, parameters)
+    parameters = optax.apply_updates(parameters, jax.tree.map(lambda v: -rate * v, updates))
+    trace = None
+    if traced:  # differs: what is not returned is not kept, so a plain step pays nothing for it.
+        trace = ({name: a.transpose(0, 3, 1, 2) for name, a in activations.items()}, gradients)
+    return loss, parameters, buffers, velocity, trace
+
+
+class Trainer:
+    """The network and its optimizer on one device: see `common.protocol.Trainer`."""
+
+    def __init__(self, config: Config, weights: Mapping[str, Array]) -> None:
+        self.config = config
+        self.device = select_device(config.device)
+        self.model = build_model(config)
+        import_weights(self.model, weights)
+        nnx.update(self.model, jax.device_put(nnx.state(self.model), self.device))
+        self.optimizer = build_optimizer(self.model, config)
+
+    def predict(self, images: Array) -> NDArray[np.uint8]:
+        height, width = images.shape[2:]
+        classes = _predict(*self._eval_mode(), self._to_device(pad_images(images)))
+        return to_numpy(classes)[:, :height, :width]
+
+    def activations(self, images: Array) -> dict[str, Array]:
+        activations = _evaluate(*self._eval_mode(), self._to_device(pad_images(images)))
+        return self._export(activations, images)
+
+    def step(self, images: Array, labels: Array, rate: float) -> float:
+        loss, _ = self._step(images, labels, rate, traced=False)
+        return float(loss)
+
+    def traced_step(
+        self, images: Array, labels: Array, rate: float
+    ) -> tuple[float, dict[str, Array], dict[str, Array]]:
+        loss, (activations, gradients) = self._step(images, labels, rate, traced=True)
+        # differs: gradients have the structure of the model, so a copy of the model names them.
+        model = nnx.clone(self.model)
+        nnx.update(model, gradients)
+        arrays = export_weights(model)
+        named = {name: arrays[name] for name in trained_tensors(self.model)}
+        return float(loss), self._export(activations, images), named
+
+    def weights(self) -> dict[str, Array]:
+        return export_weights(self.model)
+
+    def momentum(self) -> dict[str, Array]:
+        return export_momentum(self.model, self.optimizer)
+
+    def load_momentum(self, arrays: Mapping[str, Array]) -> None:
+        import_momentum(self.model, self.optimizer, arrays)
+
+    def _to_device(self, images: Array) -> jax.Array:
+        return to_device(images, self.device, self.config.dtype)
+
+    def _export(self, activations: Activations, images: Array) -> dict[str, Array]:
+        arrays = {name: to_numpy(a) for name, a in activations.items()}
+        return crop_activations({name: arrays[name] for name in LAYERS}, images.shape)
+
+    def _eval_mode(self) -> tuple[nnx.GraphDef, nnx.State]:
+        self.model.eval()
+        structure, state = nnx.split(self.model)
+        return structure, state
+
+    def _step(
+        self, images: Array, labels: Array, rate: float, *, traced: bool
+    ) -> tuple[jax.Array, Any]:
+        self.model.train()
+        images, labels = pad_batch(images, labels)
+        structure, parameters, buffers = nnx.split(self.model, nnx.Param, nnx.BatchStat)
+        loss, parameters, buffers, self.optimizer.state, trace = _step(
+            structure,
+            self.optimizer.transform,
+            parameters,
+            buffers,
+            self.optimizer.state,
+            self._to_device(images),
+            to_device(labels, self.device, "uint8"),
+            self._to_device(np.asarray(rate)),
+            traced=traced,
+        )
+        nnx.update(self.model, parameters, buffers)
+        return loss, trace

@@ -1,0 +1,89 @@
+"""JAX: weights between the canonical names and the model, and Orbax checkpoints."""
+
+import functools
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from numpy.typing import NDArray
+
+from backends.jax.device import to_numpy
+from backends.jax.model import FCN
+from common.errors import InputError
+from common.names import tensors
+
+_LEAVES = {
+    "weight": "kernel",
+    "bias": "bias",
+    "gamma": "scale",
+    "beta": "bias",
+    "running_mean": "mean",
+    "running_var": "var",
+}
+
+
+def named_tensors(model: FCN) -> dict[str, nnx.Variable]:
+    """The model's own weights and buffers by canonical name."""
+    # differs: Flax says kernel, scale, mean and var, and a block's number is part of its name:
+    # backbone.layer1.0.bn1.weight is backbone.layer1_0.bn1.scale.
+    named = {}
+    for name, spec in tensors(model.architecture, model.num_classes).items():
+        layer, leaf = name.rsplit(".", 1)
+        path = re.sub(r"\.(\d)", r"_\1", layer).split(".")
+        leaf = leaf if layer == "transpose_conv" else _LEAVES[spec.role]
+        named[name] = functools.reduce(getattr, [*path, leaf], model)
+    return named
+
+
+def trained_tensors(model: FCN) -> dict[str, nnx.Param]:
+    """The model's own tensors that SGD updates, by canonical name."""
+    # differs: BatchNorm's statistics are of another type, BatchStat.
+    return {name: v for name, v in named_tensors(model).items() if isinstance(v, nnx.Param)}
+
+
+def import_weights(model: FCN, weights: Mapping[str, NDArray[Any]]) -> None:
+    """Copies canonical arrays, checked by the caller, into the model, cast to its dtype."""
+    # differs: a convolution's (out, in, kh, kw) becomes (kh, kw, in, out).
+    for name, variable in named_tensors(model).items():
+        array = weights[name]
+        if array.ndim == 4 and name != "transpose_conv.weight":
+            array = array.transpose(2, 3, 1, 0)
+        variable[...] = jnp.array(array, variable.dtype)
+
+
+def export_weights(model: FCN) -> dict[str, NDArray[Any]]:
+    """Every weight and buffer of the model by canonical name, in canonical layout."""
+    arrays = {}
+    for name, variable in named_tensors(model).items():
+        array = to_numpy(variable[...])
+        if array.ndim == 4 and name != "transpose_conv.weight":
+            array = array.transpose(3, 2, 0, 1)
+        arrays[name] = np.ascontiguousarray(array)
+    return arrays
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an Orbax checkpoint (a folder), nested names joined by dots.
+
+    Raises:
+        InputError: not such a folder, or damaged.
+    """
+    import orbax.checkpoint
+
+    try:
+        tree = orbax.checkpoint.PyTreeCheckpointer().restore(path.absolute())
+    except (ValueError, FileNotFoundError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"{path}: not an Orbax checkpoint: {reason}") from error
+    return {name: np.asarray(array) for name, array in tree.items()}
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Writes arrays as an Orbax checkpoint, a new folder."""
+    import orbax.checkpoint
+
+    orbax.checkpoint.PyTreeCheckpointer().save(path.absolute(), dict(arrays))

@@ -1,0 +1,38 @@
+"""The network in MXNet Gluon."""
+
+from backends.mxnet.device import select_device, to_device, to_numpy, versions
+from backends.mxnet.loss import cross_entropy
+from backends.mxnet.model import FCN, BasicBlock, ResNet18, TransposeConv, build_model
+from backends.mxnet.optimizer import build_optimizer, export_momentum, import_momentum
+from backends.mxnet.train import Trainer
+from backends.mxnet.weights import (
+    export_weights,
+    import_weights,
+    named_tensors,
+    read_arrays,
+    trained_tensors,
+    write_arrays,
+)
+
+__all__ = [
+    "FCN",
+    "BasicBlock",
+    "ResNet18",
+    "Trainer",
+    "TransposeConv",
+    "build_model",
+    "build_optimizer",
+    "cross_entropy",
+    "export_momentum",
+    "export_weights",
+    "import_momentum",
+    "import_weights",
+    "named_tensors",
+    "read_arrays",
+    "select_device",
+    "to_device",
+    "to_numpy",
+    "trained_tensors",
+    "versions",
+    "write_arrays",
+]

@@ -1,0 +1,51 @@
+"""MXNet: devices, versions, and the way of an array to the device and back."""
+
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import InputError
+
+# MXNet computes with one thread unless this is set before its libraries are loaded.
+os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+
+# MXNet 1.9.1 reads numpy.bool while it is imported; NumPy 1.24 took that alias away.
+_lacks_bool = "bool" not in np.__dict__
+if _lacks_bool:
+    np.bool = np.bool_
+import mxnet as mx  # noqa: E402
+
+if _lacks_bool:
+    del np.bool
+
+
+def select_device(name: str) -> mx.Context:
+    """The device for `auto` (a GPU where there is one), `cpu` or `gpu`.
+
+    Raises:
+        InputError: `gpu`, and MXNet sees none.
+    """
+    if name == "gpu" and mx.context.num_gpus() == 0:
+        raise InputError("--device gpu: mxnet sees no GPU")
+    # differs: MXNet allows TF32 where the GPU has it.
+    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
+    on_gpu = name != "cpu" and mx.context.num_gpus() > 0
+    return mx.gpu() if on_gpu else mx.cpu()
+
+
+def versions() -> dict[str, str]:
+    """The version of each package that takes part in the computation."""
+    return {"mxnet": mx.__version__, "numpy": np.__version__}
+
+
+def to_device(array: NDArray[Any], device: mx.Context, dtype: str) -> mx.nd.NDArray:
+    """A copy of the array on the device, as `dtype` (a NumPy name)."""
+    # differs: without `dtype` MXNet makes float32 of any array, float64 too.
+    return mx.nd.array(array, ctx=device, dtype=dtype)
+
+
+def to_numpy(tensor: mx.nd.NDArray) -> NDArray[Any]:
+    """A contiguous copy on the host, same dtype."""
+    return tensor.asnumpy()

@@ -1,0 +1,181 @@
+"""MXNet Gluon: the fully convolutional network on ResNet-18.
+
+Dive into Deep Learning 14.11; Long et al., 2015; the backbone is He et al., 2015, as in
+torchvision's resnet18. Tensors are NCHW.
+"""
+
+from typing import Any
+
+from mxnet.gluon import HybridBlock, nn
+
+from common.config import Config
+
+
+def _conv(
+    in_channels: int, channels: int, kernel: int, stride: int = 1, padding: int = 0, *, prefix: str
+) -> nn.Conv2D:
+    # differs: (out, in, kh, kw); `padding` is on all four sides. `in_channels` is named, for a
+    # block whose shapes are deferred accepts wrong weights without a word.
+    return nn.Conv2D(
+        channels, kernel, stride, padding, use_bias=False, in_channels=in_channels, prefix=prefix
+    )
+
+
+def _batch_norm(channels: int, config: Config, *, prefix: str) -> nn.BatchNorm:
+    # differs: `momentum` is the weight of the old value; the running variance is biased (n), which
+    # `train.py` corrects; the buffers are updated in backward.
+    return nn.BatchNorm(
+        momentum=config.bn_decay, epsilon=config.bn_eps, in_channels=channels, prefix=prefix
+    )
+
+
+class BasicBlock(HybridBlock):
+    """relu(shortcut(x) + bn2(conv2(relu(bn1(conv1(x)))))); the stride is in conv1."""
+
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, config: Config, *, prefix: str
+    ) -> None:
+        super().__init__(prefix=prefix)
+        with self.name_scope():
+            self.conv1 = _conv(in_channels, channels, 3, stride, padding=1, prefix="conv1_")
+            self.bn1 = _batch_norm(channels, config, prefix="bn1_")
+            self.conv2 = _conv(channels, channels, 3, padding=1, prefix="conv2_")
+            self.bn2 = _batch_norm(channels, config, prefix="bn2_")
+            self.downsample = None
+            if in_channels != channels:
+                self.downsample = nn.HybridSequential(prefix="downsample_")
+                with self.downsample.name_scope():
+                    self.downsample.add(
+                        _conv(in_channels, channels, 1, stride, prefix="0_"),
+                        _batch_norm(channels, config, prefix="1_"),
+                    )
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.bn2(self.conv2(x))
+        return F.relu(x + shortcut)
+
+
+class ResNet18(HybridBlock):
+    """The backbone without pooling and classifier: (N, 3, H, W) -> (N, 512, H/32, W/32)."""
+
+    def __init__(self, config: Config, *, prefix: str) -> None:
+        super().__init__(prefix=prefix)
+        with self.name_scope():
+            self.conv1 = _conv(3, 64, 7, stride=2, padding=3, prefix="conv1_")
+            self.bn1 = _batch_norm(64, config, prefix="bn1_")
+            self.layer1 = self._stage(64, 64, 1, config, prefix="layer1_")
+            self.layer2 = self._stage(64, 128, 2, config, prefix="layer2_")
+            self.layer3 = self._stage(128, 256, 2, config, prefix="layer3_")
+            self.layer4 = self._stage(256, 512, 2, config, prefix="layer4_")
+
+    @staticmethod
+    def _stage(
+        in_channels: int, channels: int, stride: int, config: Config, *, prefix: str
+    ) -> nn.HybridSequential:
+        stage = nn.HybridSequential(prefix=prefix)
+        with stage.name_scope():
+            stage.add(BasicBlock(in_channels, channels, stride, config, prefix="0_"))
+            stage.add(BasicBlock(channels, channels, 1, config, prefix="1_"))
+        return stage
+
+    def hybrid_forward(self, F: Any, x: Any) -> tuple[Any, list[Any]]:
+        # differs: a cached graph returns a list, not a dict; the order is that of
+        # `common.names.LAYERS`.
+        activations = []
+        x = F.relu(self.bn1(self.conv1(x)))  # (N, 64, H/2, W/2)
+        x = F.Pooling(x, kernel=(3, 3), stride=(2, 2), pad=(1, 1), pool_type="max")
+        activations.append(x)  # stem: (N, 64, H/4, W/4)
+        stages = [
+            self.layer1,  # (N, 64, H/4, W/4)
+            self.layer2,  # (N, 128, H/8, W/8)
+            self.layer3,  # (N, 256, H/16, W/16)
+            self.layer4,  # (N, 512, H/32, W/32)
+        ]
+        for stage in stages:
+            for block in stage:
+                x = block(x)
+                activations.append(x)
+        return x, activations
+
+
+class TransposeConv(HybridBlock):
+    """Transposed convolution, kernel 64, stride 32, padding 16, as one matrix product.
+
+    (N, C, h, w) -> (N, C, 32h, 32w). Along one axis, output pixel q = 32 i + r of the uncropped
+    result receives x[i] times tap r and x[i - 1] times tap r + 32, and no other:
+
+        x[i - 1]   |------- taps 0..31 -------|------ taps 32..63 ------|
+        x[i]                                  |------- taps 0..31 ------|------ taps 32..63 ...
+        output                                |--- cell i: 32 pixels ---|
+
+    So each of the (h + 1)(w + 1) cells of 32x32 output pixels is a product of the 2x2 input
+    pixels that reach it, 4C values, with the kernel permuted to (C * 32 * 32, 4C). What remains
+    is to put the cells next to each other and to crop the padding of 16.
+    """
+
+    def __init__(self, channels: int, *, prefix: str) -> None:
+        super().__init__(prefix=prefix)
+        self.channels = channels
+        self.kernel, self.stride, self.padding = 64, 32, 16
+        with self.name_scope():
+            # differs: (in, out, kh, kw), which is the canonical layout.
+            shape = (channels, channels, self.kernel, self.kernel)
+            self.weight = self.params.get("weight", shape=shape)
+            self.bias = self.params.get("bias", shape=(channels,))
+
+    def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Any) -> Any:
+        # differs: a symbol has no shape. In `reshape`, 0 keeps an axis, -4 splits one, -3 joins
+        # two; None in `slice` is an open end.
+        c, s, p = self.channels, self.stride, self.padding
+        x = F.pad(x, mode="constant", pad_width=(0, 0, 0, 0, 1, 1, 1, 1))  # (N, C, h+2, w+2)
+        reach = [
+            F.slice(x, begin=(None, None, 1, 1), end=(None, None, None, None)),
+            F.slice(x, begin=(None, None, 1, None), end=(None, None, None, -1)),
+            F.slice(x, begin=(None, None, None, 1), end=(None, None, -1, None)),
+            F.slice(x, begin=(None, None, None, None), end=(None, None, -1, -1)),
+        ]
+        patches = F.concat(*reach, dim=1).transpose((0, 2, 3, 1))  # (N, h+1, w+1, 4C)
+        taps = weight.reshape((c, c, 2, s, 2, s)).transpose((1, 3, 5, 2, 4, 0))
+        taps = taps.reshape((c * s * s, 4 * c))  # rows: C, s, s; columns: 2, 2, C
+        bias = F.repeat(bias, repeats=s * s)  # (C*s*s,)
+        cells = F.FullyConnected(patches, taps, bias, num_hidden=c * s * s, flatten=False)
+        cells = cells.reshape((0, 0, 0, -4, c, s * s)).reshape((0, 0, 0, 0, -4, s, s))
+        x = cells.transpose((0, 3, 1, 4, 2, 5)).reshape((0, 0, -3, -3))
+        return F.slice(x, begin=(None, None, p, p), end=(None, None, -p, -p))  # (N, C, 32h, 32w)
+
+
+class FCN(HybridBlock):
+    """Backbone, 1x1 convolution to the classes, transposed convolution back to the image's size.
+
+    (N, 3, H, W), H and W multiples of 32 -> logits (N, classes, H, W), and the activations in
+    the order of `common.names.LAYERS`.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(prefix="")
+        self.architecture, self.num_classes = config.architecture, config.num_classes
+        with self.name_scope():
+            self.backbone = ResNet18(config, prefix="backbone_")
+            self.final_conv = nn.Conv2D(
+                config.num_classes, 1, in_channels=512, prefix="final_conv_"
+            )
+            self.transpose_conv = TransposeConv(config.num_classes, prefix="transpose_conv_")
+
+    def hybrid_forward(self, F: Any, x: Any) -> tuple[Any, list[Any]]:
+        x, activations = self.backbone(x)  # (N, 512, H/32, W/32)
+        x = self.final_conv(x)  # (N, classes, H/32, W/32)
+        activations.append(x)
+        x = self.transpose_conv(x)  # (N, classes, H, W)
+        activations.append(x)
+        return x, activations
+
+
+def build_model(config: Config) -> FCN:
+    """The network of `config`, its weights yet to be imported, in the run's dtype, hybridized."""
+    # differs: parameters have no memory before `initialize`, which `train.py` calls.
+    model = FCN(config)
+    model.cast(config.dtype)
+    model.hybridize()
+    return model

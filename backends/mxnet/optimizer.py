@@ -1,0 +1,61 @@
+"""MXNet: stochastic gradient descent with momentum and coupled weight decay.
+
+g = gradient + weight_decay * w;  v = momentum * v + g;  w = w - rate * v
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import mxnet as mx
+from numpy.typing import NDArray
+
+from backends.mxnet.device import to_device, to_numpy
+from backends.mxnet.model import FCN
+from backends.mxnet.weights import trained_tensors
+from common.config import Config
+
+
+class _SGD(mx.optimizer.Optimizer):
+    """SGD with the rate outside v."""
+
+    # differs: MXNet's own SGD keeps rate * v: it parts from the definition when the rate changes.
+
+    def __init__(self, momentum: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.momentum = momentum
+
+    def create_state(self, index: str, weight: mx.nd.NDArray) -> mx.nd.NDArray:
+        return mx.nd.zeros_like(weight)
+
+    def update(
+        self, index: str, weight: mx.nd.NDArray, grad: mx.nd.NDArray, state: mx.nd.NDArray
+    ) -> None:
+        state *= self.momentum
+        state += grad
+        state += self.wd * weight
+        weight -= self.lr * state
+
+
+def build_optimizer(model: FCN, config: Config) -> mx.optimizer.Updater:
+    """SGD over every trained tensor of the model, v = 0."""
+    # differs: an updater keeps v by any key it is called with, here the canonical name.
+    sgd = _SGD(config.momentum, learning_rate=config.learning_rate, wd=config.weight_decay)
+    updater = mx.optimizer.get_updater(sgd)
+    for name, parameter in trained_tensors(model).items():
+        updater.states[name] = sgd.create_state(name, parameter.data())
+        updater.states_synced[name] = True
+    return updater
+
+
+def export_momentum(model: FCN, optimizer: mx.optimizer.Updater) -> dict[str, NDArray[Any]]:
+    """V of each trained tensor, by canonical name; zeros before the first step."""
+    return {name: to_numpy(optimizer.states[name]) for name in trained_tensors(model)}
+
+
+def import_momentum(
+    model: FCN, optimizer: mx.optimizer.Updater, arrays: Mapping[str, NDArray[Any]]
+) -> None:
+    """Sets v of each trained tensor from arrays by canonical name."""
+    for name in trained_tensors(model):
+        velocity = optimizer.states[name]
+        velocity[:] = to_device(arrays[name], velocity.context, velocity.dtype)

@@ -1,0 +1,110 @@
+"""MXNet: a training step, and the network on whole images."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from mxnet import autograd, nd
+from numpy.typing import NDArray
+
+from backends.mxnet.device import select_device, to_device, to_numpy
+from backends.mxnet.loss import cross_entropy
+from backends.mxnet.model import build_model
+from backends.mxnet.optimizer import build_optimizer, export_momentum, import_momentum
+from backends.mxnet.weights import export_weights, import_weights, named_tensors, trained_tensors
+from common.config import Config
+from common.names import LAYERS, tensors
+from common.transforms import crop_activations, pad_batch, pad_images
+
+Array = NDArray[Any]
+
+
+class Trainer:
+    """The network and its optimizer on one device: see `common.protocol.Trainer`."""
+
+    def __init__(self, config: Config, weights: Mapping[str, Array]) -> None:
+        self.config = config
+        self.device = select_device(config.device)
+        self.model = build_model(config)
+        self.model.initialize(ctx=self.device)
+        import_weights(self.model, weights)
+        self.optimizer = build_optimizer(self.model, config)
+
+    def predict(self, images: Array) -> NDArray[np.uint8]:
+        height, width = images.shape[2:]
+        logits, _ = self._evaluate(images)
+        classes = nd.argmax(logits, axis=1)  # differs: float32 indices
+        return to_numpy(classes[:, :height, :width].astype("uint8"))
+
+    def activations(self, images: Array) -> dict[str, Array]:
+        _, activations = self._evaluate(images)
+        return self._export(activations, images)
+
+    def step(self, images: Array, labels: Array, rate: float) -> float:
+        loss, _ = self._step(images, labels, rate)
+        return float(loss.asscalar())
+
+    def traced_step(
+        self, images: Array, labels: Array, rate: float
+    ) -> tuple[float, dict[str, Array], dict[str, Array]]:
+        loss, activations = self._step(images, labels, rate)
+        # differs: grad() holds the gradient, without decay, until the next backward overwrites it.
+        gradients = {
+            name: to_numpy(parameter.grad())
+            for name, parameter in trained_tensors(self.model).items()
+        }
+        return float(loss.asscalar()), self._export(activations, images), gradients
+
+    def weights(self) -> dict[str, Array]:
+        return export_weights(self.model)
+
+    def momentum(self) -> dict[str, Array]:
+        return export_momentum(self.model, self.optimizer)
+
+    def load_momentum(self, arrays: Mapping[str, Array]) -> None:
+        import_momentum(self.model, self.optimizer, arrays)
+
+    def _export(self, activations: list[nd.NDArray], images: Array) -> dict[str, Array]:
+        arrays = {name: to_numpy(a) for name, a in zip(LAYERS, activations, strict=True)}
+        return crop_activations(arrays, images.shape)
+
+    def _evaluate(self, images: Array) -> tuple[nd.NDArray, list[nd.NDArray]]:
+        # differs: outside autograd.record() a block is in eval mode.
+        logits, activations = self.model(
+            to_device(pad_images(images), self.device, self.config.dtype)
+        )
+        return logits, activations
+
+    def _step(
+        self, images: Array, labels: Array, rate: float
+    ) -> tuple[nd.NDArray, list[nd.NDArray]]:
+        images, labels = pad_batch(images, labels)
+        running_vars = self._running_vars()
+        with autograd.record():
+            logits, activations = self.model(to_device(images, self.device, self.config.dtype))
+            loss = cross_entropy(logits, to_device(labels, self.device, self.config.dtype))
+        loss.backward()
+        self._unbias(running_vars, images.shape)
+        self.optimizer.optimizer.set_learning_rate(rate)
+        for name, parameter in trained_tensors(self.model).items():
+            self.optimizer(name, parameter.grad(), parameter.data())
+        return loss, activations
+
+    def _running_vars(self) -> dict[str, nd.NDArray]:
+        tensors = named_tensors(self.model)
+        return {k: p.data().copy() for k, p in tensors.items() if k.endswith("running_var")}
+
+    def _unbias(self, before: Mapping[str, nd.NDArray], shape: tuple[int, ...]) -> None:
+        """Turns the biased variances that went into the running ones into unbiased ones.
+
+        MXNet on a CPU has set new = d * old + (1 - d) * biased. With n values a channel the
+        unbiased variance is biased * n / (n - 1), so (new - d * old) / (n - 1) is missing.
+        """
+        # differs: PyTorch's running variance is unbiased, Flax's is written out in `model.py`.
+        config = self.config
+        specs = tensors(config.architecture, config.num_classes)
+        for name, parameter in named_tensors(self.model).items():
+            if name in before:
+                n = shape[0] * shape[2] * shape[3] // specs[name].stride ** 2
+                new = parameter.data()
+                parameter.set_data(new + (new - config.bn_decay * before[name]) / (n - 1))

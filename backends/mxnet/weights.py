@@ -1,0 +1,66 @@
+"""MXNet: weights between the canonical names and the model, and MXNet's own files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mxnet as mx
+from mxnet.gluon import Parameter
+from numpy.typing import NDArray
+
+from backends.mxnet.device import to_numpy
+from backends.mxnet.model import FCN
+from common.errors import InputError
+from common.names import tensors
+
+
+def named_tensors(model: FCN) -> dict[str, Parameter]:
+    """The model's own weights and buffers by canonical name."""
+    # differs: Gluon joins prefixes by underscores and calls BatchNorm's weight and bias gamma and
+    # beta: backbone.layer1.0.bn1.weight is backbone_layer1_0_bn1_gamma.
+    parameters = model.collect_params()
+    return {
+        name: parameters[f"{name.rsplit('.', 1)[0].replace('.', '_')}_{spec.role}"]
+        for name, spec in tensors(model.architecture, model.num_classes).items()
+    }
+
+
+def trained_tensors(model: FCN) -> dict[str, Parameter]:
+    """The model's own tensors that SGD updates, by canonical name."""
+    # differs: BatchNorm's statistics are parameters without a gradient.
+    return {name: p for name, p in named_tensors(model).items() if p.grad_req != "null"}
+
+
+def import_weights(model: FCN, weights: Mapping[str, NDArray[Any]]) -> None:
+    """Copies canonical arrays, checked by the caller, into the model, cast to its dtype."""
+    # differs: layouts are the canonical ones; the parameter keeps its own dtype and device.
+    for name, parameter in named_tensors(model).items():
+        parameter.set_data(mx.nd.array(weights[name], dtype=parameter.dtype))
+
+
+def export_weights(model: FCN) -> dict[str, NDArray[Any]]:
+    """Every weight and buffer of the model by canonical name, in canonical layout."""
+    return {name: to_numpy(parameter.data()) for name, parameter in named_tensors(model).items()}
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a .params file saved by `mx.nd.save`, by its own names.
+
+    Raises:
+        InputError: not such a file, damaged, or it holds arrays without names.
+    """
+    try:
+        arrays = mx.nd.load(str(path))
+    except (mx.MXNetError, ValueError) as error:
+        reason = str(error).strip().split("\n")[-1]
+        raise InputError(f"{path}: not a file of arrays by mx.nd.save: {reason}") from error
+    if not isinstance(arrays, dict):
+        raise InputError(f"{path}: holds arrays without names")
+    return {
+        name.removeprefix("arg:").removeprefix("aux:"): to_numpy(a) for name, a in arrays.items()
+    }
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Writes arrays as a .params file, for `mx.nd.load`."""
+    mx.nd.save(str(path), {k: mx.nd.array(v, dtype=v.dtype) for k, v in arrays.items()})

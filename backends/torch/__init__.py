@@ -1,0 +1,38 @@
+"""The network in PyTorch."""
+
+from backends.torch.device import select_device, to_device, to_numpy, versions
+from backends.torch.loss import cross_entropy
+from backends.torch.model import FCN, BasicBlock, ResNet18, TransposeConv, build_model
+from backends.torch.optimizer import build_optimizer, export_momentum, import_momentum
+from backends.torch.train import Trainer
+from backends.torch.weights import (
+    export_weights,
+    import_weights,
+    named_tensors,
+    read_arrays,
+    trained_tensors,
+    write_arrays,
+)
+
+__all__ = [
+    "FCN",
+    "BasicBlock",
+    "ResNet18",
+    "Trainer",
+    "TransposeConv",
+    "build_model",
+    "build_optimizer",
+    "cross_entropy",
+    "export_momentum",
+    "export_weights",
+    "import_momentum",
+    "import_weights",
+    "named_tensors",
+    "read_arrays",
+    "select_device",
+    "to_device",
+    "to_numpy",
+    "trained_tensors",
+    "versions",
+    "write_arrays",
+]

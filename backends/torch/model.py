@@ -1,0 +1,146 @@
+"""PyTorch: the fully convolutional network on ResNet-18.
+
+Dive into Deep Learning 14.11; Long et al., 2015; the backbone is He et al., 2015, as in
+torchvision's resnet18. Tensors are NCHW.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from common.config import Config
+
+
+def _conv(
+    in_channels: int, channels: int, kernel: int, stride: int = 1, padding: int = 0
+) -> nn.Conv2d:
+    # differs: (out, in, kh, kw); `padding` is on all four sides.
+    return nn.Conv2d(in_channels, channels, kernel, stride, padding, bias=False)
+
+
+def _batch_norm(channels: int, config: Config) -> nn.BatchNorm2d:
+    # differs: `momentum` is the weight of the new value; the running variance is unbiased (n - 1);
+    # the buffers are updated in forward.
+    return nn.BatchNorm2d(channels, eps=config.bn_eps, momentum=1 - config.bn_decay)
+
+
+class BasicBlock(nn.Module):
+    """relu(shortcut(x) + bn2(conv2(relu(bn1(conv1(x)))))); the stride is in conv1."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int, config: Config) -> None:
+        super().__init__()
+        self.conv1 = _conv(in_channels, channels, 3, stride, padding=1)
+        self.bn1 = _batch_norm(channels, config)
+        self.conv2 = _conv(channels, channels, 3, padding=1)
+        self.bn2 = _batch_norm(channels, config)
+        self.downsample = None
+        if in_channels != channels:
+            self.downsample = nn.Sequential(
+                _conv(in_channels, channels, 1, stride), _batch_norm(channels, config)
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = functional.relu(self.bn1(self.conv1(x)))
+        x = self.bn2(self.conv2(x))
+        return functional.relu(x + shortcut)
+
+
+class ResNet18(nn.Module):
+    """The backbone without pooling and classifier: (N, 3, H, W) -> (N, 512, H/32, W/32)."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.conv1 = _conv(3, 64, 7, stride=2, padding=3)
+        self.bn1 = _batch_norm(64, config)
+        self.layer1 = nn.Sequential(BasicBlock(64, 64, 1, config), BasicBlock(64, 64, 1, config))
+        self.layer2 = nn.Sequential(BasicBlock(64, 128, 2, config), BasicBlock(128, 128, 1, config))
+        self.layer3 = nn.Sequential(
+            BasicBlock(128, 256, 2, config), BasicBlock(256, 256, 1, config)
+        )
+        self.layer4 = nn.Sequential(
+            BasicBlock(256, 512, 2, config), BasicBlock(512, 512, 1, config)
+        )
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        activations = {}
+        x = functional.relu(self.bn1(self.conv1(x)))  # (N, 64, H/2, W/2)
+        x = functional.max_pool2d(x, 3, stride=2, padding=1)  # (N, 64, H/4, W/4)
+        activations["stem"] = x
+        stages = {
+            "layer1": self.layer1,  # (N, 64, H/4, W/4)
+            "layer2": self.layer2,  # (N, 128, H/8, W/8)
+            "layer3": self.layer3,  # (N, 256, H/16, W/16)
+            "layer4": self.layer4,  # (N, 512, H/32, W/32)
+        }
+        for name, stage in stages.items():
+            for index, block in enumerate(stage):
+                x = block(x)
+                activations[f"{name}.{index}"] = x
+        return x, activations
+
+
+class TransposeConv(nn.Module):
+    """Transposed convolution, kernel 64, stride 32, padding 16, as one matrix product.
+
+    (N, C, h, w) -> (N, C, 32h, 32w). Along one axis, output pixel q = 32 i + r of the uncropped
+    result receives x[i] times tap r and x[i - 1] times tap r + 32, and no other:
+
+        x[i - 1]   |------- taps 0..31 -------|------ taps 32..63 ------|
+        x[i]                                  |------- taps 0..31 ------|------ taps 32..63 ...
+        output                                |--- cell i: 32 pixels ---|
+
+    So each of the (h + 1)(w + 1) cells of 32x32 output pixels is a product of the 2x2 input
+    pixels that reach it, 4C values, with the kernel permuted to (4C, C * 32 * 32). What remains
+    is to put the cells next to each other and to crop the padding of 16.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.padding = 64, 32, 16
+        # differs: (in, out, kh, kw), which is the canonical layout.
+        self.weight = nn.Parameter(torch.empty(channels, channels, self.kernel, self.kernel))
+        self.bias = nn.Parameter(torch.empty(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, c, h, w = x.shape
+        s, p = self.stride, self.padding
+        x = functional.pad(x, (1, 1, 1, 1))  # (N, C, h+2, w+2)
+        reach = [x[:, :, 1:, 1:], x[:, :, 1:, :-1], x[:, :, :-1, 1:], x[:, :, :-1, :-1]]
+        patches = torch.cat(reach, dim=1).permute(0, 2, 3, 1)  # (N, h+1, w+1, 4C)
+        taps = self.weight.view(c, c, 2, s, 2, s).permute(2, 4, 0, 1, 3, 5)  # (2, 2, C, C, s, s)
+        bias = self.bias.repeat_interleave(s * s)  # (C*s*s,)
+        cells = torch.addmm(bias, patches.reshape(-1, 4 * c), taps.reshape(4 * c, -1))
+        cells = cells.view(n, h + 1, w + 1, c, s, s).permute(0, 3, 1, 4, 2, 5)
+        x = cells.reshape(n, c, s * (h + 1), s * (w + 1))
+        return x[:, :, p:-p, p:-p]  # (N, C, 32h, 32w)
+
+
+class FCN(nn.Module):
+    """Backbone, 1x1 convolution to the classes, transposed convolution back to the image's size.
+
+    (N, 3, H, W), H and W multiples of 32 -> logits (N, classes, H, W), and the activations by
+    layer name.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.backbone = ResNet18(config)
+        self.final_conv = nn.Conv2d(512, config.num_classes, 1)
+        self.transpose_conv = TransposeConv(config.num_classes)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        x, activations = self.backbone(x)  # (N, 512, H/32, W/32)
+        x = self.final_conv(x)  # (N, classes, H/32, W/32)
+        activations["final_conv"] = x
+        x = self.transpose_conv(x)  # (N, classes, H, W)
+        activations["logits"] = x
+        return x, activations
+
+
+def build_model(config: Config) -> FCN:
+    """The network of `config`, its weights yet to be imported, in the run's dtype, on the host."""
+    # differs: built on the meta device, so that no random numbers are drawn only to be replaced.
+    with torch.device("meta"):
+        model = FCN(config)
+    return model.to(getattr(torch, config.dtype)).to_empty(device="cpu")

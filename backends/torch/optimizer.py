@@ -1,0 +1,49 @@
+"""PyTorch: stochastic gradient descent with momentum and coupled weight decay.
+
+g = gradient + weight_decay * w;  v = momentum * v + g;  w = w - rate * v
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from backends.torch.device import to_numpy
+from backends.torch.model import FCN
+from backends.torch.weights import trained_tensors
+from common.config import Config
+
+
+def build_optimizer(model: FCN, config: Config) -> torch.optim.SGD:
+    """SGD over every trained tensor of the model, v = 0."""
+    # differs: the rate stands outside v, as in the definition. Without momentum PyTorch keeps no
+    # v at all; the smallest positive number keeps it and changes no value.
+    return torch.optim.SGD(
+        trained_tensors(model).values(),
+        lr=config.learning_rate,
+        momentum=max(config.momentum, math.ulp(0.0)),
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def export_momentum(model: FCN, optimizer: torch.optim.SGD) -> dict[str, NDArray[Any]]:
+    """V of each trained tensor, by canonical name; zeros before the first step."""
+    # differs: PyTorch makes v in the first step; before it there is none.
+    velocity = {}
+    for name, parameter in trained_tensors(model).items():
+        buffer = optimizer.state[parameter].get("momentum_buffer")
+        velocity[name] = to_numpy(torch.zeros_like(parameter) if buffer is None else buffer)
+    return velocity
+
+
+def import_momentum(
+    model: FCN, optimizer: torch.optim.SGD, arrays: Mapping[str, NDArray[Any]]
+) -> None:
+    """Sets v of each trained tensor from arrays by canonical name."""
+    for name, parameter in trained_tensors(model).items():
+        buffer = torch.empty_like(parameter, requires_grad=False)
+        buffer.copy_(torch.from_numpy(arrays[name]))
+        optimizer.state[parameter]["momentum_buffer"] = buffer

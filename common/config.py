@@ -1,0 +1,96 @@
+"""Every default of the project, stated once."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+VOID = 255
+"""Label value of pixels that no class owns; the loss and the metrics skip them."""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""RGB statistics after division by 255 (torchvision's ImageNet recipe)."""
+
+_ROUNDED = ("momentum", "weight_decay", "bn_eps", "bn_decay")
+
+
+def float32(value: float) -> float:
+    """`value` rounded to float32, as a Python float.
+
+    MXNet keeps hyper-parameters in float32 even for float64 arrays. Rounding them here, once,
+    lets the three frameworks compute with the same number.
+    """
+    return float(np.float32(value))
+
+
+def _shortest(value: float) -> float:
+    """The shortest decimal that rounds to the same float32: 0.9, not 0.8999999761581421."""
+    return float(str(np.float32(value)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A run: the network, its numbers, its data order. Immutable.
+
+    `momentum`, `weight_decay`, `bn_eps` and `bn_decay` are rounded to float32 on construction;
+    the rate is rounded after scheduling (`common.schedule.learning_rate`).
+    """
+
+    architecture: str = "resnet18"
+    num_classes: int = 21
+    dtype: str = "float32"
+    device: str = "auto"
+
+    learning_rate: float = 0.02
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    schedule: str = "poly"
+    poly_power: float = 0.9
+    bn_eps: float = 1e-5
+    bn_decay: float = 0.9
+    """running = bn_decay * running + (1 - bn_decay) * batch"""
+
+    batch_size: int = 8
+    crop: tuple[int, int] = (320, 480)
+    """Height and width of a training crop."""
+    flip_probability: float = 0.5
+    void: str = "ignore"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    epochs: int = 5
+    steps: int | None = None
+    """Training steps in all; None: `epochs` whole epochs."""
+    seed: int = 0
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        for name in _ROUNDED:
+            object.__setattr__(self, name, float32(getattr(self, name)))
+
+    def replace(self, **changes: Any) -> "Config":
+        """A copy with some values changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values for JSON; rounded ones in their shortest decimal form."""
+        values = dataclasses.asdict(self)
+        return values | {name: _shortest(values[name]) for name in _ROUNDED}
+
+    def write(self, path: Path, **more: Any) -> None:
+        """Writes the values, and `more`, as JSON."""
+        path.write_text(json.dumps(self.to_dict() | more, indent=2) + "\n")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Config":
+        """The inverse of `to_dict`; keys that are no field are ignored."""
+        fields = [field.name for field in dataclasses.fields(cls) if field.name in values]
+        changes: dict[str, Any] = {name: values[name] for name in fields}
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
+
+
+DEFAULTS = Config()

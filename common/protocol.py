@@ -1,0 +1,73 @@
+"""What a backend is: the interface that the three frameworks stand behind."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.config import Config
+
+Array = NDArray[Any]
+Arrays = dict[str, Array]
+
+
+class Trainer(Protocol):
+    """The network and its optimizer on one device.
+
+    Images are NumPy (N, 3, H, W), normalised, of any float type; labels (N, H, W) uint8, a class
+    or 255. What comes back is NumPy in canonical names and layouts, in the run's dtype. H and W
+    are free: the network pads to multiples of 32 and crops its output back.
+    """
+
+    def __init__(self, config: Config, weights: Mapping[str, Array]) -> None: ...
+
+    def predict(self, images: Array) -> NDArray[np.uint8]:
+        """The most likely class of each pixel (N, H, W), in eval mode."""
+
+    def activations(self, images: Array) -> Arrays:
+        """Each layer of `common.names.LAYERS` in eval mode; `logits` (N, classes, H, W)."""
+
+    def step(self, images: Array, labels: Array, rate: float) -> float:
+        """One training step; returns the loss before the update."""
+
+    def traced_step(
+        self, images: Array, labels: Array, rate: float
+    ) -> tuple[float, Arrays, Arrays]:
+        """`step` that also returns the layers in train mode and the gradient of each weight."""
+
+    def weights(self) -> Arrays:
+        """Every weight and buffer, by canonical name."""
+
+    def momentum(self) -> Arrays:
+        """SGD's v of each weight, by canonical name; zeros before the first step."""
+
+    def load_momentum(self, arrays: Mapping[str, Array]) -> None:
+        """Sets what `momentum` returns."""
+
+
+class Backend(Protocol):
+    """What each module `backends.<name>` exports."""
+
+    Trainer: type[Trainer]
+
+    def select_device(self, name: str) -> Any:
+        """The framework's device for `auto`, `cpu` or `gpu`.
+
+        Raises:
+            InputError: `gpu`, and the framework sees none.
+        """
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the framework and of what it computes with, by package."""
+
+    def read_arrays(self, path: Path) -> Arrays:
+        """Named arrays from a file in the framework's own format; nothing else is unpickled.
+
+        Raises:
+            InputError: the file is not one, is damaged, or holds something else.
+        """
+
+    def write_arrays(self, path: Path, arrays: Mapping[str, Array]) -> None:
+        """Named arrays to a new file in the framework's own format."""

@@ -1,0 +1,17 @@
+"""The learning rate of each step."""
+
+from common.config import Config, float32
+
+SCHEDULES = ("constant", "poly")
+
+
+def learning_rate(config: Config, step: int, total_steps: int) -> float:
+    """The rate of step `step` (from 0) of `total_steps`, a float32 value.
+
+    `constant`: config.learning_rate. `poly`: times (1 - step / total_steps) ** poly_power
+    (Chen et al., 2017, DeepLab), which would reach 0 one step after the last.
+    """
+    rate = config.learning_rate
+    if config.schedule == "poly":
+        rate *= (1 - step / total_steps) ** config.poly_power
+    return float32(rate)

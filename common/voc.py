@@ -1,0 +1,43 @@
+"""Pascal VOC's classes and colours."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+VOC_CLASSES = (
+    "background",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+
+
+def voc_palette() -> NDArray[np.uint8]:
+    """VOC's colour of each label value, (256, 3) uint8 RGB.
+
+    From the VOC development kit's definition: bits 0, 3, 6 of the label are the highest bits of
+    red, bits 1, 4, 7 of green, bits 2, 5 of blue, each channel filled from its top bit down.
+    """
+    labels = np.arange(256)
+    palette = np.zeros((256, 3), np.uint8)
+    for channel in range(3):
+        for depth in range(8):
+            bit = (labels >> (3 * depth + channel)) & 1
+            palette[:, channel] |= (bit << (7 - depth)).astype(np.uint8)
+    return palette

@@ -1,0 +1,106 @@
+"""What the commands share: options, the way out on bad input, progress, JSON."""
+
+import enum
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import rich.console
+import rich.progress
+import typer
+
+from common.checkpoint import write_whole
+from common.errors import InputError
+
+console = rich.console.Console(highlight=False)
+
+
+class BackendName(enum.StrEnum):
+    """The values of `--backend`."""
+
+    torch = "torch"
+    mxnet = "mxnet"
+    jax = "jax"
+
+
+class DeviceName(enum.StrEnum):
+    """The values of `--device`."""
+
+    auto = "auto"
+    cpu = "cpu"
+    gpu = "gpu"
+
+
+class DtypeName(enum.StrEnum):
+    """The values of `--dtype`."""
+
+    float32 = "float32"
+    float64 = "float64"
+
+
+BackendOption = Annotated[BackendName, typer.Option(help="The framework that computes.")]
+DeviceOption = Annotated[DeviceName, typer.Option(help="auto takes a GPU where there is one.")]
+DtypeOption = Annotated[DtypeName, typer.Option(help="The type of weights and activations.")]
+WeightsOption = Annotated[
+    Path, typer.Option(help="Canonical weights, a safetensors file, or a checkpoint.")
+]
+DataOption = Annotated[
+    Path,
+    typer.Option(help="A folder in VOC's layout, or one that holds it as VOCdevkit/VOC2012."),
+]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON.")
+]
+
+
+def new_app() -> typer.Typer:
+    """An application for `main`: plain help, no tracebacks of its own."""
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def fail(message: str) -> NoReturn:
+    """One line on standard error, exit code 2."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def main(app: typer.Typer) -> None:
+    """Runs a command. Bad input of any kind is one line on standard error and exit code 2."""
+    try:
+        code = app(standalone_mode=False)
+    except InputError as error:
+        fail(str(error))
+    except typer.TyperException as error:
+        fail(error.format_message())
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def write_json(path: Path | None, result: Any) -> None:
+    """Writes `result` as JSON, whole or not at all; nothing for None.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    if path is not None:
+        text = json.dumps(result, indent=2) + "\n"
+        write_whole(path, lambda temporary: _write_text(temporary, text))
+
+
+def progress(description: str) -> rich.progress.Progress:
+    """A progress bar with a count, the time left and a free field `status`."""
+    return rich.progress.Progress(
+        rich.progress.TextColumn(description),
+        rich.progress.BarColumn(bar_width=24),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn("{task.fields[status]}"),
+        rich.progress.TimeRemainingColumn(),
+        console=console,
+    )
