@@ -14,15 +14,18 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from common.config import IMAGENET_MEAN, IMAGENET_STD
+from common.config import IMAGENET_MEAN, IMAGENET_STD, VOID
 from common.errors import InputError
 from common.names import ARCHITECTURES, tensors
 from common.voc import VOC_CLASSES
 
 Array = NDArray[Any]
 
-FLOAT_TYPES = {"F32": "float32", "F64": "float64"}
-"""The value types that weights may have, by safetensors' name."""
+FLOAT_TYPES = ("float32", "float64")
+"""The value types that weights may have."""
+
+_NUMPY_TYPES = {"BOOL", "U8", "I8", "U16", "I16", "F16", "U32", "I32", "F32", "U64", "I64", "F64"}
+"""The value types of safetensors that NumPy has too; bfloat16 and float8 are not among them."""
 
 MOMENTUM = "momentum/"
 """Prefix of SGD's v in a checkpoint; a plain weights file has none."""
@@ -70,8 +73,12 @@ def read_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
         raise InputError(f"{path}: no such file")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+            names = list(file.keys())
+            for name in names:
+                kind = file.get_slice(name).get_dtype()
+                if kind not in _NUMPY_TYPES:
+                    raise InputError(f"{path}: {name} is {kind}, which NumPy does not have")
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except (safetensors.SafetensorError, TypeError, AttributeError, OSError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: not a readable safetensors file: {reason}") from error
@@ -133,7 +140,7 @@ def check_arrays(
             faults.append(f"{name} {array.shape} is not part of {architecture}")
         elif array.shape != specs[name].shape:
             faults.append(f"{name} is {array.shape}, not {specs[name].shape}")
-        elif array.dtype.name not in FLOAT_TYPES.values():
+        elif array.dtype.name not in FLOAT_TYPES:
             faults.append(f"{name} is {array.dtype}, not float32 or float64")
         elif not np.isfinite(array).all():
             faults.append(f"{name} holds NaN or infinity")
@@ -144,34 +151,37 @@ def check_arrays(
         )
 
 
-def _json(path: Path, metadata: Mapping[str, str], key: str) -> Any:
+def _list(
+    path: Path, metadata: Mapping[str, str], key: str, kind: type, count: int
+) -> list[Any] | None:
+    """A metadata entry: a JSON list of `count` values of a type; None where it is absent."""
     if key not in metadata:
         return None
     try:
-        return json.loads(metadata[key])
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: metadata {key} is not JSON: {metadata[key]!r}") from error
+        values = json.loads(metadata[key])
+    except json.JSONDecodeError:
+        values = None
+    if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+        raise InputError(f"{path}: metadata {key} is not a list: {metadata[key]!r}")
+    if len(values) != count:
+        raise InputError(f"{path}: metadata {key} has {len(values)} entries, not {count}")
+    return values
 
 
 def _statistics(
     path: Path, metadata: Mapping[str, str], key: str, default: tuple[float, float, float]
 ) -> tuple[float, float, float]:
-    values = _json(path, metadata, key)
-    if values is None:
-        return default
-    if not isinstance(values, list) or len(values) != 3:
-        raise InputError(f"{path}: metadata {key} is not a list of three numbers: {values!r}")
-    red, green, blue = (float(value) for value in values)
+    red, green, blue = _list(path, metadata, key, float, 3) or default
     return red, green, blue
 
 
 def _num_classes(path: Path, metadata: Mapping[str, str], arrays: Mapping[str, Array]) -> int:
     """What the metadata says; without it, the rows of `final_conv`."""
     if "num_classes" not in metadata:
-        return len(arrays["final_conv.bias"]) if "final_conv.bias" in arrays else len(VOC_CLASSES)
+        return max(1, arrays["final_conv.bias"].size) if "final_conv.bias" in arrays else 1
     text = metadata["num_classes"]
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 255:
-        raise InputError(f"{path}: metadata num_classes is {text!r}, not a number from 1 to 255")
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= VOID:
+        raise InputError(f"{path}: metadata num_classes is {text!r}, not a number from 1 to {VOID}")
     return int(text)
 
 
@@ -190,14 +200,12 @@ def read_weights(path: Path) -> Weights:
         raise InputError(f"{path}: architecture {architecture!r} is unknown, have {known}")
     num_classes = _num_classes(path, metadata, arrays)
     check_arrays(path, arrays, architecture, num_classes)
-    names = _json(path, metadata, "class_names") or list(default_class_names(num_classes))
-    if len(names) != num_classes:
-        raise InputError(f"{path}: {len(names)} class_names for {num_classes} classes")
+    names = _list(path, metadata, "class_names", str, num_classes)
     return Weights(
         arrays,
         architecture,
         num_classes,
-        tuple(str(name) for name in names),
+        tuple(names or default_class_names(num_classes)),
         _statistics(path, metadata, "mean", IMAGENET_MEAN),
         _statistics(path, metadata, "std", IMAGENET_STD),
         momentum,

@@ -1,6 +1,7 @@
 """Every default of the project, stated once."""
 
 import dataclasses
+import enum
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,36 @@ VOID = 255
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """RGB statistics after division by 255 (torchvision's ImageNet recipe)."""
+
+
+class Dtype(enum.StrEnum):
+    """The type of weights and activations."""
+
+    float32 = "float32"
+    float64 = "float64"
+
+
+class Device(enum.StrEnum):
+    """Where to compute; auto takes a GPU where there is one."""
+
+    auto = "auto"
+    cpu = "cpu"
+    gpu = "gpu"
+
+
+class Schedule(enum.StrEnum):
+    """The learning rate over the run."""
+
+    constant = "constant"
+    poly = "poly"
+
+
+class Void(enum.StrEnum):
+    """How labels of 255 are read: ignored, or as class 0 (the book's way)."""
+
+    ignore = "ignore"
+    background = "background"
+
 
 _ROUNDED = ("momentum", "weight_decay", "bn_eps", "bn_decay")
 
@@ -42,13 +73,13 @@ class Config:
 
     architecture: str = "resnet18"
     num_classes: int = 21
-    dtype: str = "float32"
-    device: str = "auto"
+    dtype: Dtype = Dtype.float32
+    device: Device = Device.auto
 
     learning_rate: float = 0.02
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    schedule: str = "poly"
+    schedule: Schedule = Schedule.poly
     poly_power: float = 0.9
     bn_eps: float = 1e-5
     bn_decay: float = 0.9
@@ -58,7 +89,7 @@ class Config:
     crop: tuple[int, int] = (320, 480)
     """Height and width of a training crop."""
     flip_probability: float = 0.5
-    void: str = "ignore"
+    void: Void = Void.ignore
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
@@ -88,9 +119,7 @@ class Config:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Config":
         """The inverse of `to_dict`; keys that are no field are ignored."""
-        fields = [field.name for field in dataclasses.fields(cls) if field.name in values]
-        changes: dict[str, Any] = {name: values[name] for name in fields}
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
-
-
-DEFAULTS = Config()
+        names = [field.name for field in dataclasses.fields(cls) if field.name in values]
+        tuples = {name: tuple(values[name]) for name in names if isinstance(values[name], list)}
+        changes: dict[str, Any] = {name: values[name] for name in names}
+        return cls(**(changes | tuples))

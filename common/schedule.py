@@ -1,8 +1,6 @@
 """The learning rate of each step."""
 
-from common.config import Config, float32
-
-SCHEDULES = ("constant", "poly")
+from common.config import Config, Schedule, float32
 
 
 def learning_rate(config: Config, step: int, total_steps: int) -> float:
@@ -12,6 +10,6 @@ def learning_rate(config: Config, step: int, total_steps: int) -> float:
     (Chen et al., 2017, DeepLab), which would reach 0 one step after the last.
     """
     rate = config.learning_rate
-    if config.schedule == "poly":
+    if config.schedule == Schedule.poly:
         rate *= (1 - step / total_steps) ** config.poly_power
     return float32(rate)

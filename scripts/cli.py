@@ -11,6 +11,7 @@ import rich.progress
 import typer
 
 from common.checkpoint import write_whole
+from common.config import Device, Dtype, Schedule
 from common.errors import InputError
 
 console = rich.console.Console(highlight=False)
@@ -24,24 +25,12 @@ class BackendName(enum.StrEnum):
     jax = "jax"
 
 
-class DeviceName(enum.StrEnum):
-    """The values of `--device`."""
-
-    auto = "auto"
-    cpu = "cpu"
-    gpu = "gpu"
-
-
-class DtypeName(enum.StrEnum):
-    """The values of `--dtype`."""
-
-    float32 = "float32"
-    float64 = "float64"
-
-
 BackendOption = Annotated[BackendName, typer.Option(help="The framework that computes.")]
-DeviceOption = Annotated[DeviceName, typer.Option(help="auto takes a GPU where there is one.")]
-DtypeOption = Annotated[DtypeName, typer.Option(help="The type of weights and activations.")]
+DeviceOption = Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")]
+DtypeOption = Annotated[Dtype, typer.Option(help="The type of weights and activations.")]
+ScheduleOption = Annotated[
+    Schedule, typer.Option(help="The learning rate over the run: constant, or poly's fall.")
+]
 WeightsOption = Annotated[
     Path, typer.Option(help="Canonical weights, a safetensors file, or a checkpoint.")
 ]
@@ -73,6 +62,8 @@ def main(app: typer.Typer) -> None:
         fail(str(error))
     except typer.TyperException as error:
         fail(error.format_message())
+    except OSError as error:  # a name that is too long, a folder without permission, ...
+        fail(f"{error.filename or 'error'}: {error.strerror or error}")
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None

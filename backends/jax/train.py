@@ -31,20 +31,13 @@ Activations = dict[str, jax.Array]
 
 @functools.partial(jax.jit, static_argnames="structure")
 def _evaluate(structure: nnx.GraphDef, state: nnx.State, images: jax.Array) -> Activations:
-    model = nnx.merge(structure, state)
-    _, activations = model(images.transpose(0, 2, 3, 1))
-    return {name: a.transpose(0, 3, 1, 2) for name, a in activations.items()}
-
-
-@functools.partial(jax.jit, static_argnames="structure")
-def _predict(structure: nnx.GraphDef, state: nnx.State, images: jax.Array) -> jax.Array:
-    logits, _ = nnx.merge(structure, state)(images.transpose(0, 2, 3, 1))
-    return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+    _, activations = nnx.merge(structure, state)(images.transpose(0, 2, 3, 1))
+    return activations
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("structure", "transform", "traced"),
+    static_argnames=("structure", "transform"),
     donate_argnames=("parameters", "buffers", "velocity"),
 )
 def _step(
@@ -56,8 +49,6 @@ def _step(
     images: jax.Array,
     labels: jax.Array,
     rate: jax.Array,
-    *,
-    traced: bool,
 ) -> tuple[Any, ...]:
     def objective(model: FCN) -> tuple[jax.Array, Activations]:
         logits, activations = model(images.transpose(0, 2, 3, 1))
@@ -68,10 +59,7 @@ def _step(
     buffers = nnx.state(model, nnx.BatchStat)
     updates, velocity = transform.update(gradients, velocity, parameters)
     parameters = optax.apply_updates(parameters, jax.tree.map(lambda v: -rate * v, updates))
-    trace = None
-    if traced:  # differs: what is not returned is not kept, so a plain step pays nothing for it.
-        trace = ({name: a.transpose(0, 3, 1, 2) for name, a in activations.items()}, gradients)
-    return loss, parameters, buffers, velocity, trace
+    return loss, parameters, buffers, velocity, activations, gradients
 
 
 class Trainer:
@@ -87,21 +75,20 @@ class Trainer:
 
     def predict(self, images: Array) -> NDArray[np.uint8]:
         height, width = images.shape[2:]
-        classes = _predict(*self._eval_mode(), self._to_device(pad_images(images)))
-        return to_numpy(classes)[:, :height, :width]
+        classes = jnp.argmax(self._evaluate(images)["logits"], axis=-1)  # differs: int64 indices
+        return to_numpy(classes[:, :height, :width].astype(jnp.uint8))
 
     def activations(self, images: Array) -> dict[str, Array]:
-        activations = _evaluate(*self._eval_mode(), self._to_device(pad_images(images)))
-        return self._export(activations, images)
+        return self._export(self._evaluate(images), images)
 
     def step(self, images: Array, labels: Array, rate: float) -> float:
-        loss, _ = self._step(images, labels, rate, traced=False)
+        loss, _, _ = self._step(images, labels, rate)
         return float(loss)
 
     def traced_step(
         self, images: Array, labels: Array, rate: float
     ) -> tuple[float, dict[str, Array], dict[str, Array]]:
-        loss, (activations, gradients) = self._step(images, labels, rate, traced=True)
+        loss, activations, gradients = self._step(images, labels, rate)
         # differs: gradients have the structure of the model, so a copy of the model names them.
         model = nnx.clone(self.model)
         nnx.update(model, gradients)
@@ -118,25 +105,26 @@ class Trainer:
     def load_momentum(self, arrays: Mapping[str, Array]) -> None:
         import_momentum(self.model, self.optimizer, arrays)
 
-    def _to_device(self, images: Array) -> jax.Array:
-        return to_device(images, self.device, self.config.dtype)
+    def _to_device(self, array: Array) -> jax.Array:
+        return to_device(array, self.device, self.config.dtype)
 
     def _export(self, activations: Activations, images: Array) -> dict[str, Array]:
-        arrays = {name: to_numpy(a) for name, a in activations.items()}
-        return crop_activations({name: arrays[name] for name in LAYERS}, images.shape)
+        # differs: NHWC on the device.
+        arrays = {name: to_numpy(activations[name].transpose(0, 3, 1, 2)) for name in LAYERS}
+        return crop_activations(arrays, images.shape)
 
-    def _eval_mode(self) -> tuple[nnx.GraphDef, nnx.State]:
+    def _evaluate(self, images: Array) -> Activations:
         self.model.eval()
         structure, state = nnx.split(self.model)
-        return structure, state
+        return _evaluate(structure, state, self._to_device(pad_images(images)))
 
     def _step(
-        self, images: Array, labels: Array, rate: float, *, traced: bool
-    ) -> tuple[jax.Array, Any]:
+        self, images: Array, labels: Array, rate: float
+    ) -> tuple[jax.Array, Activations, nnx.State]:
         self.model.train()
         images, labels = pad_batch(images, labels)
         structure, parameters, buffers = nnx.split(self.model, nnx.Param, nnx.BatchStat)
-        loss, parameters, buffers, self.optimizer.state, trace = _step(
+        loss, parameters, buffers, self.optimizer.state, activations, gradients = _step(
             structure,
             self.optimizer.transform,
             parameters,
@@ -145,7 +133,6 @@ class Trainer:
             self._to_device(images),
             to_device(labels, self.device, "uint8"),
             self._to_device(np.asarray(rate)),
-            traced=traced,
         )
         nnx.update(self.model, parameters, buffers)
-        return loss, trace
+        return loss, activations, gradients

@@ -2,10 +2,12 @@
 
 import functools
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -75,11 +77,15 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     import orbax.checkpoint
 
     try:
-        tree = orbax.checkpoint.PyTreeCheckpointer().restore(path.absolute())
-    except (ValueError, FileNotFoundError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0]
+        with warnings.catch_warnings(action="ignore"):  # that no sharding is asked for
+            tree = orbax.checkpoint.PyTreeCheckpointer().restore(path.absolute())
+    except (ValueError, OSError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0].split(" [tensorstore_spec")[0]
         raise InputError(f"{path}: not an Orbax checkpoint: {reason}") from error
-    return {name: np.asarray(array) for name, array in tree.items()}
+    return {
+        jax.tree_util.keystr(at, simple=True, separator="."): np.asarray(array)
+        for at, array in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -12,13 +12,13 @@ from common.errors import InputError
 os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 
 # MXNet 1.9.1 reads numpy.bool while it is imported; NumPy 1.24 took that alias away.
-_lacks_bool = "bool" not in np.__dict__
+_lacks_bool = "bool" not in vars(np)
 if _lacks_bool:
-    np.bool = np.bool_
+    vars(np)["bool"] = np.bool_
 import mxnet as mx  # noqa: E402
 
 if _lacks_bool:
-    del np.bool
+    del vars(np)["bool"]
 
 
 def select_device(name: str) -> mx.Context:

@@ -1,6 +1,8 @@
 """PyTorch: weights between the canonical names and the model, and PyTorch's own files."""
 
-import pickle
+import io
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,24 +41,53 @@ def export_weights(model: FCN) -> dict[str, NDArray[Any]]:
     return {name: to_numpy(tensor) for name, tensor in named_tensors(model).items()}
 
 
+def _load(path: Path) -> Any:
+    """What torch.save wrote, as far as it is tensors and plain containers."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # an old pickle, TorchScript: said below
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle may raise anything
+        reason = _reason(error)
+        raise InputError(f"{path}: not a whole file of tensors by torch.save: {reason}") from error
+
+
+def _reason(error: Exception) -> str:
+    """PyTorch's message without its advice, which is to unpickle whatever is there."""
+    text = str(error).strip() or type(error).__name__
+    unsafe = re.search(r"GLOBAL (\S+)", text)
+    if unsafe:
+        return f"it asks for {unsafe[1]}, and nothing but tensors is unpickled"
+    detail = re.search(r"WeightsUnpickler error:\s*(.+)", text)
+    line = detail[1] if detail else text.split("\n")[0]
+    return re.split(r"(?<=\w)\.\s", line)[0]
+
+
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of a state dict saved by `torch.save`, by its own names.
 
     Raises:
-        InputError: not such a file, damaged, or it holds more than tensors by name.
+        InputError: not such a file, damaged, or it holds more than tensors by name, or a tensor
+            of a type or layout that NumPy lacks.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(f"{path}: not a file of tensors by torch.save: {reason}") from error
+    state = _load(path)
     if not isinstance(state, dict) or not all(
         isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()
     ):
         raise InputError(f"{path}: not a state dict (tensors by name)")
-    return {name: to_numpy(tensor) for name, tensor in state.items()}
+    arrays = {}
+    for name, tensor in state.items():
+        try:
+            arrays[name] = to_numpy(tensor)
+        except (TypeError, RuntimeError) as error:  # bfloat16, quantized; sparse, no data
+            kind = f"{tensor.dtype} {tensor.layout}".replace("torch.", "")
+            raise InputError(f"{path}: {name} is {kind}, which NumPy lacks") from error
+    return arrays
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Writes arrays as a state dict, for `torch.load`."""
-    torch.save({k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}, path)
+    # By way of memory: given a path, torch.save puts its name into the file and makes a
+    # RuntimeError of a full disk.
+    buffer = io.BytesIO()
+    torch.save({k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}, buffer)
+    path.write_bytes(buffer.getbuffer())

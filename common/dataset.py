@@ -1,0 +1,367 @@
+"""Images and label masks: a folder in Pascal VOC's layout, read with every check."""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from common.config import VOID
+from common.errors import InputError
+from common.voc import VOC_CLASSES
+
+IMAGES, MASKS, SPLITS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
+CLASS_NAMES = "class_names.txt"
+
+MAX_CLASSES = VOID
+"""Labels are bytes, and 255 is taken."""
+
+_THREADS = 4
+
+# Pillow only warns of a picture of 90 to 180 million pixels, on standard error, and loads it.
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turns what goes wrong in reading `path` into an InputError of one line that names it."""
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ...
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise InputError(f"{path}: cannot be read: {reason or type(error).__name__}") from error
+
+
+def _read_bytes(path: Path) -> bytes:
+    data = path.read_bytes()
+    if not data:
+        raise InputError(f"{path}: the file is empty")
+    return data
+
+
+def _decode(path: Path, data: bytes) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError as error:
+        raise InputError(
+            f"{path}: no image, or a damaged one: begins with {data[:15]!r}"
+        ) from error
+    image.load()  # open() reads the header alone and takes a truncated file
+    return image
+
+
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """Any mode as (H, W, 3) uint8; an alpha channel is dropped."""
+    if image.mode == "I" or image.mode.startswith("I;16"):  # convert() would saturate at 255
+        wide = np.asarray(image)
+        if wide.min() < 0 or wide.max() > 65535:
+            raise ValueError("grey values outside 0 to 65535")
+        grey = np.round(wide / 257).astype(np.uint8)
+        return np.stack([grey] * 3, axis=-1)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels, whose range is not known")
+    if "transparency" in image.info:  # a palette with alpha warns where it loses it
+        image = image.convert("RGBA")
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """A picture as (H, W, 3) uint8 RGB, upright, whatever Pillow reads.
+
+    Grey, palette and CMYK become RGB, 16-bit grey is scaled to 8 bits, alpha is dropped, and
+    the EXIF orientation is applied.
+
+    Raises:
+        InputError: there is no such file, or it is empty, truncated, too large or no image.
+    """
+    with _naming(path):
+        image = _decode(path, _read_bytes(path))
+        ImageOps.exif_transpose(image, in_place=True)
+        return _rgb(image)
+
+
+def _check_mask_kind(path: Path, image: Image.Image, data: bytes) -> None:
+    if image.format == "PNG" and image.mode == "P":
+        return
+    # Pillow stretches grey of 1, 2 or 4 bits to 0..255; byte 24 of a PNG is its bit depth
+    if image.format == "PNG" and image.mode == "L" and data[24] == 8:
+        return
+    kind = "a colour mask" if image.mode.startswith(("RGB", "CMYK")) else "not a mask"
+    raise InputError(
+        f"{path}: {kind} ({image.format}, mode {image.mode}): class indices are wanted, in a PNG"
+        " with a palette or in 8-bit grey"
+    )
+
+
+def _listed(values: NDArray[np.uint8]) -> str:
+    text = ", ".join(str(value) for value in values[:5])
+    return text + (", ..." if len(values) > 5 else "")
+
+
+def read_mask(path: Path, num_classes: int) -> NDArray[np.uint8]:
+    """A label mask as (H, W) uint8: class indices below `num_classes`, or 255 (void).
+
+    The file is a palette PNG, whose indices are the labels, or an 8-bit grey one.
+
+    Raises:
+        InputError: the file cannot be read, is of another kind, or holds a value that is neither
+            a class nor 255.
+    """
+    with _naming(path):
+        data = _read_bytes(path)
+        image = _decode(path, data)
+        _check_mask_kind(path, image, data)
+        label: NDArray[np.uint8] = np.asarray(image)
+    wrong = np.unique(label[(label >= num_classes) & (label != VOID)])
+    if wrong.size:
+        raise InputError(
+            f"{path}: label {_listed(wrong)} is neither a class (0 to {num_classes - 1}) nor"
+            f" void ({VOID})"
+        )
+    return label
+
+
+def _paths(root: Path, name: str) -> tuple[Path, Path]:
+    """Where the image and the mask of a name are."""
+    return root / IMAGES / f"{name}.jpg", root / MASKS / f"{name}.png"
+
+
+def _read_pair(
+    root: Path, name: str, num_classes: int
+) -> tuple[NDArray[np.uint8] | None, NDArray[np.uint8] | None, list[str]]:
+    """Image and label, None where they cannot be read, and every fault of the two."""
+    image_path, mask_path = _paths(root, name)
+    image, label, faults = None, None, []
+    try:
+        image = read_image(image_path)
+    except InputError as error:
+        faults.append(str(error))
+    try:
+        label = read_mask(mask_path, num_classes)
+    except InputError as error:
+        faults.append(str(error))
+    if image is not None and label is not None and image.shape[:2] != label.shape:
+        sizes = [f"{width}x{height}" for height, width in (label.shape, image.shape[:2])]
+        faults.append(f"{mask_path}: {sizes[0]} pixels, but its image has {sizes[1]}")
+    return image, label, faults
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The pairs of one split. `root` is the folder that holds JPEGImages."""
+
+    root: Path
+    split: str
+    names: tuple[str, ...]
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def image_path(self, index: int) -> Path:
+        return _paths(self.root, self.names[index])[0]
+
+    def mask_path(self, index: int) -> Path:
+        return _paths(self.root, self.names[index])[1]
+
+    def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Image (H, W, 3) RGB and label (H, W), class indices or 255.
+
+        Raises:
+            InputError: one of the two cannot be read, or their sizes differ.
+        """
+        image, label, faults = _read_pair(self.root, self.names[index], self.num_classes)
+        if image is None or label is None or faults:
+            raise InputError(faults[0])
+        return image, label
+
+
+def find_root(folder: Path) -> Path:
+    """The folder that holds JPEGImages: `folder`, or VOC2012 or VOCdevkit/VOC2012 in it.
+
+    Raises:
+        InputError: there is none, or the masks or the splits are not beside it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    for root in (folder, folder / "VOC2012", folder / "VOCdevkit/VOC2012"):
+        if (root / IMAGES).is_dir():
+            break
+    else:
+        raise InputError(f"{folder}: holds no {IMAGES}, by itself or in VOCdevkit/VOC2012")
+    for part in (MASKS, SPLITS):
+        if not (root / part).is_dir():
+            raise InputError(f"{root}: holds no {part}")
+    return root
+
+
+def _read_lines(path: Path) -> tuple[list[tuple[int, str]], list[str]]:
+    """The lines that are not blank, with their numbers, and the faults of any list of names."""
+    try:
+        with _naming(path):
+            data = path.read_bytes()
+        text = data.decode("utf-8-sig")
+    except InputError as error:
+        return [], [str(error)]
+    except UnicodeDecodeError as error:
+        number = data.count(b"\n", 0, error.start) + 1
+        return [], [f"{path}: line {number}: not UTF-8 text"]
+    numbered = enumerate((line.strip() for line in text.splitlines()), start=1)
+    lines = [(number, line) for number, line in numbered if line]
+    if not lines:
+        return [], [f"{path}: holds no names"]
+    first: dict[str, int] = {}
+    faults = []
+    for number, line in lines:
+        if first.setdefault(line, number) != number:
+            faults.append(f"{path}: line {number}: {line!r} is on line {first[line]} already")
+    return lines, faults
+
+
+def _read_class_names(root: Path) -> tuple[tuple[str, ...], list[str]]:
+    path = root / CLASS_NAMES
+    if not path.exists():
+        return VOC_CLASSES, []
+    lines, faults = _read_lines(path)
+    if len(lines) > MAX_CLASSES:
+        faults.append(f"{path}: {len(lines)} classes, more than {MAX_CLASSES}")
+    return tuple(line for _, line in lines), faults
+
+
+def _read_split(path: Path) -> tuple[list[str], list[str]]:
+    """The names that can be used, each once, and every fault of the file."""
+    lines, faults = _read_lines(path)
+    names = []
+    for number, name in lines:
+        # a name may not lead out of the folder
+        if name in (".", "..") or "/" in name or "\\" in name or not name.isprintable():
+            faults.append(f"{path}: line {number}: {name!r} is no plain name of an image")
+        else:
+            names.append(name)
+    return list(dict.fromkeys(names)), faults
+
+
+def _split_paths(root: Path) -> dict[str, Path]:
+    return {path.stem: path for path in sorted((root / SPLITS).glob("*.txt"))}
+
+
+def _raise_first(faults: list[str], root: Path) -> None:
+    if not faults:
+        return
+    more = ""
+    if len(faults) > 1:
+        more = (
+            f" (and {len(faults) - 1} more; `python -m scripts.data check {root}` lists them all)"
+        )
+    raise InputError(faults[0] + more)
+
+
+def open_dataset(folder: Path, split: str) -> Dataset:
+    """The pairs that `ImageSets/Segmentation/<split>.txt` names; no picture is opened.
+
+    The classes are those of `class_names.txt`, one a line; without it, VOC's 21.
+
+    Raises:
+        InputError: the folder is not in VOC's layout, has no such split, or the split file or
+            `class_names.txt` has a fault.
+    """
+    root = find_root(folder)
+    paths = _split_paths(root)
+    if split not in paths:
+        known = ", ".join(paths) or "none"
+        raise InputError(f"{root / SPLITS / split}.txt: no such split, have {known}")
+    class_names, faults = _read_class_names(root)
+    _raise_first(faults, root)
+    names, faults = _read_split(paths[split])
+    _raise_first(faults, root)
+    return Dataset(root, split, tuple(names), class_names)
+
+
+def _inspect(
+    root: Path, names: Iterable[str], num_classes: int
+) -> Iterator[tuple[str, list[str], NDArray[np.int64]]]:
+    """Of each name, in order: the faults of its pair, and pixels by label value (256,).
+
+    The counts are zero where there is a fault.
+    """
+
+    def inspect(name: str) -> tuple[str, list[str], NDArray[np.int64]]:
+        _, label, faults = _read_pair(root, name, num_classes)
+        values = np.zeros(0, np.uint8) if label is None or faults else label.ravel()
+        return name, faults, np.bincount(values, minlength=256).astype(np.int64)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        yield from pool.map(inspect, names)
+
+
+def check_split(dataset: Dataset) -> None:
+    """Reads every pair of the split.
+
+    Raises:
+        InputError: the first fault, and how many more there are.
+    """
+    pairs = _inspect(dataset.root, dataset.names, dataset.num_classes)
+    _raise_first([fault for _, faults, _ in pairs for fault in faults], dataset.root)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a folder holds, all splits together."""
+
+    root: Path
+    class_names: tuple[str, ...]
+    """Empty where `class_names.txt` cannot be read."""
+    splits: dict[str, int]
+    """The number of names of each split."""
+    pixels: NDArray[np.int64]
+    """(256,) by label value, over the pairs without a fault, each once."""
+    faults: list[str]
+    """Each as `path: fault`: class names, split files, then pairs in the splits' order."""
+
+
+def survey(folder: Path) -> Survey:
+    """Reads every pair of every split, once, and lists every fault.
+
+    Raises:
+        InputError: the folder is not in VOC's layout.
+    """
+    root = find_root(folder)
+    class_names, faults = _read_class_names(root)
+    splits = {}
+    for split, path in _split_paths(root).items():
+        splits[split], split_faults = _read_split(path)
+        faults += split_faults
+    if not splits:
+        faults.append(f"{root / SPLITS}: holds no split (a file such as train.txt)")
+    names = dict.fromkeys(name for split in splits.values() for name in split)
+    num_classes = min(len(class_names) or MAX_CLASSES, MAX_CLASSES)
+    pixels = np.zeros(256, np.int64)
+    for name, pair_faults, counts in _inspect(root, names, num_classes):
+        faults += pair_faults
+        if counts[VOID] and not counts[:VOID].any():
+            faults.append(f"{_paths(root, name)[1]}: void everywhere, there is nothing to learn")
+        pixels += counts
+    return Survey(root, class_names, {k: len(v) for k, v in splits.items()}, pixels, faults)
+
+
+def find_faults(folder: Path) -> list[str]:
+    """Every fault of every split, each as `path: fault`.
+
+    Raises:
+        InputError: the folder is not in VOC's layout.
+    """
+    return survey(folder).faults

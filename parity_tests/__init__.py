@@ -1,0 +1,1 @@
+"""The proof: pytest, and witnesses that are not ours."""

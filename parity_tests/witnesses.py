@@ -1,0 +1,68 @@
+"""Programs of others that tests hold ours against: torchvision and GluonCV.
+
+Both need help to be imported beside what is pinned here. Each function returns the module.
+"""
+
+import importlib
+import importlib.util
+import sys
+import types
+from typing import Any
+
+from backends import load_backend
+
+_KEPT: list[Any] = []
+"""What PyTorch forgets when it is collected."""
+
+
+def _forget(package: str) -> None:
+    for name in [n for n in sys.modules if n == package or n.startswith(package + ".")]:
+        del sys.modules[name]
+
+
+def import_torchvision() -> Any:
+    """`torchvision`, also beside a PyTorch that its operators were not built for.
+
+    The registry's torchvision is a CUDA build. Beside a CPU build of PyTorch its library of
+    operators does not load, and the import fails where Python describes two of them, `nms` and
+    `qnms`. Declaring their schemas is enough: no model of ours calls them. With a matching pair
+    the first import succeeds and nothing is declared.
+    """
+    import torch
+
+    try:
+        return importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+    _forget("torchvision")
+    library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    for operator in ("nms", "qnms"):
+        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _KEPT.append(library)
+    return importlib.import_module("torchvision")
+
+
+def import_gluoncv_resnet() -> Any:
+    """`gluoncv.model_zoo.resnetv1b`, whose `resnet18_v1b` is shaped like torchvision's resnet18.
+
+    GluonCV's `__init__` refuses PyTorch 2, and that of its model zoo imports every model. The
+    module itself needs MXNet alone, so empty packages stand in for the two while it is imported.
+    """
+    load_backend("mxnet")  # MXNet 1.9.1 needs our help as well
+    spec = importlib.util.find_spec("gluoncv")
+    if spec is None or spec.submodule_search_locations is None:
+        raise ModuleNotFoundError("gluoncv is not installed", name="gluoncv")
+    before = {n: module for n, module in sys.modules.items() if n.split(".")[0] == "gluoncv"}
+    folders = list(spec.submodule_search_locations)
+    _forget("gluoncv")
+    try:
+        for name in ("gluoncv", "gluoncv.model_zoo"):
+            package = types.ModuleType(name)
+            package.__path__ = folders
+            sys.modules[name] = package
+            folders = [f"{folder}/model_zoo" for folder in folders]
+        return importlib.import_module("gluoncv.model_zoo.resnetv1b")
+    finally:
+        _forget("gluoncv")
+        sys.modules.update(before)

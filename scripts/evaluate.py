@@ -1,0 +1,127 @@
+"""Measures a network on a split, whole images one by one."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import rich.table
+import typer
+
+from backends import load_backend
+from common.checkpoint import Weights, read_weights, write_whole
+from common.config import Config
+from common.dataset import Dataset, open_dataset
+from common.errors import InputError
+from common.metrics import confusion_matrix, summarize
+from common.protocol import Trainer
+from common.transforms import normalize
+from scripts.cli import (
+    BackendOption,
+    DataOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    WeightsOption,
+    console,
+    main,
+    new_app,
+    progress,
+    write_json,
+)
+from scripts.plots import plot_confusion
+
+app = new_app()
+
+
+def evaluate_dataset(
+    trainer: Trainer,
+    dataset: Dataset,
+    config: Config,
+    on_image: Callable[[int], None] = lambda count: None,
+) -> dict[str, Any]:
+    """The metrics of `common.metrics.summarize` over a split; each image whole, in its own size.
+
+    Raises:
+        InputError: an image or a mask cannot be read, or a label is no class.
+    """
+    confusion = np.zeros((dataset.num_classes, dataset.num_classes), np.int64)
+    for index in range(len(dataset)):
+        image, label = dataset.read(index)
+        prediction = trainer.predict(normalize(image, config)[None])[0]
+        confusion += confusion_matrix(label, prediction, dataset.num_classes)
+        on_image(index + 1)
+    return summarize(confusion, dataset.class_names)
+
+
+def check_classes(weights_path: Path, weights: Weights, dataset: Dataset) -> None:
+    """Refuses weights of another class count than the data's.
+
+    Raises:
+        InputError: the counts differ.
+    """
+    if weights.num_classes != dataset.num_classes:
+        raise InputError(
+            f"{weights_path}: {weights.num_classes} classes, {dataset.root} has"
+            f" {dataset.num_classes}"
+        )
+
+
+def config_of(weights: Weights, **more: Any) -> Config:
+    """The configuration that a weights file asks for."""
+    return Config(
+        architecture=weights.architecture,
+        num_classes=weights.num_classes,
+        mean=weights.mean,
+        std=weights.std,
+        **more,
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _print(result: dict[str, Any]) -> None:
+    table = rich.table.Table("class", rich.table.Column("IoU", justify="right"), box=None)
+    table.add_column("accuracy", justify="right")
+    for row in result["per_class"]:
+        table.add_row(row["name"], _percent(row["iou"]), _percent(row["accuracy"]))
+    console.print(table)
+    for key in ("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou"):
+        console.print(f"{key.replace('_', ' ')}: {_percent(result[key])}")
+
+
+@app.command()
+def evaluate(
+    backend: BackendOption,
+    weights: WeightsOption,
+    data: DataOption,
+    split: Annotated[str, typer.Option(help="Name of a file in ImageSets/Segmentation.")] = "val",
+    device: DeviceOption = Config.device,
+    dtype: DtypeOption = Config.dtype,
+    json_path: JsonOption = None,
+    confusion: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the confusion matrix, a PNG.")
+    ] = None,
+) -> None:
+    """Measure a network on a split: pixel and mean accuracy, IoU, per class and in all."""
+    start = read_weights(weights)
+    dataset = open_dataset(data, split)
+    check_classes(weights, start, dataset)
+    config = config_of(start, device=device, dtype=dtype)
+    trainer = load_backend(backend).Trainer(config, start.arrays)
+    with progress(f"evaluate {backend}") as bar:
+        task = bar.add_task("", total=len(dataset), status="")
+        result = evaluate_dataset(
+            trainer, dataset, config, lambda count: bar.update(task, completed=count)
+        )
+    _print(result)
+    write_json(json_path, result)
+    if confusion is not None:
+        names = dataset.class_names
+        write_whole(confusion, lambda path: plot_confusion(path, result["confusion"], names))
+
+
+if __name__ == "__main__":
+    main(app)

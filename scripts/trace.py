@@ -1,0 +1,73 @@
+"""Writes every named value of a run in one backend, for comparison: see the README, Traces."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from backends import load_backend
+from common.checkpoint import read_weights, sha256, write_tensors
+from common.config import Config, Dtype, Schedule
+from common.traces import make_trace, read_batches, trace_metadata
+from scripts.cli import (
+    BackendOption,
+    DeviceOption,
+    DtypeOption,
+    ScheduleOption,
+    WeightsOption,
+    console,
+    main,
+    new_app,
+    progress,
+)
+
+app = new_app()
+
+
+@app.command()
+def trace(
+    backend: BackendOption,
+    weights: WeightsOption,
+    batches: Annotated[
+        Path, typer.Option(help="Safetensors: image (steps, N, 3, H, W), label (steps, N, H, W).")
+    ],
+    out: Annotated[Path, typer.Option(help="The trace, a safetensors file.")],
+    dtype: DtypeOption = Dtype.float64,
+    steps: Annotated[int, typer.Option(min=1, help="Use the first so many batches.")] = 5,
+    lr: Annotated[float, typer.Option(min=0)] = Config.learning_rate,
+    momentum: Annotated[float, typer.Option(min=0)] = Config.momentum,
+    weight_decay: Annotated[float, typer.Option(min=0)] = Config.weight_decay,
+    schedule: ScheduleOption = Schedule.constant,
+    device: DeviceOption = Config.device,
+) -> None:
+    """Write every named value of a training run in one backend to a safetensors file."""
+    start = read_weights(weights)
+    config = Config(
+        architecture=start.architecture,
+        num_classes=start.num_classes,
+        dtype=dtype,
+        device=device,
+        learning_rate=lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        schedule=schedule,
+    )
+    data = read_batches(batches, start.num_classes, steps)
+    framework = load_backend(backend)
+    trainer = framework.Trainer(config, start.arrays)
+    with progress(f"trace {backend}") as bar:
+        task = bar.add_task("", total=steps, status="")
+        arrays = make_trace(
+            trainer,
+            data,
+            config,
+            lambda step, loss: bar.update(task, completed=step + 1, status=f"loss {loss:.6f}"),
+        )
+    metadata = trace_metadata(backend, framework, config, steps)
+    metadata |= {"weights_sha256": sha256(weights), "batches_sha256": sha256(batches)}
+    write_tensors(out, arrays, metadata)
+    console.print(f"{out}: {len(arrays)} arrays, {backend}, {dtype}, {steps} steps")
+
+
+if __name__ == "__main__":
+    main(app)
