@@ -1,7 +1,7 @@
 """Traces: every named value of a training run, in canonical names and layouts, in one file."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from common.config import VOID, Config
 from common.errors import InputError
 from common.names import tensors
 from common.protocol import Array, Arrays, Backend, Trainer
-from common.schedule import learning_rate
 
 FORMAT = {"format": "rosetta-trace", "schema": "1"}
 """Metadata that says what a trace file is."""
@@ -92,9 +91,10 @@ def make_trace(
     trainer: Trainer,
     batches: Batches,
     config: Config,
+    rates: Sequence[float],
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Arrays:
-    """Runs all batches as training steps and returns every named value on the way.
+    """Runs a training step for each rate and returns every named value on the way.
 
     The trainer is fresh, and is trained afterwards. Names: `eval/<layer>` and `eval/mask`, taken
     first; `train/<layer>`, `grad/<weight>`, `update/<weight>`, `buffer/<name>` of the first step;
@@ -104,11 +104,9 @@ def make_trace(
     """
     specs = tensors(config.architecture, config.num_classes)
     image, label = batches.image, batches.label
-    steps = len(image)
     before = trainer.weights()
     trace = dict(_with_prefix("eval", trainer.activations(image[0])))
     trace["eval/mask"] = trainer.predict(image[0])
-    rates = [learning_rate(config, step, steps) for step in range(steps)]
     loss, activations, gradients = trainer.traced_step(image[0], label[0], rates[0])
     losses = [loss]
     on_step(0, loss)
@@ -120,8 +118,8 @@ def make_trace(
             trace[f"update/{name}"] = after[name] - before[name]
         else:
             trace[f"buffer/{name}"] = after[name]
-    for step in range(1, steps):
-        losses.append(trainer.step(image[step], label[step], rates[step]))
+    for step, rate in enumerate(rates[1:], start=1):
+        losses.append(trainer.step(image[step], label[step], rate))
         on_step(step, losses[-1])
     trace["loss"] = np.array(losses, config.dtype)
     trace.update(_with_prefix("final", trainer.weights()))

@@ -8,6 +8,7 @@ import typer
 from backends import load_backend
 from common.checkpoint import read_weights, sha256, write_tensors
 from common.config import Config, Dtype, Schedule
+from common.schedule import learning_rate
 from common.traces import make_trace, read_batches, trace_metadata
 from scripts.cli import (
     BackendOption,
@@ -61,6 +62,7 @@ def trace(
             trainer,
             data,
             config,
+            [learning_rate(config, step, steps) for step in range(steps)],
             lambda step, loss: bar.update(task, completed=step + 1, status=f"loss {loss:.6f}"),
         )
     metadata = trace_metadata(backend, framework, config, steps)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,8 +42,9 @@ class Run:
     """A run folder: `config.json`, `log.jsonl`, `val.jsonl`, checkpoints and curves.
 
     `log.jsonl` has a line a step (`step`, `epoch`, `loss`, `lr`), `val.jsonl` a line for each
-    time the val split was measured. `last.safetensors` is written with it, `best.safetensors`
-    when the mean IoU is the highest so far; without a val split, at the end.
+    time the val split was measured; `seconds` is the time of each step, reading included.
+    `last.safetensors` is written at the end of an epoch and of the run, `best.safetensors` when
+    the mean IoU is then the highest so far, or without a val split every time.
 
     Raises:
         InputError: the folder cannot be made, or holds something.
@@ -51,6 +53,7 @@ class Run:
     def __init__(self, folder: Path, config: Config, class_names: tuple[str, ...]) -> None:
         self.folder, self.config, self.class_names = folder, config, class_names
         self.steps: list[dict[str, Any]] = []
+        self.seconds: list[float] = []
         self.val: list[dict[str, Any]] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -128,7 +131,7 @@ def run_training(
     metrics = None
     with progress(f"train {backend}") as bar:
         task = bar.add_task("", total=steps, status="")
-        start, measured = time.monotonic(), 0.0
+        start = time.perf_counter()
         for step, batch in enumerate(training_batches(train, config)):
             rate = learning_rate(config, step, steps)
             loss = trainer.step(batch.image, batch.label, rate)
@@ -136,15 +139,15 @@ def run_training(
                 files = ", ".join(batch.names)
                 raise InputError(f"step {step}: the loss is {loss} on {files}; is --lr too high?")
             run.log(step=step, epoch=batch.epoch, loss=loss, lr=rate)
-            speed = (step + 1) * config.batch_size / (time.monotonic() - start - measured)
+            run.seconds.append(time.perf_counter() - start)
+            speed = config.batch_size / statistics.median(run.seconds[-20:])
             status = f"loss {loss:.4f}  lr {rate:.2g}  {speed:.1f} images/s"
             bar.update(task, completed=step + 1, status=status)
             if step + 1 == steps or batch.ends_epoch:
-                pause = time.monotonic()
                 if val is not None:
                     metrics = _validate(trainer, val, config, bar)
                 run.checkpoint(trainer, backend, metrics)
-                measured += time.monotonic() - pause
+            start = time.perf_counter()
     run.close()
     return metrics
 

@@ -37,7 +37,7 @@ def _evaluate(structure: nnx.GraphDef, state: nnx.State, images: jax.Array) -> A
 
 @functools.partial(
     jax.jit,
-    static_argnames=("structure", "transform"),
+    static_argnames=("structure", "transform", "traced"),
     donate_argnames=("parameters", "buffers", "velocity"),
 )
 def _step(
@@ -49,6 +49,8 @@ def _step(
     images: jax.Array,
     labels: jax.Array,
     rate: jax.Array,
+    *,
+    traced: bool,
 ) -> tuple[Any, ...]:
     def objective(model: FCN) -> tuple[jax.Array, Activations]:
         logits, activations = model(images.transpose(0, 2, 3, 1))
@@ -59,7 +61,8 @@ def _step(
     buffers = nnx.state(model, nnx.BatchStat)
     updates, velocity = transform.update(gradients, velocity, parameters)
     parameters = optax.apply_updates(parameters, jax.tree.map(lambda v: -rate * v, updates))
-    return loss, parameters, buffers, velocity, activations, gradients
+    # differs: what is not returned need not be kept in memory to the end of the step.
+    return loss, parameters, buffers, velocity, (activations, gradients) if traced else None
 
 
 class Trainer:
@@ -82,13 +85,13 @@ class Trainer:
         return self._export(self._evaluate(images), images)
 
     def step(self, images: Array, labels: Array, rate: float) -> float:
-        loss, _, _ = self._step(images, labels, rate)
+        loss, _ = self._step(images, labels, rate, traced=False)
         return float(loss)
 
     def traced_step(
         self, images: Array, labels: Array, rate: float
     ) -> tuple[float, dict[str, Array], dict[str, Array]]:
-        loss, activations, gradients = self._step(images, labels, rate)
+        loss, (activations, gradients) = self._step(images, labels, rate, traced=True)
         # differs: gradients have the structure of the model, so a copy of the model names them.
         model = nnx.clone(self.model)
         nnx.update(model, gradients)
@@ -119,12 +122,12 @@ class Trainer:
         return _evaluate(structure, state, self._to_device(pad_images(images)))
 
     def _step(
-        self, images: Array, labels: Array, rate: float
-    ) -> tuple[jax.Array, Activations, nnx.State]:
+        self, images: Array, labels: Array, rate: float, *, traced: bool
+    ) -> tuple[jax.Array, Any]:
         self.model.train()
         images, labels = pad_batch(images, labels)
         structure, parameters, buffers = nnx.split(self.model, nnx.Param, nnx.BatchStat)
-        loss, parameters, buffers, self.optimizer.state, activations, gradients = _step(
+        loss, parameters, buffers, self.optimizer.state, trace = _step(
             structure,
             self.optimizer.transform,
             parameters,
@@ -133,6 +136,7 @@ class Trainer:
             self._to_device(images),
             to_device(labels, self.device, "uint8"),
             self._to_device(np.asarray(rate)),
+            traced=traced,
         )
         nnx.update(self.model, parameters, buffers)
-        return loss, activations, gradients
+        return loss, trace

@@ -1,0 +1,69 @@
+"""What tests share: the backends, generic weights and batches, and a trace of each backend."""
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from backends import BACKENDS, load_backend
+from common.config import Config, Dtype
+from common.initial import generic_weights
+from common.protocol import Arrays, Trainer
+from common.schedule import float32
+from common.traces import Batches, generic_batches, make_trace
+
+NUM_CLASSES, STEPS = 21, 20
+RATES = [float32(1e-2)] * (STEPS // 2) + [float32(1e-3)] * (STEPS // 2)
+"""Twenty steps; the rate drops tenfold on the way, which shows where a momentum keeps it."""
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each backend's name; a test that uses it runs once a backend and carries its name."""
+    return str(request.param)
+
+
+@functools.cache
+def weights() -> Arrays:
+    """Generic weights whose values are float32, so that both types start from the same numbers."""
+    arrays = generic_weights("resnet18", NUM_CLASSES, seed=3)
+    return {k: v.astype(np.float32).astype(np.float64) for k, v in arrays.items()}
+
+
+@functools.cache
+def batches() -> Batches:
+    """Batches of two 64x96 images with void spread unevenly; float32 values, as `weights`."""
+    data = generic_batches(STEPS, 2, 64, 96, NUM_CLASSES, seed=4)
+    return Batches(data.image.astype(np.float32), data.label)
+
+
+def new_trainer(name: str, **config: object) -> Trainer:
+    """A fresh trainer on the generic weights."""
+    settings: dict[str, object] = {"num_classes": NUM_CLASSES, "weight_decay": 1e-3}
+    return load_backend(name).Trainer(Config(**(settings | config)), weights())  # type: ignore
+
+
+@functools.cache
+def trace(name: str, dtype: Dtype) -> Arrays:
+    """The trace of a backend over all batches; made once a session."""
+    config = Config(num_classes=NUM_CLASSES, dtype=dtype, weight_decay=1e-3)
+    return make_trace(load_backend(name).Trainer(config, weights()), batches(), config, RATES)
+
+
+@pytest.fixture
+def run_command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable:
+    """Runs `python -m scripts.<name> ARGS` in this process: (exit code, stdout, stderr)."""
+    import importlib
+
+    from scripts.cli import main
+
+    def run(name: str, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", [f"scripts.{name}", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            main(importlib.import_module(f"scripts.{name}").app)
+        out, err = capfd.readouterr()
+        return int(exit_.value.code or 0), out, err
+
+    return run

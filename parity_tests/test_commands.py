@@ -1,0 +1,339 @@
+"""The commands from end to end on a small set, in every backend; and their answers to bad input."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.checkpoint import read_tensors, read_weights, sha256, write_tensors, write_weights
+from common.compare import relative_l2
+from common.initial import initial_weights
+from common.shapes import SHAPES_CLASSES, write_shapes
+from common.traces import generic_batches
+from common.voc import voc_palette
+from parity_tests.conftest import trace, weights
+
+Command = Callable[..., tuple[int, str, str]]
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    write_shapes(folder, 6, 2, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def initial(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "W.safetensors"
+    arrays = initial_weights("resnet18", len(SHAPES_CLASSES), seed=0)
+    write_weights(path, arrays, "resnet18", SHAPES_CLASSES)
+    return path
+
+
+def picture(path: Path) -> Image.Image:
+    """A copy of a picture, its file closed."""
+    with Image.open(path) as image:
+        return image.copy()
+
+
+SMALL = ("--steps", 3, "--batch-size", 2, "--crop", 32, 64, "--seed", 3)
+
+
+def test_train_evaluate_predict(
+    backend: str, shapes: Path, tmp_path: Path, run_command: Command
+) -> None:
+    run = tmp_path / "run"
+    code, out, err = run_command(
+        "train", "--backend", backend, "--data", shapes, "--out", run, *SMALL
+    )
+    assert (code, err) == (0, "")
+    assert "3 steps" in out
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1, 2]
+    assert all(set(line) == {"step", "epoch", "loss", "lr"} for line in lines)
+    config = json.loads((run / "config.json").read_text())
+    assert (config["backend"], config["num_classes"], config["seed"]) == (backend, 6, 3)
+    assert picture(run / "curves.png").size[0] > 500
+    best, last = (read_weights(run / f"{name}.safetensors") for name in ("best", "last"))
+    assert last.class_names == SHAPES_CLASSES
+    assert len(last.momentum) == 64
+    assert best.arrays.keys() == last.arrays.keys()
+
+    checkpoint, result = run / "last.safetensors", tmp_path / "result.json"
+    code, _, err = run_command(
+        *("evaluate", "--backend", backend, "--weights", checkpoint, "--data", shapes),
+        *("--split", "val", "--json", result, "--confusion", tmp_path / "confusion.png"),
+    )
+    assert (code, err) == (0, "")
+    metrics = json.loads(result.read_text())
+    assert set(metrics) == {
+        *("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou"),
+        *("per_class", "confusion"),
+    }
+    assert [row["name"] for row in metrics["per_class"]] == list(SHAPES_CLASSES)
+    val = json.loads((run / "val.jsonl").read_text().splitlines()[-1])
+    assert val["mean_iou"] == pytest.approx(metrics["mean_iou"], abs=1e-12)
+    assert picture(tmp_path / "confusion.png").size[0] > 300
+
+    image = next((shapes / "JPEGImages").iterdir())
+    Image.fromarray(np.zeros((45, 70, 3), np.uint8)).save(tmp_path / "odd.png")
+    code, _, err = run_command(
+        *("predict", "--backend", backend, "--weights", checkpoint, "--out", tmp_path / "pictures"),
+        *(image, tmp_path / "odd.png"),
+    )
+    assert (code, err) == (0, "")
+    for path in (image, tmp_path / "odd.png"):
+        mask = picture(tmp_path / "pictures" / f"{path.stem}.png")
+        assert (mask.mode, mask.size) == ("P", picture(path).size)
+        assert mask.getpalette() == voc_palette().ravel().tolist()
+        assert np.asarray(mask).max() < 6
+        overlay = picture(tmp_path / "pictures" / f"{path.stem}.overlay.png")
+        assert overlay.mode == "RGB"
+        assert overlay.height > mask.height
+
+
+def test_three_backends_train_on_the_same_batches_from_the_same_weights(
+    shapes: Path, tmp_path: Path, run_command: Command
+) -> None:
+    losses = []
+    for backend in ("torch", "mxnet", "jax"):
+        run = tmp_path / backend
+        data = ("--data", shapes, "--out", run, "--dtype", "float64", "--workers", len(losses))
+        code, _, err = run_command("train", "--backend", backend, *data, *SMALL)
+        assert (code, err) == (0, "")
+        text = (run / "log.jsonl").read_text()
+        losses.append([json.loads(line)["loss"] for line in text.splitlines()])
+    for other in losses[1:]:
+        assert np.allclose(other, losses[0], rtol=1e-9, atol=0)
+    finals = [
+        read_weights(tmp_path / b / "last.safetensors").arrays for b in ("torch", "mxnet", "jax")
+    ]
+    for other in finals[1:]:
+        for name, array in finals[0].items():
+            assert relative_l2(other[name], array) < 1e-9, name
+
+
+def test_trace(backend: str, tmp_path: Path, run_command: Command) -> None:
+    w, b, t = (tmp_path / f"{name}.safetensors" for name in "WBT")
+    write_tensors(w, weights(), {"architecture": "resnet18", "num_classes": "21"})
+    data = generic_batches(3, 2, 64, 96, 21, seed=0)
+    write_tensors(b, {"image": data.image, "label": data.label}, {})
+    code, _, err = run_command(
+        *("trace", "--backend", backend, "--weights", w, "--batches", b, "--out", t),
+        *("--dtype", "float64", "--steps", 2, "--lr", 0.01, "--weight-decay", 1e-3),
+    )
+    assert (code, err) == (0, "")
+    arrays, metadata = read_tensors(t)
+    assert arrays.keys() == trace("torch", "float64").keys()
+    assert arrays["loss"].shape == (2,)
+    assert (metadata["format"], metadata["schema"]) == ("rosetta-trace", "1")
+    assert (metadata["backend"], metadata["dtype"]) == (backend, "float64")
+    assert (metadata["weights_sha256"], metadata["batches_sha256"]) == (sha256(w), sha256(b))
+    assert json.loads(metadata["versions"])[backend]
+    assert float(metadata["learning_rate"]) == 0.01
+
+
+def test_train_starts_from_weights(
+    shapes: Path, initial: Path, tmp_path: Path, run_command: Command
+) -> None:
+    base = ("train", "--backend", "torch", "--data", shapes, "--steps", 1, "--batch-size", 2)
+    base += ("--crop", 32, 64)
+    seeded, given = tmp_path / "seeded", tmp_path / "given"
+    assert run_command(*base, "--out", seeded, "--seed", 0)[0] == 0
+    assert run_command(*base, "--out", given, "--weights", initial)[0] == 0
+    assert (seeded / "log.jsonl").read_text() == (given / "log.jsonl").read_text()
+
+
+def write_mask(path: Path, mask: np.ndarray) -> None:
+    picture = Image.fromarray(mask)
+    if picture.mode == "L":
+        picture.putpalette(voc_palette().tobytes())
+    picture.save(path)
+
+
+def spoil(folder: Path, fault: str) -> None:
+    """Puts one fault into a shapes set."""
+    split = folder / "ImageSets" / "Segmentation" / "train.txt"
+    name = split.read_text().split()[1]
+    image = folder / "JPEGImages" / f"{name}.jpg"
+    mask = folder / "SegmentationClass" / f"{name}.png"
+    size = picture(mask).size[::-1]
+    if fault == "missing image":
+        image.unlink()
+    elif fault == "missing mask":
+        mask.unlink()
+    elif fault == "truncated image":
+        image.write_bytes(image.read_bytes()[:-500])
+    elif fault == "mask size":
+        write_mask(mask, np.zeros((size[0] - 1, size[1]), np.uint8))
+    elif fault == "colour mask":
+        write_mask(mask, np.zeros((*size, 3), np.uint8))
+    elif fault.startswith("label "):
+        write_mask(mask, np.full(size, int(fault.split()[1]), np.uint8))
+    elif fault == "empty split":
+        split.write_text("")
+    elif fault == "duplicate":
+        split.write_text(f"{name}\n{name}\n")
+    elif fault == "outside":
+        split.write_text(f"../{name}\n")
+    elif fault == "no split":
+        split.unlink()
+
+
+DATA_FAULTS = {
+    "missing image": ".jpg: no such file",
+    "missing mask": ".png: no such file",
+    "truncated image": ".jpg",
+    "mask size": ".png",
+    "colour mask": "RGB",
+    "label 200": "200",
+    "label 6": "6",
+    "empty split": "train.txt",
+    "duplicate": "train.txt",
+    "outside": "train.txt",
+    "no split": "train",
+}
+
+
+@pytest.mark.parametrize("fault", DATA_FAULTS)
+def test_train_refuses_bad_data_and_leaves_nothing(
+    fault: str, tmp_path: Path, run_command: Command
+) -> None:
+    write_shapes(tmp_path / "set", 3, 1, seed=0)
+    spoil(tmp_path / "set", fault)
+    run = tmp_path / "run"
+    code, _, err = run_command(
+        "train", "--backend", "torch", "--data", tmp_path / "set", "--out", run, *SMALL
+    )
+    assert code == 2
+    assert err.count("\n") == 1
+    assert err.startswith("error: ")
+    assert DATA_FAULTS[fault] in err
+    assert str(tmp_path) in err
+    assert not run.exists()
+
+
+def bad_arguments(
+    kind: str, tmp_path: Path, shapes: Path, initial: Path
+) -> tuple[list[object], str]:
+    """A command line with one fault, and what its answer must say."""
+    train = ["train", "--backend", "torch", "--data", shapes, "--out", tmp_path / "run"]
+    evaluate = ["evaluate", "--backend", "torch", "--data", shapes, "--weights"]
+    predict = ["predict", "--backend", "torch", "--weights", initial, "--out", tmp_path / "out"]
+    half, other, voc = (tmp_path / f"{name}.safetensors" for name in ("half", "other", "voc"))
+    half.write_bytes(initial.read_bytes()[:-100])
+    write_tensors(other, read_tensors(initial)[0], {"architecture": "resnet50"})
+    write_weights(voc, weights(), "resnet18", [f"class {k}" for k in range(21)])
+    cut = tmp_path / "cut.jpg"
+    image = next((shapes / "JPEGImages").iterdir())
+    cut.write_bytes(image.read_bytes()[:400])
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    return {
+        "backend": (
+            ["evaluate", "--backend", "caffe", "--data", shapes, "--weights", initial],
+            "caffe",
+        ),
+        "gpu": ([*evaluate, initial, "--device", "gpu"], "--device gpu: torch sees no GPU"),
+        "dtype": ([*evaluate, initial, "--dtype", "float16"], "float16"),
+        "no such option": ([*evaluate, initial, "--batch", "2"], "--batch"),
+        "no data": ([*train[:4], tmp_path / "none", *train[5:]], "none"),
+        "no split": ([*evaluate, initial, "--split", "test"], "test"),
+        "class count": ([*evaluate, voc], "21 classes"),
+        "class count in train": ([*train, "--weights", voc, *SMALL], "21 classes"),
+        "architecture": ([*evaluate, other], "resnet50"),
+        "truncated weights": ([*evaluate, half], "half.safetensors"),
+        "no weights": ([*evaluate, tmp_path / "none"], "none: no such file"),
+        "batch larger than the set": ([*train, "--batch-size", 7], "6 images in train"),
+        "steps": ([*train, "--steps", 0], "--steps"),
+        "full run folder": ([*train[:6], tmp_path / "full", *SMALL], "full: is not empty"),
+        "truncated image": ([*predict, image, cut], "cut.jpg"),
+        "missing image": ([*predict, tmp_path / "none.jpg"], "none.jpg: no such file"),
+        "same name": ([*predict, image, image], "would overwrite"),
+        "over the image": ([*predict[:-1], tmp_path, tmp_path / "a.png"], "would overwrite"),
+        "background": ([*train, "--void", "white"], "white"),
+        "json": ([*evaluate, initial, "--json", tmp_path / "none" / "x.json"], "x.json: cannot be"),
+    }[kind]
+
+
+BAD_ARGUMENTS = (
+    "backend, gpu, dtype, no such option, no data, no split, class count, class count in train,"
+    " architecture, truncated weights, no weights, batch larger than the set, steps,"
+    " full run folder, truncated image, missing image, same name, over the image, background, json"
+)
+
+
+@pytest.mark.parametrize("kind", BAD_ARGUMENTS.split(", "))
+def test_bad_input_is_one_line_and_nothing_is_written(
+    kind: str, shapes: Path, initial: Path, tmp_path: Path, run_command: Command
+) -> None:
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "a.png")
+    arguments, message = bad_arguments(kind, tmp_path, shapes, initial)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    code, _, err = run_command(*arguments)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert err.startswith("error: ")
+    assert message in err
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+
+
+def test_void_as_background_needs_a_background(tmp_path: Path, run_command: Command) -> None:
+    write_shapes(tmp_path / "set", 3, 1, seed=0)
+    (tmp_path / "set" / "class_names.txt").write_text("sky\nb\nc\nd\ne\nf\n")
+    out = ("--out", tmp_path / "run", "--void", "background")
+    code, _, err = run_command(
+        "train", "--backend", "torch", "--data", tmp_path / "set", *out, *SMALL
+    )
+    assert code == 2
+    assert "class 0 is sky, not background" in err
+
+
+TRACE_FAULTS = {
+    "more steps": ({}, 4, "holds 3 batches, --steps asks for 4"),
+    "label": ({"label": np.full((3, 2, 32, 32), 21, np.uint8)}, 2, "label 21 is neither"),
+    "label type": ({"label": np.zeros((3, 2, 32, 32), np.int64)}, 2, "label is int64, not uint8"),
+    "label shape": ({"label": np.zeros((3, 2, 32, 31), np.uint8)}, 2, "label is (3, 2, 32, 31)"),
+    "image shape": ({"image": np.zeros((3, 2, 32, 32, 3))}, 2, "not (steps, N, 3, H, W)"),
+    "image type": ({"image": np.zeros((3, 2, 3, 32, 32), np.float16)}, 2, "image is float16"),
+    "nan": ({"image": np.full((3, 2, 3, 32, 32), np.nan)}, 2, "image holds NaN"),
+    "no label": ({"label": None}, 2, "has no array label"),
+    "one value": (
+        {"image": np.zeros((3, 1, 3, 32, 32)), "label": np.zeros((3, 1, 32, 32), np.uint8)},
+        2,
+        "one value a channel",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", TRACE_FAULTS)
+def test_trace_refuses_bad_batches(fault: str, tmp_path: Path, run_command: Command) -> None:
+    change, steps, message = TRACE_FAULTS[fault]
+    w, b, t = (tmp_path / f"{name}.safetensors" for name in "WBT")
+    write_tensors(w, weights(), {"architecture": "resnet18", "num_classes": "21"})
+    data = generic_batches(3, 2, 32, 32, 21, seed=0)
+    arrays = {"image": data.image, "label": data.label} | change
+    write_tensors(b, {name: a for name, a in arrays.items() if a is not None}, {})
+    options = ("--weights", w, "--batches", b, "--out", t, "--steps", steps)
+    code, _, err = run_command("trace", "--backend", "torch", *options)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert message in err
+    assert not t.exists()
+
+
+def test_a_command_as_a_person_types_it(tmp_path: Path) -> None:
+    """In a process of its own: exit code 2, one line, no traceback."""
+    command = [sys.executable, "-m", "scripts.evaluate", "--backend", "jax", "--data", "nowhere"]
+    command += ["--weights", str(tmp_path / "none.safetensors")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr == f"error: {tmp_path}/none.safetensors: no such file\n"

@@ -1,0 +1,164 @@
+"""The main job in all three frameworks, from the same weights and the same batches."""
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import rich.table
+import typer
+from PIL import Image
+
+from backends import BACKENDS, load_backend, missing_packages
+from common.bilinear import upsample
+from common.checkpoint import read_tensors, read_weights, write_tensors, write_weights
+from common.compare import relative_l2
+from common.config import Config, Dtype
+from common.dataset import Dataset, open_dataset
+from common.errors import InputError
+from common.initial import initial_weights
+from common.metrics import confusion_matrix, summarize
+from common.pictures import blend, legend, sheet
+from common.shapes import SHAPES_TRAIN, SHAPES_VAL, write_shapes
+from common.transforms import normalize
+from scripts.cli import BackendOption, console, main, new_app, write_json
+from scripts.evaluate import config_of, evaluate_dataset
+from scripts.plots import plot_losses
+from scripts.train import Run, open_data, run_training
+
+app = new_app()
+
+STEPS, CROP = 200, (96, 128)
+SHOWN, UPSAMPLING = 4, 4
+"""Validation images in the picture of predictions; how much larger the upsampled image is."""
+
+
+@app.command(hidden=True)
+def one(backend: BackendOption, folder: Path) -> None:
+    """Do one backend's part, in a process of its own, and leave what it found in the folder."""
+    start = read_weights(folder / "initial.safetensors")
+    config = config_of(start, steps=STEPS, crop=CROP)
+    train, val = open_data(folder / "shapes", config)
+    assert val is not None
+    framework = load_backend(backend)
+    exact = framework.Trainer(config.replace(dtype=Dtype.float64), start.arrays)
+    arrays = {"logits": exact.activations(normalize(val.read(0)[0], config)[None])["logits"]}
+    trainer = framework.Trainer(config, start.arrays)
+    untrained = evaluate_dataset(trainer, val, config)
+    run = Run(folder / f"run-{backend}", config, val.class_names)
+    config.write(run.folder / "config.json", backend=backend, versions=framework.versions())
+    metrics = run_training(backend, trainer, train, val, config, run)
+    assert metrics is not None
+    for k in range(SHOWN):
+        arrays[f"mask{k}"] = trainer.predict(normalize(val.read(k)[0], config)[None])[0]
+    write_tensors(folder / f"{backend}.safetensors", arrays, {})
+    result = {
+        "version": framework.versions()[backend],
+        "losses": [line["loss"] for line in run.steps],
+        "seconds_per_step": statistics.median(run.seconds),
+        "untrained_mean_iou": untrained["mean_iou"],
+        "pixel_accuracy": metrics["pixel_accuracy"],
+        "mean_iou": metrics["mean_iou"],
+    }
+    write_json(folder / f"{backend}.json", result)
+
+
+def one_class_iou(dataset: Dataset) -> float:
+    """The mean IoU of the answer that calls every pixel class 0."""
+    confusion = np.zeros((dataset.num_classes, dataset.num_classes), np.int64)
+    for index in range(len(dataset)):
+        label = dataset.read(index)[1]
+        confusion += confusion_matrix(label, np.zeros_like(label), dataset.num_classes)
+    mean_iou: float = summarize(confusion, dataset.class_names)["mean_iou"]
+    return mean_iou
+
+
+def furthest(name: str, values: Mapping[str, Any], apart: Callable[[Any, Any], float]) -> float:
+    """How far `name`'s value is from the others', at most."""
+    return max((apart(values[name], values[o]) for o in values if o != name), default=0.0)
+
+
+def loss_apart(a: list[float], b: list[float]) -> float:
+    """The largest difference over the first five losses."""
+    return float(np.abs(np.subtract(a[:5], b[:5])).max())
+
+
+def print_table(results: dict[str, dict[str, Any]], logits: dict[str, Any], one: float) -> None:
+    """Each backend's training, and how far it is from the others."""
+    losses = {name: result["losses"] for name, result in results.items()}
+    table = rich.table.Table("backend")
+    for column in ("first loss", "last loss", "pixel acc.", "mean IoU", "s/step"):
+        table.add_column(column, justify="right")
+    table.add_column("logits apart\n(float64)", justify="right")
+    table.add_column("first 5 losses\napart (float32)", justify="right")
+    for name, result in results.items():
+        table.add_row(
+            f"{name} {result['version']}",
+            f"{result['losses'][0]:.4f}",
+            f"{result['losses'][-1]:.4f}",
+            f"{result['pixel_accuracy']:.4f}",
+            f"{result['mean_iou']:.4f}",
+            f"{result['seconds_per_step']:.3f}",
+            f"{furthest(name, logits, relative_l2):.1e}",
+            f"{furthest(name, losses, loss_apart):.1e}",
+        )
+    console.print(table)
+    untrained = min(result["untrained_mean_iou"] for result in results.values())
+    console.print(f"mean IoU untrained: {untrained:.2f}, of an answer with one class: {one:.2f}")
+
+
+def draw(folder: Path, val: Dataset, results: dict[str, Any], masks: dict[str, Any]) -> list[Path]:
+    """Writes the three pictures; returns their paths."""
+    paths = [folder / f"{name}.png" for name in ("losses", "predictions", "bilinear")]
+    plot_losses(paths[0], {name: result["losses"] for name, result in results.items()})
+    rows = []
+    for k in range(SHOWN):
+        image, label = val.read(k)
+        shown = [image, blend(image, label), *(blend(image, masks[n][f"mask{k}"]) for n in masks)]
+        rows.append([Image.fromarray(picture) for picture in shown])
+    page = sheet(["image", "truth", *masks], rows)
+    labels = legend(range(1, val.num_classes), val.class_names, page.width)
+    whole = Image.new("RGB", (page.width, page.height + labels.height))
+    whole.paste(page, (0, 0))
+    whole.paste(labels, (0, page.height))
+    whole.save(paths[1])
+    source = val.read(0)[0]
+    large = np.rint(upsample(source.astype(np.float64), UPSAMPLING)).astype(np.uint8)
+    titles = ["source", f"{UPSAMPLING} times as large, by the bilinear kernel"]
+    sheet(titles, [[Image.fromarray(source), Image.fromarray(large)]]).save(paths[2])
+    return paths
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The folder to make; an earlier demo is replaced.")],
+) -> None:
+    """Train, evaluate and predict with every installed backend, from the same weights."""
+    if out.exists() and not (out / "initial.safetensors").exists() and any(out.iterdir()):
+        raise InputError(f"{out}: is not empty and no earlier demo")
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    write_shapes(out / "shapes", SHAPES_TRAIN, SHAPES_VAL, Config.seed)
+    val = open_dataset(out / "shapes", "val")
+    arrays = initial_weights(Config.architecture, val.num_classes, Config.seed)
+    write_weights(out / "initial.safetensors", arrays, Config.architecture, val.class_names)
+    names = [name for name in BACKENDS if not missing_packages(name)]
+    for name in names:  # each in its own process: their thread pools slow each other down
+        subprocess.run(
+            [sys.executable, "-m", "scripts.demo", "one", "--backend", name, str(out)], check=True
+        )
+    results = {name: json.loads((out / f"{name}.json").read_text()) for name in names}
+    found = {name: read_tensors(out / f"{name}.safetensors")[0] for name in names}
+    logits = {name: arrays["logits"] for name, arrays in found.items()}
+    print_table(results, logits, one_class_iou(val))
+    for path in draw(out, val, results, found):
+        console.print(str(path), soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main(app)
