@@ -187,12 +187,12 @@ def show(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
     at = rows[0]
     console.print(
         f"{at['mode']}, {at['dtype']}, batch {at['batch_size']} of {at['height']}x{at['width']}\n"
-        "Medians of the rounds. x book: times as fast; MB/book: peak memory over the book's."
+        "Medians of the rounds. x book: times as fast; MB: peak; x MB: peak over the book's."
     )
     table = rich.table.Table(box=rich.box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("backend", "form"):
         table.add_column(name, no_wrap=True)
-    columns = ("first", "step s", "min..max", "CPU s", "img/s", "x book", "MB", "MB/book")
+    columns = ("first", "step s", "min..max", "CPU s", "img/s", "x book", "MB", "x MB")
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     peaks = {row["backend"]: row["peak_mb"] for row in rows if row["form"] == "book"}
