@@ -20,7 +20,7 @@ fi
 if ! cmp -s requirements.txt .venv/installed; then
     echo "installing into .venv (once) ..."
     "$python" -m venv .venv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+    .venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements.txt
     cp requirements.txt .venv/installed
 fi
 export PATH="$PWD/.venv/bin:$PATH"
