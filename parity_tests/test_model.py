@@ -95,8 +95,9 @@ def our_transpose_conv(name: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray
     arrays |= {"transpose_conv.weight": w, "transpose_conv.bias": bias}
     backend.import_weights(model, arrays)  # type: ignore[attr-defined]
     device = backend.select_device("cpu")
-    layout = (0, 2, 3, 1) if name == "jax" else (0, 1, 2, 3)
-    back = (0, 3, 1, 2) if name == "jax" else (0, 1, 2, 3)
+    same, last, first = (0, 1, 2, 3), (0, 2, 3, 1), (0, 3, 1, 2)
+    layout = {"torch": same, "mxnet": same, "jax": last}[name]
+    back = {"torch": same, "mxnet": first, "jax": first}[name]
     tensor = backend.to_device(x.transpose(layout), device, "float64")  # type: ignore[attr-defined]
     y = backend.to_numpy(model.transpose_conv(tensor))  # type: ignore[attr-defined]
     return y.transpose(back)

@@ -1,7 +1,7 @@
 """MXNet Gluon: the fully convolutional network on ResNet-18.
 
 Dive into Deep Learning 14.11; Long et al., 2015; the backbone is He et al., 2015, as in
-torchvision's resnet18. Tensors are NCHW.
+torchvision's resnet18. Tensors are NCHW, but for the logits.
 """
 
 from typing import Any
@@ -103,7 +103,7 @@ class ResNet18(HybridBlock):
 class TransposeConv(HybridBlock):
     """Transposed convolution, kernel 64, stride 32, padding 16, as one matrix product.
 
-    (N, C, h, w) -> (N, C, 32h, 32w). Along one axis, output pixel q = 32 i + r of the uncropped
+    (N, C, h, w) -> (N, 32h, 32w, C). Along one axis, output pixel q = 32 i + r of the uncropped
     result receives x[i] times tap r and x[i - 1] times tap r + 32, and no other:
 
         x[i - 1]   |------- taps 0..31 -------|------ taps 32..63 ------|
@@ -111,7 +111,7 @@ class TransposeConv(HybridBlock):
         output                                |--- cell i: 32 pixels ---|
 
     So each of the (h + 1)(w + 1) cells of 32x32 output pixels is a product of the 2x2 input
-    pixels that reach it, 4C values, with the kernel permuted to (C * 32 * 32, 4C). What remains
+    pixels that reach it, 4C values, with the kernel permuted to (32 * 32 * C, 4C). What remains
     is to put the cells next to each other and to crop the padding of 16.
     """
 
@@ -127,7 +127,7 @@ class TransposeConv(HybridBlock):
 
     def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Any) -> Any:
         # differs: a symbol has no shape. In `reshape`, 0 keeps an axis, -4 splits one, -3 joins
-        # two; None in `slice` is an open end.
+        # two; None in `slice` is an open end. The classes come last, for that is faster to move.
         c, s, p = self.channels, self.stride, self.padding
         x = F.pad(x, mode="constant", pad_width=(0, 0, 0, 0, 1, 1, 1, 1))  # (N, C, h+2, w+2)
         reach = [
@@ -137,25 +137,26 @@ class TransposeConv(HybridBlock):
             F.slice(x, begin=(None, None, None, None), end=(None, None, -1, -1)),
         ]
         patches = F.concat(*reach, dim=1).transpose((0, 2, 3, 1))  # (N, h+1, w+1, 4C)
-        taps = weight.reshape((c, c, 2, s, 2, s)).transpose((1, 3, 5, 2, 4, 0))
-        taps = taps.reshape((c * s * s, 4 * c))  # rows: C, s, s; columns: 2, 2, C
-        bias = F.repeat(bias, repeats=s * s)  # (C*s*s,)
-        cells = F.FullyConnected(patches, taps, bias, num_hidden=c * s * s, flatten=False)
-        cells = cells.reshape((0, 0, 0, -4, c, s * s)).reshape((0, 0, 0, 0, -4, s, s))
-        x = cells.transpose((0, 3, 1, 4, 2, 5)).reshape((0, 0, -3, -3))
-        return F.slice(x, begin=(None, None, p, p), end=(None, None, -p, -p))  # (N, C, 32h, 32w)
+        taps = weight.reshape((c, c, 2, s, 2, s)).transpose((3, 5, 1, 2, 4, 0))
+        taps = taps.reshape((s * s * c, 4 * c))  # rows: s, s, C; columns: 2, 2, C
+        bias = F.tile(bias, reps=(s * s,))  # (s*s*C,)
+        cells = F.FullyConnected(patches, taps, bias, num_hidden=s * s * c, flatten=False)
+        cells = cells.reshape((0, 0, 0, -4, s, s * c)).transpose((0, 1, 3, 2, 4))
+        x = cells.reshape((0, -3, 0, -4, s, c)).reshape((0, 0, -3, 0))
+        return F.slice(x, begin=(None, p, p, None), end=(None, -p, -p, None))
 
 
 class FCN(HybridBlock):
     """Backbone, 1x1 convolution to the classes, transposed convolution back to the image's size.
 
-    (N, 3, H, W), H and W multiples of 32 -> logits (N, classes, H, W), and the activations in
-    the order of `common.names.LAYERS`.
+    (N, 3, H, W), H and W multiples of 32 -> logits (N, H, W, classes). While `traced` is true, a
+    list of all activations in the order of `common.names.LAYERS`, the logits last.
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__(prefix="")
         self.architecture, self.num_classes = config.architecture, config.num_classes
+        self.traced = False
         with self.name_scope():
             self.backbone = ResNet18(config, prefix="backbone_")
             self.final_conv = nn.Conv2D(
@@ -163,13 +164,21 @@ class FCN(HybridBlock):
             )
             self.transpose_conv = TransposeConv(config.num_classes, prefix="transpose_conv_")
 
-    def hybrid_forward(self, F: Any, x: Any) -> tuple[Any, list[Any]]:
+    def trace(self, traced: bool) -> None:
+        """Sets `traced`; the graph is made anew where that changes."""
+        # differs: every output of a cached graph has a gradient, zeros that are added if nobody
+        # uses it, so the activations are outputs only where they are wanted.
+        if traced != self.traced:
+            self.traced = traced
+            self.hybridize()
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
         x, activations = self.backbone(x)  # (N, 512, H/32, W/32)
         x = self.final_conv(x)  # (N, classes, H/32, W/32)
         activations.append(x)
-        x = self.transpose_conv(x)  # (N, classes, H, W)
+        x = self.transpose_conv(x)  # (N, H, W, classes)
         activations.append(x)
-        return x, activations
+        return activations if self.traced else x
 
 
 def build_model(config: Config) -> FCN:

@@ -32,22 +32,21 @@ class Trainer:
 
     def predict(self, images: Array) -> NDArray[np.uint8]:
         height, width = images.shape[2:]
-        logits, _ = self._evaluate(images)
-        classes = nd.argmax(logits, axis=1)  # differs: float32 indices
+        logits = self._evaluate(images, traced=False)
+        classes = nd.argmax(logits, axis=-1)  # differs: float32 indices
         return to_numpy(classes[:, :height, :width].astype("uint8"))
 
     def activations(self, images: Array) -> dict[str, Array]:
-        _, activations = self._evaluate(images)
-        return self._export(activations, images)
+        return self._export(self._evaluate(images, traced=True), images)
 
     def step(self, images: Array, labels: Array, rate: float) -> float:
-        loss, _ = self._step(images, labels, rate)
+        loss, _ = self._step(images, labels, rate, traced=False)
         return float(loss.asscalar())
 
     def traced_step(
         self, images: Array, labels: Array, rate: float
     ) -> tuple[float, dict[str, Array], dict[str, Array]]:
-        loss, activations = self._step(images, labels, rate)
+        loss, activations = self._step(images, labels, rate, traced=True)
         # differs: grad() holds the gradient, without decay, until the next backward overwrites it.
         gradients = {
             name: to_numpy(parameter.grad())
@@ -65,29 +64,35 @@ class Trainer:
         import_momentum(self.model, self.optimizer, arrays)
 
     def _export(self, activations: list[nd.NDArray], images: Array) -> dict[str, Array]:
+        *layers, logits = activations
+        activations = [*layers, logits.transpose((0, 3, 1, 2))]  # differs: classes last on the way
         arrays = {name: to_numpy(a) for name, a in zip(LAYERS, activations, strict=True)}
         return crop_activations(arrays, images.shape)
 
-    def _evaluate(self, images: Array) -> tuple[nd.NDArray, list[nd.NDArray]]:
+    def _to_device(self, array: Array) -> nd.NDArray:
+        return to_device(array, self.device, self.config.dtype)
+
+    def _evaluate(self, images: Array, *, traced: bool) -> Any:
         # differs: outside autograd.record() a block is in eval mode.
-        logits, activations = self.model(
-            to_device(pad_images(images), self.device, self.config.dtype)
-        )
-        return logits, activations
+        self.model.trace(traced)
+        return self.model(self._to_device(pad_images(images)))
 
     def _step(
-        self, images: Array, labels: Array, rate: float
+        self, images: Array, labels: Array, rate: float, *, traced: bool
     ) -> tuple[nd.NDArray, list[nd.NDArray]]:
+        self.model.trace(traced)
         images, labels = pad_batch(images, labels)
         running_vars = self._running_vars()
         with autograd.record():
-            logits, activations = self.model(to_device(images, self.device, self.config.dtype))
-            loss = cross_entropy(logits, to_device(labels, self.device, self.config.dtype))
+            output = self.model(self._to_device(images))
+            activations = output if traced else [output]
+            loss = cross_entropy(activations[-1], self._to_device(labels))
         loss.backward()
         self._unbias(running_vars, images.shape)
         self.optimizer.optimizer.set_learning_rate(rate)
         for name, parameter in trained_tensors(self.model).items():
             self.optimizer(name, parameter.grad(), parameter.data())
+        nd.waitall()  # differs: MXNet computes in the background; a step ends when it is done
         return loss, activations
 
     def _running_vars(self) -> dict[str, nd.NDArray]:

@@ -26,7 +26,8 @@ class Trainer:
         self.device = select_device(config.device)
         self.model = build_model(config)
         import_weights(self.model, weights)
-        self.model.to(self.device)
+        # differs: NCHW by shape, NHWC in memory, which oneDNN and cuDNN compute faster.
+        self.model.to(self.device, memory_format=torch.channels_last)
         self.optimizer = build_optimizer(self.model, config)
 
     def predict(self, images: Array) -> NDArray[np.uint8]:
@@ -64,6 +65,10 @@ class Trainer:
     def load_momentum(self, arrays: Mapping[str, Array]) -> None:
         import_momentum(self.model, self.optimizer, arrays)
 
+    def _to_device(self, images: Array) -> torch.Tensor:
+        tensor = to_device(images, self.device, self.config.dtype)
+        return tensor.contiguous(memory_format=torch.channels_last)
+
     def _export(self, activations: Mapping[str, torch.Tensor], images: Array) -> dict[str, Array]:
         arrays = {name: to_numpy(tensor) for name, tensor in activations.items()}
         return crop_activations(arrays, images.shape)
@@ -71,8 +76,7 @@ class Trainer:
     @torch.inference_mode()
     def _evaluate(self, images: Array) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         self.model.eval()
-        padded = to_device(pad_images(images), self.device, self.config.dtype)
-        logits, activations = self.model(padded)
+        logits, activations = self.model(self._to_device(pad_images(images)))
         return logits, activations
 
     def _step(
@@ -81,7 +85,7 @@ class Trainer:
         self.model.train()
         images, labels = pad_batch(images, labels)
         self.optimizer.zero_grad()
-        logits, activations = self.model(to_device(images, self.device, self.config.dtype))
+        logits, activations = self.model(self._to_device(images))
         loss = cross_entropy(logits, to_device(labels, self.device, "int64"))
         loss.backward()
         for group in self.optimizer.param_groups:

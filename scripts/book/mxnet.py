@@ -44,6 +44,7 @@ class Trainer:
             loss = self.loss(self.net(nd.array(images)), nd.array(labels))  # (N,)
         loss.backward()
         self.optimizer.step(len(images))
+        nd.waitall()  # the step is done, not only its loss: what a timer must see
         return float(loss.mean().asscalar())
 
     def predict(self, images: Array) -> NDArray[np.floating[Any]]:
