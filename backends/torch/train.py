@@ -27,7 +27,7 @@ class Trainer:
         self.model = build_model(config)
         import_weights(self.model, weights)
         # differs: NCHW by shape, NHWC in memory, which oneDNN and cuDNN compute faster.
-        self.model.to(self.device, memory_format=torch.channels_last)
+        self.model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(self.model, config)
 
     def predict(self, images: Array) -> NDArray[np.uint8]:
