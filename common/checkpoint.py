@@ -77,7 +77,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
             for name in names:
                 kind = file.get_slice(name).get_dtype()
                 if kind not in _NUMPY_TYPES:
-                    raise InputError(f"{path}: {name} is {kind}, which NumPy does not have")
+                    kind = {"BF16": "bfloat16"}.get(kind, kind)
+                    raise InputError(f"{path}: {name} is {kind}, not float32 or float64")
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except (safetensors.SafetensorError, TypeError, AttributeError, OSError) as error:
         reason = " ".join(str(error).split())

@@ -369,6 +369,11 @@ def _orbax_without_its_metadata(path: Path) -> None:
     (path / "_METADATA").unlink()
 
 
+def _write_npz(path: Path) -> None:
+    with path.open("wb") as file:  # by name, NumPy would add .npz
+        np.savez(file, a=np.zeros(3))
+
+
 SMALL = {"0.weight": torch.zeros(50, 50)}
 OLD = {"_use_new_zipfile_serialization": False}
 
@@ -402,7 +407,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda p: _cut(_torch_file(p, SMALL, **OLD), p),
         "not a whole file of tensors by",
     ),
-    "npz": (lambda p: np.savez(p.open("wb"), a=np.zeros(3)), "not a whole file of tensors by"),
+    "npz": (_write_npz, "not a whole file of tensors by"),
     "truncated params": (lambda p: _cut(_mxnet_file(p), p), "not a file of arrays by mx.nd.save"),
     "params magic": (lambda p: p.write_bytes(b"\x12\x01" + b"\0" * 6), "mx.nd.save"),
     "folder": (lambda p: (p / "sub").mkdir(parents=True), "not an Orbax checkpoint"),

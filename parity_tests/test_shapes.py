@@ -47,9 +47,9 @@ def test_the_set_has_no_fault(shapes: Path) -> None:
 
 def test_masks_have_vocs_palette_and_void_edges(shapes: Path) -> None:
     dataset = open_dataset(shapes, "val")
-    mask = Image.open(dataset.mask_path(0))
-    assert mask.mode == "P"
-    assert mask.getpalette() == voc_palette().ravel().tolist()
+    with Image.open(dataset.mask_path(0)) as mask:
+        assert mask.mode == "P"
+        assert mask.getpalette() == voc_palette().ravel().tolist()
     image, label = dataset.read(0)
     assert 112 <= image.shape[0] <= 144 <= image.shape[1] <= 176
     kinds = np.where(label == 255, -1, label)
@@ -107,8 +107,11 @@ def test_the_commands_make_and_check_a_set(tmp_path: Path) -> None:
     assert result["class_names"] == list(SHAPES_CLASSES)
     assert result["splits"] == {"train": 4, "trainval": 6, "val": 2}
     assert list(result["pixels"]) == [*SHAPES_CLASSES, "void"]
-    labels = [Image.open(path) for path in (folder / MASKS).iterdir()]
-    assert sum(result["pixels"].values()) == sum(label.width * label.height for label in labels)
+    pixels = 0
+    for path in (folder / MASKS).iterdir():
+        with Image.open(path) as label:
+            pixels += label.width * label.height
+    assert sum(result["pixels"].values()) == pixels
     assert result["faults"] == []
 
 

@@ -34,7 +34,7 @@ from scripts.train import Run, open_data, run_training
 
 app = new_app()
 
-STEPS, CROP = 150, (96, 128)
+STEPS, CROP = 125, (96, 128)
 COLUMNS = (
     ("first", "loss"),
     ("last", "loss"),
