@@ -119,7 +119,8 @@ def make_trace(
         else:
             trace[f"buffer/{name}"] = after[name]
     for step, rate in enumerate(rates[1:], start=1):
-        losses.append(trainer.step(image[step], label[step], rate))
+        # traced as the first: where a step is compiled, one program is enough
+        losses.append(trainer.traced_step(image[step], label[step], rate)[0])
         on_step(step, losses[-1])
     trace["loss"] = np.array(losses, config.dtype)
     trace.update(_with_prefix("final", trainer.weights()))
