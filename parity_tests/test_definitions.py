@@ -67,6 +67,18 @@ def test_momentum_keeps_the_rate_outside(backend: str) -> None:
             assert relative_l2(after[name] - before[name], -rate * v[name]) < 1e-10, (step, name)
 
 
+def test_a_plain_step_is_a_traced_one(backend: str) -> None:
+    """The traces go through `traced_step`, training through `step`: they must be one step."""
+    plain, traced = (new_trainer(backend, dtype=Dtype.float64) for _ in range(2))
+    for k in range(3):
+        image, label = batches().image[k], batches().label[k]
+        loss = traced.traced_step(image, label, RATES[0])[0]
+        assert plain.step(image, label, RATES[0]) == pytest.approx(loss, rel=1e-13)
+    expected, momentum = traced.weights(), traced.momentum()
+    assert all(relative_l2(a, expected[n]) < 1e-12 for n, a in plain.weights().items())
+    assert all(relative_l2(a, momentum[n]) < 1e-11 for n, a in plain.momentum().items())
+
+
 def test_without_momentum_v_is_the_gradient(backend: str) -> None:
     trainer = new_trainer(backend, dtype=Dtype.float64, momentum=0.0, weight_decay=0.0)
     for step in range(2):
