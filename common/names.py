@@ -14,7 +14,16 @@ LAYERS = (
     "final_conv",
     "logits",
 )
-"""The activations of a trace, in order of execution."""
+"""The layers of a trace, in order of execution: what each puts out."""
+
+RELUS = tuple(f"{layer}.relu" for layer in LAYERS[:-2])
+"""The ReLU inside each layer but the head's: the stem's, before its max-pool, and the first of each
+block. With the layers themselves, which end in the others, they hold every decision taken."""
+
+ACTIVATIONS = tuple(
+    name for layer in LAYERS for name in (f"{layer}.relu", layer) if name in {*LAYERS, *RELUS}
+)
+"""`LAYERS` and `RELUS`, in order of execution."""
 
 OUTPUT_STRIDE = 32
 """Height and width of the input are padded to multiples of this; `final_conv` sees 1/32 of it."""
@@ -41,6 +50,14 @@ class TensorSpec:
     def trainable(self) -> bool:
         """Whether SGD updates it; the two BatchNorm buffers are not trained."""
         return not self.role.startswith("running_")
+
+    @property
+    def layer(self) -> str:
+        """The layer, one of `LAYERS`, that the tensor is part of."""
+        parts = self.name.split(".")
+        if parts[0] != "backbone":
+            return "logits" if parts[0] == "transpose_conv" else parts[0]
+        return ".".join(parts[1:3]) if parts[1].startswith("layer") else "stem"
 
 
 def _conv_bn(conv: str, bn: str, shape: tuple[int, ...], stride: int) -> list[TensorSpec]:

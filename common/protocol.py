@@ -27,7 +27,7 @@ class Trainer(Protocol):
         """The most likely class of each pixel (N, H, W), in eval mode."""
 
     def activations(self, images: Array) -> Arrays:
-        """Each layer of `common.names.LAYERS` in eval mode; `logits` (N, classes, H, W)."""
+        """Each of `common.names.ACTIVATIONS` in eval mode; `logits` (N, classes, H, W)."""
 
     def step(self, images: Array, labels: Array, rate: float) -> float:
         """One training step; returns the loss before the update."""
@@ -35,7 +35,15 @@ class Trainer(Protocol):
     def traced_step(
         self, images: Array, labels: Array, rate: float
     ) -> tuple[float, Arrays, Arrays]:
-        """`step` that also returns the layers in train mode and the gradient of each weight."""
+        """`step` that also returns the activations in train mode and the gradient of each weight."""
+
+    def layer(self, name: str, x: Array, gradient: Array) -> tuple[Array, Array, Arrays]:
+        """One layer of `common.names.LAYERS` alone, in train mode, forward and backward.
+
+        `x` is the layer's input and `gradient` the loss's gradient by its output, on the padded
+        grid. Returns the output, the gradient by `x`, and that by each weight of the layer.
+        BatchNorm's buffers may change; nothing else does.
+        """
 
     def weights(self) -> Arrays:
         """Every weight and buffer, by canonical name."""

@@ -1,9 +1,10 @@
 """Traces: every named value of a training run, in canonical names and layouts, in one file."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +12,101 @@ from numpy.typing import NDArray
 from common.checkpoint import FLOAT_TYPES, read_tensors
 from common.config import VOID, Config
 from common.errors import InputError
-from common.names import tensors
+from common.names import ARCHITECTURES, LAYERS, tensors
+from common.order import group_of
 from common.protocol import Array, Arrays, Backend, Trainer
 
 FORMAT = {"format": "rosetta-trace", "schema": "1"}
 """Metadata that says what a trace file is."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A trace: every named value of a run, and what its file says of itself.
+
+    A trace that holds only some groups of names (`eval`, `train`, `loss`, `grad`, ...) says which,
+    joined by commas, in its metadata: `groups`. All others hold everything.
+    """
+
+    label: str
+    arrays: Mapping[str, Array]
+    metadata: Mapping[str, str]
+
+    @property
+    def dtype(self) -> str:
+        """`float32` or `float64`, as told; else that of the first array that is a float."""
+        kinds = [a.dtype.name for a in self.arrays.values() if a.dtype.name in FLOAT_TYPES]
+        told = self.metadata.get("dtype")
+        return told if told in FLOAT_TYPES else next(iter(kinds), "float64")
+
+    @property
+    def steps(self) -> int:
+        """How many losses it has."""
+        return int(np.size(self.arrays.get("loss", ())))
+
+    @property
+    def network(self) -> tuple[str, int]:
+        """The architecture and the number of classes."""
+        classes = self.metadata.get("num_classes", "")
+        if not classes.isdigit():
+            classes = str(self.arrays["eval/logits"].shape[1])
+        return self.metadata.get("architecture", ARCHITECTURES[0]), int(classes)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The version of each package; empty where the trace tells none."""
+        try:
+            told = json.loads(self.metadata.get("versions", "{}"))
+        except json.JSONDecodeError:
+            return {}
+        return {str(k): str(v) for k, v in told.items()} if isinstance(told, dict) else {}
+
+    def holds(self, name: str) -> bool:
+        """Whether a value belongs to the groups that the trace says it holds."""
+        groups = self.metadata.get("groups")
+        return groups is None or group_of(name) in {g.strip() for g in groups.split(",")}
+
+    def describe(self) -> dict[str, Any]:
+        """Label, versions and settings, for a report."""
+        told = {k: v for k, v in self.metadata.items() if k not in ("versions", *FORMAT)}
+        return {"label": self.label, **told, "versions": self.versions}
+
+
+def _trace_fault(arrays: Arrays, metadata: Mapping[str, str]) -> str | None:
+    if metadata.get("format") != FORMAT["format"]:
+        return f"not a trace: its metadata lack format={FORMAT['format']}"
+    if metadata.get("schema") != FORMAT["schema"]:
+        told = metadata.get("schema", "none")
+        return f"a trace of schema {told}; this program reads schema {FORMAT['schema']}"
+    architecture = metadata.get("architecture", ARCHITECTURES[0])
+    if architecture not in ARCHITECTURES:
+        return f"architecture {architecture!r} is unknown, have {', '.join(ARCHITECTURES)}"
+    if metadata.get("dtype", FLOAT_TYPES[0]) not in FLOAT_TYPES:
+        return f"dtype {metadata['dtype']!r} is unknown, have {', '.join(FLOAT_TYPES)}"
+    if not arrays:
+        return "holds no arrays"
+    if "num_classes" not in metadata and arrays.get("eval/logits", np.zeros(0)).ndim != 4:
+        return "does not tell num_classes and has no eval/logits (N, classes, H, W)"
+    if metadata.get("num_classes", "1") in ("", "0") or not metadata.get(
+        "num_classes", "1"
+    ).isdigit():
+        return f"num_classes {metadata['num_classes']!r} is not a number of classes"
+    if "loss" in arrays and arrays["loss"].ndim != 1:
+        return f"loss is {arrays['loss'].shape}, not (steps,)"
+    return None
+
+
+def read_trace(path: Path) -> Trace:
+    """A trace file, labelled by its name.
+
+    Raises:
+        InputError: it cannot be read, is no trace, or is one of another schema.
+    """
+    arrays, metadata = read_tensors(path)
+    fault = _trace_fault(arrays, metadata)
+    if fault:
+        raise InputError(f"{path}: {fault}")
+    return Trace(path.stem, arrays, metadata)
 
 
 @dataclass(frozen=True)
@@ -87,6 +178,10 @@ def _with_prefix(prefix: str, arrays: Arrays) -> Iterator[tuple[str, Array]]:
     return ((f"{prefix}/{name}", array) for name, array in arrays.items())
 
 
+def _layers(activations: Arrays) -> Arrays:
+    return {name: activations[name] for name in LAYERS}
+
+
 def make_trace(
     trainer: Trainer,
     batches: Batches,
@@ -105,13 +200,13 @@ def make_trace(
     specs = tensors(config.architecture, config.num_classes)
     image, label = batches.image, batches.label
     before = trainer.weights()
-    trace = dict(_with_prefix("eval", trainer.activations(image[0])))
+    trace = dict(_with_prefix("eval", _layers(trainer.activations(image[0]))))
     trace["eval/mask"] = trainer.predict(image[0])
     loss, activations, gradients = trainer.traced_step(image[0], label[0], rates[0])
     losses = [loss]
     on_step(0, loss)
     after = trainer.weights()
-    trace.update(_with_prefix("train", activations))
+    trace.update(_with_prefix("train", _layers(activations)))
     trace.update(_with_prefix("grad", gradients))
     for name, spec in specs.items():
         if spec.trainable:
@@ -132,10 +227,11 @@ def trace_metadata(name: str, backend: Backend, config: Config, steps: int) -> d
     """What made a trace: the backend, its versions, the device, the dtype and every setting."""
     settings = ("architecture", "num_classes", "learning_rate", "momentum", "weight_decay")
     values = config.to_dict()
+    device = str(backend.select_device(config.device))  # every framework's own name for it
     return FORMAT | {
         "backend": name,
         "versions": json.dumps(backend.versions()),
-        "device": str(backend.select_device(config.device)),
+        "device": "cpu" if "cpu" in device.lower() else device,
         "dtype": config.dtype,
         "steps": str(steps),
         "schedule": config.schedule,

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from backends import BACKENDS
-from common.compare import GATES, relative_l2, stage_of
+from common.compare import relative_l2
+from common.gates import GATES
 from common.config import Dtype
 from common.names import LAYERS, tensors
+from common.order import stage_of
 from parity_tests.conftest import NUM_CLASSES, STEPS, trace
 
 SPECS = tensors("resnet18", NUM_CLASSES)

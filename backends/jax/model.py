@@ -57,7 +57,10 @@ class _BatchNorm(nnx.Module):
 
 
 class BasicBlock(nnx.Module):
-    """relu(shortcut(x) + bn2(conv2(relu(bn1(conv1(x)))))); the stride is in conv1."""
+    """relu(shortcut(x) + bn2(conv2(relu(bn1(conv1(x)))))); the stride is in conv1.
+
+    Returns the output, and that of the inner ReLU.
+    """
 
     def __init__(self, in_channels: int, channels: int, stride: int, config: Config) -> None:
         self.conv1 = _conv(in_channels, channels, 3, stride, 1, config)
@@ -69,11 +72,11 @@ class BasicBlock(nnx.Module):
             self.downsample_0 = _conv(in_channels, channels, 1, stride, 0, config)
             self.downsample_1 = _BatchNorm(channels, config)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         shortcut = self.downsample_1(self.downsample_0(x)) if self.has_downsample else x
-        x = nnx.relu(self.bn1(self.conv1(x)))
-        x = self.bn2(self.conv2(x))
-        return nnx.relu(x + shortcut)
+        inner = nnx.relu(self.bn1(self.conv1(x)))
+        x = self.bn2(self.conv2(inner))
+        return nnx.relu(x + shortcut), inner
 
 
 class ResNet18(nnx.Module):
@@ -91,11 +94,15 @@ class ResNet18(nnx.Module):
         self.layer4_0 = BasicBlock(256, 512, 2, config)
         self.layer4_1 = BasicBlock(512, 512, 1, config)
 
+    def stem(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        inner = nnx.relu(self.bn1(self.conv1(x)))  # (N, H/2, W/2, 64)
+        x = nnx.max_pool(inner, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        return x, inner  # (N, H/4, W/4, 64)
+
     def __call__(self, x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         activations = {}
-        x = nnx.relu(self.bn1(self.conv1(x)))  # (N, H/2, W/2, 64)
-        x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-        activations["stem"] = x  # (N, H/4, W/4, 64)
+        x, activations["stem.relu"] = self.stem(x)
+        activations["stem"] = x
         blocks = {
             "layer1.0": self.layer1_0,  # (N, H/4, W/4, 64)
             "layer1.1": self.layer1_1,
@@ -107,7 +114,7 @@ class ResNet18(nnx.Module):
             "layer4.1": self.layer4_1,
         }
         for name, block in blocks.items():
-            x = block(x)
+            x, activations[f"{name}.relu"] = block(x)
             activations[name] = x
         return x, activations
 
@@ -177,6 +184,15 @@ class FCN(nnx.Module):
         x = self.transpose_conv(x)  # (N, H, W, classes)
         activations["logits"] = x
         return x, activations
+
+    def layer(self, name: str, x: jax.Array) -> jax.Array:
+        """What one of `common.names.LAYERS` makes of its input."""
+        if name == "stem":
+            return self.backbone.stem(x)[0]
+        if name in ("final_conv", "logits"):
+            return self.final_conv(x) if name == "final_conv" else self.transpose_conv(x)
+        block: BasicBlock = getattr(self.backbone, name.replace(".", "_"))
+        return block(x)[0]
 
 
 def build_model(config: Config) -> FCN:

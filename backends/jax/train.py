@@ -17,7 +17,7 @@ from backends.jax.model import FCN, build_model
 from backends.jax.optimizer import build_optimizer, export_momentum, import_momentum
 from backends.jax.weights import export_weights, import_weights, trained_tensors
 from common.config import Config
-from common.names import LAYERS
+from common.names import tensors
 from common.transforms import crop_activations, pad_batch, pad_images
 
 Array = NDArray[Any]
@@ -29,10 +29,13 @@ Activations = dict[str, jax.Array]
 # once for each structure and padded size, whatever trainer calls it.
 
 
-@functools.partial(jax.jit, static_argnames="structure")
-def _evaluate(structure: nnx.GraphDef, state: nnx.State, images: jax.Array) -> Activations:
-    _, activations = nnx.merge(structure, state)(images.transpose(0, 2, 3, 1))
-    return activations
+@functools.partial(jax.jit, static_argnames=("structure", "traced"))
+def _evaluate(
+    structure: nnx.GraphDef, state: nnx.State, images: jax.Array, *, traced: bool
+) -> Activations:
+    logits, activations = nnx.merge(structure, state)(images.transpose(0, 2, 3, 1))
+    # differs: what is not returned is not kept in memory.
+    return activations if traced else {"logits": logits}
 
 
 @functools.partial(
@@ -61,8 +64,26 @@ def _step(
     buffers = nnx.state(model, nnx.BatchStat)
     updates, velocity = transform.update(gradients, velocity, parameters)
     parameters = optax.apply_updates(parameters, jax.tree.map(lambda v: -rate * v, updates))
-    # differs: what is not returned need not be kept in memory to the end of the step.
     return loss, parameters, buffers, velocity, (activations, gradients) if traced else None
+
+
+@functools.partial(jax.jit, static_argnames=("structure", "name"))
+def _layer(
+    structure: nnx.GraphDef,
+    parameters: nnx.State,
+    buffers: nnx.State,
+    name: str,
+    x: jax.Array,
+    gradient: jax.Array,
+) -> tuple[jax.Array, tuple[nnx.State, jax.Array]]:
+    def forward(parameters: nnx.State, x: jax.Array) -> jax.Array:
+        # copied: the buffers change inside the function that is differentiated
+        model = nnx.merge(structure, parameters, buffers, copy=True)
+        output = model.layer(name, x.transpose(0, 2, 3, 1))
+        return output.transpose(0, 3, 1, 2)
+
+    output, pullback = jax.vjp(forward, parameters, x)
+    return output, pullback(gradient)
 
 
 class Trainer:
@@ -78,11 +99,12 @@ class Trainer:
 
     def predict(self, images: Array) -> NDArray[np.uint8]:
         height, width = images.shape[2:]
-        classes = jnp.argmax(self._evaluate(images)["logits"], axis=-1)  # differs: int64 indices
+        logits = self._evaluate(images, traced=False)["logits"]
+        classes = jnp.argmax(logits, axis=-1)  # differs: int64 indices
         return to_numpy(classes[:, :height, :width].astype(jnp.uint8))
 
     def activations(self, images: Array) -> dict[str, Array]:
-        return self._export(self._evaluate(images), images)
+        return self._export(self._evaluate(images, traced=True), images)
 
     def step(self, images: Array, labels: Array, rate: float) -> float:
         loss, _ = self._step(images, labels, rate, traced=False)
@@ -92,12 +114,18 @@ class Trainer:
         self, images: Array, labels: Array, rate: float
     ) -> tuple[float, dict[str, Array], dict[str, Array]]:
         loss, (activations, gradients) = self._step(images, labels, rate, traced=True)
-        # differs: gradients have the structure of the model, so a copy of the model names them.
-        model = nnx.clone(self.model)
-        nnx.update(model, gradients)
-        arrays = export_weights(model)
-        named = {name: arrays[name] for name in trained_tensors(self.model)}
-        return float(loss), self._export(activations, images), named
+        return float(loss), self._export(activations, images), self._export_gradients(gradients)
+
+    def layer(self, name: str, x: Array, gradient: Array) -> tuple[Array, Array, dict[str, Array]]:
+        self.model.train()
+        structure, parameters, buffers = nnx.split(self.model, nnx.Param, nnx.BatchStat)
+        output, (by_weight, by_input) = _layer(
+            structure, parameters, buffers, name, self._to_device(x), self._to_device(gradient)
+        )
+        specs = tensors(self.config.architecture, self.config.num_classes)
+        named = self._export_gradients(by_weight)
+        own = {k: array for k, array in named.items() if specs[k].layer == name}
+        return to_numpy(output), to_numpy(by_input), own
 
     def weights(self) -> dict[str, Array]:
         return export_weights(self.model)
@@ -113,13 +141,20 @@ class Trainer:
 
     def _export(self, activations: Activations, images: Array) -> dict[str, Array]:
         # differs: NHWC on the device.
-        arrays = {name: to_numpy(activations[name].transpose(0, 3, 1, 2)) for name in LAYERS}
+        arrays = {name: to_numpy(a.transpose(0, 3, 1, 2)) for name, a in activations.items()}
         return crop_activations(arrays, images.shape)
 
-    def _evaluate(self, images: Array) -> Activations:
+    def _export_gradients(self, gradients: nnx.State) -> dict[str, Array]:
+        # differs: gradients have the structure of the model, so a copy of the model names them.
+        model = nnx.clone(self.model)
+        nnx.update(model, gradients)
+        arrays = export_weights(model)
+        return {name: arrays[name] for name in trained_tensors(self.model)}
+
+    def _evaluate(self, images: Array, *, traced: bool) -> Activations:
         self.model.eval()
         structure, state = nnx.split(self.model)
-        return _evaluate(structure, state, self._to_device(pad_images(images)))
+        return _evaluate(structure, state, self._to_device(pad_images(images)), traced=traced)
 
     def _step(
         self, images: Array, labels: Array, rate: float, *, traced: bool

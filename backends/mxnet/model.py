@@ -6,6 +6,7 @@ torchvision's resnet18. Tensors are NCHW, but for the logits.
 
 from typing import Any
 
+from mxnet import nd
 from mxnet.gluon import HybridBlock, nn
 
 from common.config import Config
@@ -30,7 +31,10 @@ def _batch_norm(channels: int, config: Config, *, prefix: str) -> nn.BatchNorm:
 
 
 class BasicBlock(HybridBlock):
-    """relu(shortcut(x) + bn2(conv2(relu(bn1(conv1(x)))))); the stride is in conv1."""
+    """relu(shortcut(x) + bn2(conv2(relu(bn1(conv1(x)))))); the stride is in conv1.
+
+    Returns the output, and that of the inner ReLU.
+    """
 
     def __init__(
         self, in_channels: int, channels: int, stride: int, config: Config, *, prefix: str
@@ -50,11 +54,11 @@ class BasicBlock(HybridBlock):
                         _batch_norm(channels, config, prefix="1_"),
                     )
 
-    def hybrid_forward(self, F: Any, x: Any) -> Any:
+    def hybrid_forward(self, F: Any, x: Any) -> tuple[Any, Any]:
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = self.bn2(self.conv2(x))
-        return F.relu(x + shortcut)
+        inner = F.relu(self.bn1(self.conv1(x)))
+        x = self.bn2(self.conv2(inner))
+        return F.relu(x + shortcut), inner
 
 
 class ResNet18(HybridBlock):
@@ -80,13 +84,16 @@ class ResNet18(HybridBlock):
             stage.add(BasicBlock(channels, channels, 1, config, prefix="1_"))
         return stage
 
+    def stem(self, F: Any, x: Any) -> tuple[Any, Any]:
+        inner = F.relu(self.bn1(self.conv1(x)))  # (N, 64, H/2, W/2)
+        x = F.Pooling(inner, kernel=(3, 3), stride=(2, 2), pad=(1, 1), pool_type="max")
+        return x, inner  # (N, 64, H/4, W/4)
+
     def hybrid_forward(self, F: Any, x: Any) -> tuple[Any, list[Any]]:
         # differs: a cached graph returns a list, not a dict; the order is that of
-        # `common.names.LAYERS`.
-        activations = []
-        x = F.relu(self.bn1(self.conv1(x)))  # (N, 64, H/2, W/2)
-        x = F.Pooling(x, kernel=(3, 3), stride=(2, 2), pad=(1, 1), pool_type="max")
-        activations.append(x)  # stem: (N, 64, H/4, W/4)
+        # `common.names.ACTIVATIONS`.
+        x, inner = self.stem(F, x)
+        activations = [inner, x]
         stages = [
             self.layer1,  # (N, 64, H/4, W/4)
             self.layer2,  # (N, 128, H/8, W/8)
@@ -95,8 +102,8 @@ class ResNet18(HybridBlock):
         ]
         for stage in stages:
             for block in stage:
-                x = block(x)
-                activations.append(x)
+                x, inner = block(x)
+                activations += [inner, x]
         return x, activations
 
 
@@ -150,7 +157,7 @@ class FCN(HybridBlock):
     """Backbone, 1x1 convolution to the classes, transposed convolution back to the image's size.
 
     (N, 3, H, W), H and W multiples of 32 -> logits (N, H, W, classes). While `traced` is true, a
-    list of all activations in the order of `common.names.LAYERS`, the logits last.
+    list of all activations in the order of `common.names.ACTIVATIONS`, the logits last.
     """
 
     def __init__(self, config: Config) -> None:
@@ -179,6 +186,15 @@ class FCN(HybridBlock):
         x = self.transpose_conv(x)  # (N, H, W, classes)
         activations.append(x)
         return activations if self.traced else x
+
+    def layer(self, name: str, x: nd.NDArray) -> nd.NDArray:
+        """What one of `common.names.LAYERS` makes of its input."""
+        if name == "stem":
+            return self.backbone.stem(nd, x)[0]
+        if name in ("final_conv", "logits"):
+            return self.final_conv(x) if name == "final_conv" else self.transpose_conv(x)
+        stage, index = name.split(".")
+        return getattr(self.backbone, stage)[int(index)](x)[0]
 
 
 def build_model(config: Config) -> FCN:

@@ -13,7 +13,7 @@ from backends.mxnet.model import build_model
 from backends.mxnet.optimizer import build_optimizer, export_momentum, import_momentum
 from backends.mxnet.weights import export_weights, import_weights, named_tensors, trained_tensors
 from common.config import Config
-from common.names import LAYERS, tensors
+from common.names import ACTIVATIONS, tensors
 from common.transforms import crop_activations, pad_batch, pad_images
 
 Array = NDArray[Any]
@@ -54,6 +54,21 @@ class Trainer:
         }
         return float(loss.asscalar()), self._export(activations, images), gradients
 
+    def layer(self, name: str, x: Array, gradient: Array) -> tuple[Array, Array, dict[str, Array]]:
+        specs = tensors(self.config.architecture, self.config.num_classes)
+        own = {k: p for k, p in trained_tensors(self.model).items() if specs[k].layer == name}
+        source, by_output = self._to_device(x), self._to_device(gradient)
+        source.attach_grad()
+        if name == "logits":  # differs: classes last
+            by_output = by_output.transpose((0, 2, 3, 1))
+        with autograd.record():
+            output = self.model.layer(name, source)
+        output.backward(by_output)
+        if name == "logits":
+            output = output.transpose((0, 3, 1, 2))
+        by_weight = {k: to_numpy(p.grad()) for k, p in own.items()}
+        return to_numpy(output), to_numpy(source.grad), by_weight
+
     def weights(self) -> dict[str, Array]:
         return export_weights(self.model)
 
@@ -66,7 +81,7 @@ class Trainer:
     def _export(self, activations: list[nd.NDArray], images: Array) -> dict[str, Array]:
         *layers, logits = activations
         activations = [*layers, logits.transpose((0, 3, 1, 2))]  # differs: classes last on the way
-        arrays = {name: to_numpy(a) for name, a in zip(LAYERS, activations, strict=True)}
+        arrays = {name: to_numpy(a) for name, a in zip(ACTIVATIONS, activations, strict=True)}
         return crop_activations(arrays, images.shape)
 
     def _to_device(self, array: Array) -> nd.NDArray:

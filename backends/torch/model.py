@@ -4,11 +4,15 @@ Dive into Deep Learning 14.11; Long et al., 2015; the backbone is He et al., 201
 torchvision's resnet18. Tensors are NCHW.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 from torch.nn import functional
 
 from common.config import Config
+from common.names import ACTIVATIONS
 
 
 def _conv(
@@ -31,6 +35,7 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1 = _conv(in_channels, channels, 3, stride, padding=1)
         self.bn1 = _batch_norm(channels, config)
+        self.relu = nn.ReLU()
         self.conv2 = _conv(channels, channels, 3, padding=1)
         self.bn2 = _batch_norm(channels, config)
         self.downsample = None
@@ -41,7 +46,7 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = functional.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn1(self.conv1(x)))
         x = self.bn2(self.conv2(x))
         return functional.relu(x + shortcut)
 
@@ -53,6 +58,8 @@ class ResNet18(nn.Module):
         super().__init__()
         self.conv1 = _conv(3, 64, 7, stride=2, padding=3)
         self.bn1 = _batch_norm(64, config)
+        self.relu = nn.ReLU()
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.layer1 = nn.Sequential(BasicBlock(64, 64, 1, config), BasicBlock(64, 64, 1, config))
         self.layer2 = nn.Sequential(BasicBlock(64, 128, 2, config), BasicBlock(128, 128, 1, config))
         self.layer3 = nn.Sequential(
@@ -62,22 +69,16 @@ class ResNet18(nn.Module):
             BasicBlock(256, 512, 2, config), BasicBlock(512, 512, 1, config)
         )
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        activations = {}
-        x = functional.relu(self.bn1(self.conv1(x)))  # (N, 64, H/2, W/2)
-        x = functional.max_pool2d(x, 3, stride=2, padding=1)  # (N, 64, H/4, W/4)
-        activations["stem"] = x
-        stages = {
-            "layer1": self.layer1,  # (N, 64, H/4, W/4)
-            "layer2": self.layer2,  # (N, 128, H/8, W/8)
-            "layer3": self.layer3,  # (N, 256, H/16, W/16)
-            "layer4": self.layer4,  # (N, 512, H/32, W/32)
-        }
-        for name, stage in stages.items():
-            for index, block in enumerate(stage):
-                x = block(x)
-                activations[f"{name}.{index}"] = x
-        return x, activations
+    def stem(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))  # (N, 64, H/2, W/2)
+        return self.maxpool(x)  # (N, 64, H/4, W/4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)  # (N, 64, H/4, W/4)
+        x = self.layer1(x)  # (N, 64, H/4, W/4)
+        x = self.layer2(x)  # (N, 128, H/8, W/8)
+        x = self.layer3(x)  # (N, 256, H/16, W/16)
+        return self.layer4(x)  # (N, 512, H/32, W/32)
 
 
 class TransposeConv(nn.Module):
@@ -119,8 +120,7 @@ class TransposeConv(nn.Module):
 class FCN(nn.Module):
     """Backbone, 1x1 convolution to the classes, transposed convolution back to the image's size.
 
-    (N, 3, H, W), H and W multiples of 32 -> logits (N, classes, H, W), and the activations by
-    layer name.
+    (N, 3, H, W), H and W multiples of 32 -> logits (N, classes, H, W).
     """
 
     def __init__(self, config: Config) -> None:
@@ -129,13 +129,37 @@ class FCN(nn.Module):
         self.final_conv = nn.Conv2d(512, config.num_classes, 1)
         self.transpose_conv = TransposeConv(config.num_classes)
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        x, activations = self.backbone(x)  # (N, 512, H/32, W/32)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.backbone(x)  # (N, 512, H/32, W/32)
         x = self.final_conv(x)  # (N, classes, H/32, W/32)
-        activations["final_conv"] = x
-        x = self.transpose_conv(x)  # (N, classes, H, W)
-        activations["logits"] = x
-        return x, activations
+        return self.transpose_conv(x)  # (N, classes, H, W)
+
+    def layer(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """What one of `common.names.LAYERS` makes of its input."""
+        return self.backbone.stem(x) if name == "stem" else self._module(name)(x)
+
+    def _module(self, name: str) -> nn.Module:
+        """The module whose output is one of `common.names.ACTIVATIONS`."""
+        own = {"stem.relu": "backbone.relu", "stem": "backbone.maxpool"}
+        own |= {"final_conv": "final_conv", "logits": "transpose_conv"}
+        return self.get_submodule(own.get(name, f"backbone.{name}"))
+
+    @contextlib.contextmanager
+    def trace(self) -> Iterator[dict[str, torch.Tensor]]:
+        """While it is entered, every pass puts `common.names.ACTIVATIONS` into the dict."""
+        # differs: a hook on a module sees its output, and the network need not know.
+        activations: dict[str, torch.Tensor] = {}
+        hooks = [
+            self._module(name).register_forward_hook(
+                lambda module, inputs, output, name=name: activations.update({name: output})
+            )
+            for name in ACTIVATIONS
+        ]
+        try:
+            yield activations
+        finally:
+            for hook in hooks:
+                hook.remove()
 
 
 def build_model(config: Config) -> FCN:

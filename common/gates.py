@@ -1,0 +1,79 @@
+"""How far two values may be apart, and where each of these limits comes from."""
+
+from dataclasses import dataclass
+
+STAGES = ("forward", "gradient", "update", "buffer", "steps")
+"""The stages of a run; `forward` includes the first loss, `steps` is all after the first step."""
+
+GATES = {"forward": 1e-12, "gradient": 1e-11, "update": 1e-11, "buffer": 1e-11, "steps": 1e-9}
+"""Largest relative L2 difference in float64, by stage."""
+
+ABSOLUTE_FLOOR = {"float64": 1e-17, "float32": 1e-10}
+"""Root mean square below which a difference is none, by dtype: where a value vanishes, an error
+relative to it says nothing."""
+
+EPS = {"float64": 2.0**-52, "float32": 2.0**-23}
+"""The distance from 1 to the next number, by dtype."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A limit and its provenance.
+
+    `limit` is the largest relative L2 difference allowed; `floor` the one that sound
+    implementations were measured to have; `source` says where and how that was measured, `note`
+    what is particular to this limit.
+    """
+
+    limit: float
+    floor: float
+    source: str
+    note: str = ""
+
+    @property
+    def multiplier(self) -> float:
+        """How many floors the limit is."""
+        return self.limit / self.floor if self.floor else float("inf")
+
+
+_RUN = (
+    "worst tensor of PyTorch 2.13.0, MXNet 1.9.1 and JAX 0.6.2, CPU, generic weights, batches of"
+    " two 64x96 images with void, momentum 0.9, decay 1e-3"
+)
+
+_FLOORS = {
+    "float64": {
+        "forward": (GATES["forward"], 1.2e-14),
+        "gradient": (GATES["gradient"], 2.5e-14),
+        "update": (GATES["update"], 3.5e-13),
+        "buffer": (GATES["buffer"], 1.3e-15),
+        "steps": (GATES["steps"], 1.2e-10),
+    },
+    "float32": {
+        "forward": (1e-5, 5.7e-6),
+        "gradient": (3e-5, 1.2e-5),
+        "update": (3e-5, 1.2e-5),
+        "buffer": (1.5e-6, 6.0e-7),
+    },
+}
+"""By dtype and stage: the limit, and the measured floor. In float32 there is no gate on later
+steps: training is chaotic there."""
+
+_NOTES = {
+    ("float64", "update"): "an update is a difference of weights, rounded to their size",
+    ("float64", "steps"): "floor after 100 steps",
+    ("float32", "gradient"): "on batches where no ReLU or max-pool decision flips",
+    ("float32", "update"): "plus eps * ||w|| / ||update||, since weights are stored to eps",
+}
+
+
+def fixed_gate(dtype: str, stage: str) -> Gate | None:
+    """The gate of a stage: float64 against float64, or float32 against the float64 truth.
+
+    None where nothing is asked: later steps in float32.
+    """
+    if stage not in _FLOORS[dtype]:
+        return None
+    limit, floor = _FLOORS[dtype][stage]
+    against = "float64" if dtype == "float64" else "float32 against the float64 truth"
+    return Gate(limit, floor, f"{against}, {_RUN}", _NOTES.get((dtype, stage), ""))

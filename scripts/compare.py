@@ -1,0 +1,156 @@
+"""Holds trace files against each other: where they part first, by how much, and who is odd."""
+
+from pathlib import Path
+from typing import Annotated
+
+import rich.box
+import typer
+from rich.table import Table
+
+from common.compare import Report, check_inputs, compare
+from common.errors import InputError
+from common.gates import ABSOLUTE_FLOOR, Gate
+from common.traces import Trace, read_trace
+from scripts.cli import JsonOption, console, main, new_app, write_json
+
+app = new_app()
+
+ROWS = 12
+"""How many values beyond their gates are printed for each trace; the JSON has all."""
+
+HtmlOption = Annotated[
+    Path | None, typer.Option("--html", metavar="FILE", help="Write the report as one page.")
+]
+
+
+def number(value: float | None) -> str:
+    """Two digits; a dash for None."""
+    return "-" if value is None else f"{value:.1e}"
+
+
+def margin(value: float | None) -> str:
+    """How many times an error fits below its gate."""
+    return "-" if value is None else f"{value:.3g}x"
+
+
+def print_stages(report: Report, trace: str) -> None:
+    """The worst value of each stage of a trace, with its gate."""
+    table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
+    table.title = f"{trace} against {report.reference}"
+    table.add_column("stage", no_wrap=True)
+    table.add_column("worst value", overflow="fold")
+    for heading in ("error", "gate", "margin"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for stage, d in report.worst(trace).items():
+        gate = number(d.gate.limit) if d.gate else "none"
+        style = "bold red" if d.parted else ""
+        table.add_row(stage, d.name, number(d.error), gate, margin(d.margin), style=style)
+    console.print(table)
+
+
+def print_gates(report: Report) -> None:
+    """Where the gates come from: each source once, with the stages that have it."""
+    told: dict[str, dict[str, Gate]] = {}
+    for d in report.differences:
+        if d.gate is not None and d.gate.floor:
+            told.setdefault(d.gate.source, {}).setdefault(d.stage, d.gate)
+    for source, stages in told.items():
+        console.print(f"gates: a multiple of the floor measured in {source}", soft_wrap=True)
+        for stage, gate in stages.items():
+            note = f" ({gate.note})" if gate.note else ""
+            console.print(
+                f"  {stage}: {gate.limit:.1e} = {gate.multiplier:.3g} x {gate.floor:.1e}{note}",
+                soft_wrap=True,
+            )
+    floors = ", ".join(f"{floor:g} in {dtype}" for dtype, floor in ABSOLUTE_FLOOR.items())
+    console.print(f"  a difference of root mean square below {floors} is none", soft_wrap=True)
+
+
+def print_parted(report: Report, trace: str) -> None:
+    """The first divergence of a trace, and what is new after it."""
+    first = report.first(trace)
+    if first is None:
+        return
+    console.print(f"[bold]{trace}: first divergence at {first.name}[/bold]")
+    parted = [d for d in report.of(trace) if d.parted]
+    new = [d for d in parted if d.status == "new"]
+    for d in new[:ROWS]:
+        ulp = f", {d.ulp_median:g} ulp (median), {d.ulp_max:g} at most" if d.ulp_max else ""
+        console.print(
+            f"  new: {d.name}: {d.error:.1e}, gate {number(d.gate.limit if d.gate else None)},"
+            f" largest {d.largest:.1e} at {list(d.where)}{ulp}",
+            soft_wrap=True,
+        )
+    if len(new) > ROWS:
+        console.print(f"  ... and {len(new) - ROWS} more that are new")
+    followers = [d for d in parted if d.status == "follows"]
+    if followers:
+        console.print(
+            f"  {len(followers)} more follow from earlier ones, {followers[0].name} to"
+            f" {followers[-1].name}",
+            soft_wrap=True,
+        )
+
+
+def print_report(report: Report) -> None:
+    """The whole report on the terminal, the verdict last."""
+    for note in report.notes:
+        console.print(f"differs: {note}", soft_wrap=True)
+    console.print(f"measured from {report.reference}: {report.reason}", soft_wrap=True)
+    for trace in report.compared:
+        print_stages(report, trace)
+    print_gates(report)
+    for trace, mask in report.masks.items():
+        if mask.differ:
+            console.print(
+                f"{trace}: {mask.differ} of {mask.pixels} pixels of eval/mask differ,"
+                f" {mask.clear} of them where the best class is clear"
+            )
+    for trace in report.compared:
+        print_parted(report, trace)
+    for finding in report.findings:
+        console.print(f"finding: {finding.trace}: {finding.text}", soft_wrap=True)
+    colour = "green" if report.passed else "red"
+    console.print(f"[bold {colour}]{'PASSED' if report.passed else 'FAILED'}[/] ", end="")
+    console.print(report.verdict(), soft_wrap=True)
+
+
+def _relabelled(traces: list[Trace], paths: list[Path]) -> list[Trace]:
+    """Labels that tell the traces apart: the file's name, or as much of its path as it takes."""
+    labels = [path.stem for path in paths]
+    if len(set(labels)) < len(labels):
+        labels = [str(path) for path in paths]
+    if len(set(labels)) < len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
+        raise InputError(f"{twice}: given twice")
+    return [Trace(label, t.arrays, t.metadata) for label, t in zip(labels, traces, strict=True)]
+
+
+@app.command(name="compare")
+def run(
+    traces: Annotated[list[Path], typer.Argument(metavar="TRACE...", help="Trace files.")],
+    truth: Annotated[
+        Path | None, typer.Option(help="The trace to judge all others by, float64 as a rule.")
+    ] = None,
+    json_path: JsonOption = None,
+    html_path: HtmlOption = None,
+) -> None:
+    """Hold trace files against each other. Exit code 0 only when every gate holds, else 1."""
+    paths = [*traces, truth] if truth is not None else traces
+    if len(paths) < 2:
+        raise InputError(f"{paths[0]}: one trace alone: give another, or a --truth")
+    read = _relabelled([read_trace(path) for path in paths], paths)
+    check_inputs(read)
+    report = compare(read[:-1], read[-1]) if truth is not None else compare(read)
+    print_report(report)
+    write_json(json_path, report.to_dict())
+    if html_path is not None:
+        from scripts.report import write_html
+
+        write_html(html_path, report.to_dict(), {t.label: t.arrays for t in read})
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    main(app)
