@@ -1,4 +1,4 @@
-"""Traces held against each other: how far apart, where first, what follows from what, who is odd."""
+"""Traces held against each other: how far apart, where first, what follows, who is odd."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from common.traces import Trace
 __all__ = ["GATES", "stage_of"]
 
 Array = NDArray[Any]
-GateFor = Callable[["Difference", Trace], Gate | None]
+GateFor = Callable[["Difference"], Gate | None]
 
 INPUTS = {"weights_sha256": "weights", "batches_sha256": "batches"}
 """Metadata that must agree: without it there is nothing to compare."""
@@ -27,6 +27,10 @@ SETTINGS = (
     *("weight_decay", "bn_eps", "bn_decay", "device"),
 )
 """Metadata whose differences are said before anything else."""
+
+
+TRUTH = "the truth"
+"""Why a trace is the reference, where it was given as such."""
 
 
 def relative_l2(a: Array, b: Array) -> float:
@@ -50,7 +54,8 @@ def ulps(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.int64]:
     for array in (a, b):
         bits = np.ascontiguousarray(array, np.float32).view(np.int32).astype(np.int64)
         ordered.append(np.where(bits < 0, -(bits & 0x7FFFFFFF), bits))
-    return np.abs(ordered[0] - ordered[1])
+    apart: NDArray[np.int64] = np.abs(ordered[0] - ordered[1])
+    return apart
 
 
 @dataclass
@@ -169,9 +174,9 @@ class Report:
                 limit = first.gate.limit if first.gate else 0
                 sentences.append(
                     f"{trace} parts from {self.reference} first at {first.name}:"
-                    f" {first.error:.1e}, gate {limit:.1e}. Of {_count(len(parted), 'value')} beyond"
-                    f" {'its gate' if len(parted) == 1 else 'their gates'}, {new}"
-                    f" {'is' if new == 1 else 'are'} new and {len(parted) - new} follow."
+                    f" {first.error:.1e}, gate {limit:.1e}. Beyond the gates:"
+                    f" {_count(len(parted), 'value')}, of which {new} new, and"
+                    f" {len(parted) - new} that follow."
                 )
             elif not faults:
                 gated = [d for d in self.of(trace) if d.gate]
@@ -186,7 +191,7 @@ class Report:
                 f"{_count(len(self.findings), 'finding')}, the first: {first_finding.trace}:"
                 f" {first_finding.text}."
             )
-        if self.odd:
+        if self.odd and self.reason != TRUTH:
             sentences.append(f"Odd one out: {', '.join(self.odd)}; {self.reason}.")
         return sentences
 
@@ -197,7 +202,7 @@ class Report:
             for trace in self.compared
         }
         firsts = {trace: self.first(trace) for trace in self.compared}
-        result = {
+        result: dict[str, Any] = {
             "passed": self.passed,
             "verdict": self.verdict(),
             "reference": {"label": self.reference, "why": self.reason},
@@ -212,7 +217,8 @@ class Report:
             "absolute_floor": ABSOLUTE_FLOOR,
             "tensors": [_row(d) for d in self.differences],
         }
-        return finite(result)
+        strict: dict[str, Any] = finite(result)
+        return strict
 
 
 def _count(number: int, noun: str) -> str:
@@ -299,16 +305,18 @@ def check_inputs(traces: Sequence[Trace]) -> None:
                 )
 
 
-def _notes(traces: Sequence[Trace]) -> list[str]:
+def _notes(traces: Sequence[Trace], truth: Trace | None) -> list[str]:
     """Settings and versions that differ, and what traces leave unsaid or out."""
     notes = []
     for key in SETTINGS:
-        told = {t.label: t.metadata.get(key) for t in traces if key in t.metadata}
+        told = {t.label: t.metadata[key] for t in traces if key in t.metadata}
+        if key == "dtype" and truth is not None:
+            told.pop(truth.label, None)
         if len(set(told.values())) > 1:
             notes.append(f"{key}: " + ", ".join(f"{value} ({t})" for t, value in told.items()))
     versions = {t.label: t.versions for t in traces}
     for package in sorted({p for v in versions.values() for p in v}):
-        told = {label: v[package] for label, v in versions.items() if package in v}
+        told = {label: str(v[package]) for label, v in versions.items() if package in v}
         if len(set(told.values())) > 1:
             notes.append(f"{package}: " + ", ".join(f"{value} ({t})" for t, value in told.items()))
     for key, what in INPUTS.items():
@@ -423,16 +431,18 @@ def _mask(a: Trace, reference: Trace) -> Mask:
     return Mask(differ.size, int(differ.sum()), int((differ & clear).sum()), noise)
 
 
-def _against(
-    trace: Trace, reference: Trace, order: Sequence[str], gate_for: GateFor | None
+def _measure(
+    trace: Trace, reference: Trace, order: Sequence[str]
 ) -> tuple[list[Difference], list[Finding], Mask | None]:
-    """One trace against the reference: differences in order of execution, and mismatches."""
+    """One trace against the reference: differences in order of execution, and mismatches.
+
+    Gates are the fixed ones of `stage_gate`.
+    """
     mine, theirs = values(trace), values(reference)
     dtype = "float32" if "float32" in (trace.dtype, reference.dtype) else "float64"
     differences: list[Difference] = []
     findings: list[Finding] = []
     mask = None
-    parted: list[str] = []
     for name in order:
         if name not in mine or name not in theirs:
             continue
@@ -442,7 +452,7 @@ def _against(
             findings.append(Finding(trace.label, name, text))
             continue
         d = _difference(trace.label, name, a, b, dtype, layer_of(name, *trace.network))
-        d.gate = gate_for(d, trace) if gate_for else stage_gate(d, trace, reference.dtype)
+        d.gate = stage_gate(d, trace, reference.dtype)
         if name == "eval/mask":
             if "eval/logits" not in theirs or theirs["eval/logits"].ndim != 4:
                 continue
@@ -450,11 +460,29 @@ def _against(
             d.error = mask.clear / max(mask.pixels, 1)
         if d.stage == "update":
             d.own = _own_update_error(trace, reference, name)
+        differences.append(d)
+    _judge(differences)
+    return differences, findings, mask
+
+
+def _judge(differences: Sequence[Difference]) -> None:
+    """Sets the status of one trace's differences, in order of execution, from their gates."""
+    parted: list[str] = []
+    for d in differences:
         d.status = _status(d, parted)
         if d.parted:
-            parted.append(name)
-        differences.append(d)
-    return differences, findings, mask
+            parted.append(d.name)
+
+
+def regate(report: Report, gate_for: GateFor) -> None:
+    """Gives each difference of a report another gate, but the masks, and judges anew."""
+    for trace in report.compared:
+        differences = report.of(trace)
+        for d in differences:
+            if d.name != "eval/mask":
+                d.gate = gate_for(d)
+        _judge(differences)
+    report.odd = [trace for trace in report.compared if report.first(trace) is not None]
 
 
 def _status(d: Difference, parted: Sequence[str]) -> str:
@@ -482,7 +510,7 @@ def _choose(traces: Sequence[Trace], order: Sequence[str]) -> tuple[Trace, str, 
     together = {}
     for i, a in enumerate(traces):
         for j in range(i):
-            differences, findings, _ = _against(a, traces[j], order, None)
+            differences, findings, _ = _measure(a, traces[j], order)
             left = [order.index(d.name) for d in differences if d.parted]
             left += [order.index(f.name) for f in findings]
             together[i, j] = together[j, i] = min(left, default=len(order))
@@ -500,12 +528,8 @@ def _choose(traces: Sequence[Trace], order: Sequence[str]) -> tuple[Trace, str, 
     return traces[reference], reason, [traces[k].label for k in earlier]
 
 
-def compare(
-    traces: Sequence[Trace], truth: Trace | None = None, gate_for: GateFor | None = None
-) -> Report:
+def compare(traces: Sequence[Trace], truth: Trace | None = None) -> Report:
     """Holds traces against a truth; without one, against the trace that most others agree with.
-
-    `gate_for` gives the gate of each difference; without it, `stage_gate`.
 
     Raises:
         InputError: they were made from other weights or batches, or are other networks.
@@ -520,22 +544,24 @@ def compare(
     order = execution_order(*networks.pop(), steps)
     odd: list[str] = []
     if truth is not None:
-        reference, reason = truth, "the truth"
+        reference, reason = truth, TRUTH
     else:
         reference, reason, odd = _choose(traces, order)
     report = Report(
-        reference.label, reason, [t.describe() for t in everyone], _notes(everyone), odd=odd
+        reference.label, reason, [t.describe() for t in everyone], _notes(everyone, truth), odd=odd
     )
     if truth is None and len({t.dtype for t in traces}) > 1:
         told = ", ".join(f"{t.dtype} ({t.label})" for t in traces)
         report.findings.append(
-            Finding(traces[0].label, "", f"dtypes differ: {told}; give the float64 one as the truth")
+            Finding(
+                traces[0].label, "", f"dtypes differ: {told}; give the float64 one as the truth"
+            )
         )
     for trace in everyone:
         report.findings += _own_findings(trace, order)
     for trace in everyone:
         if trace is not reference:
-            differences, findings, mask = _against(trace, reference, order, gate_for)
+            differences, findings, mask = _measure(trace, reference, order)
             report.differences += differences
             report.findings += findings
             if mask is not None:

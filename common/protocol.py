@@ -35,7 +35,7 @@ class Trainer(Protocol):
     def traced_step(
         self, images: Array, labels: Array, rate: float
     ) -> tuple[float, Arrays, Arrays]:
-        """`step` that also returns the activations in train mode and the gradient of each weight."""
+        """`step` that also returns the activations and the gradient of each weight."""
 
     def layer(self, name: str, x: Array, gradient: Array) -> tuple[Array, Array, Arrays]:
         """One layer of `common.names.LAYERS` alone, in train mode, forward and backward.

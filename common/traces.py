@@ -87,9 +87,10 @@ def _trace_fault(arrays: Arrays, metadata: Mapping[str, str]) -> str | None:
         return "holds no arrays"
     if "num_classes" not in metadata and arrays.get("eval/logits", np.zeros(0)).ndim != 4:
         return "does not tell num_classes and has no eval/logits (N, classes, H, W)"
-    if metadata.get("num_classes", "1") in ("", "0") or not metadata.get(
-        "num_classes", "1"
-    ).isdigit():
+    if (
+        metadata.get("num_classes", "1") in ("", "0")
+        or not metadata.get("num_classes", "1").isdigit()
+    ):
         return f"num_classes {metadata['num_classes']!r} is not a number of classes"
     if "loss" in arrays and arrays["loss"].ndim != 1:
         return f"loss is {arrays['loss'].shape}, not (steps,)"

@@ -24,11 +24,19 @@ import rich.box
 import rich.table
 import typer
 
-from backends import BACKENDS, load_backend, missing_packages
 from common.errors import InputError
 from common.names import OUTPUT_STRIDE
 from scripts.bench_worker import Job
-from scripts.cli import BackendName, JsonOption, console, main, new_app, progress, write_json
+from scripts.cli import (
+    BackendsOption,
+    JsonOption,
+    choose_backends,
+    console,
+    main,
+    new_app,
+    progress,
+    write_json,
+)
 
 app = new_app()
 
@@ -217,21 +225,6 @@ def show(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
     )
 
 
-def choose(names: Sequence[str]) -> list[str]:
-    """The backends to run: the given ones, or all that are installed.
-
-    Raises:
-        InputError: a given one is not installed, or none is.
-    """
-    for name in names:
-        if missing_packages(name):
-            load_backend(name)  # raises, and says how to install it
-    chosen = list(dict.fromkeys(names)) or [n for n in BACKENDS if not missing_packages(n)]
-    if not chosen:
-        raise InputError("no backend is installed; install one with: pip install '.[torch]'")
-    return chosen
-
-
 def check_size(mode: Mode, batch_size: int, height: int, width: int) -> None:
     """Refuses a batch that one of the forms cannot compute.
 
@@ -248,10 +241,7 @@ def check_size(mode: Mode, batch_size: int, height: int, width: int) -> None:
 
 @app.command()
 def bench(
-    backend: Annotated[
-        list[BackendName] | None,
-        typer.Option(help="A framework to run; may be repeated. Default: every installed one."),
-    ] = None,
+    backends: BackendsOption = None,
     mode: Annotated[
         Mode, typer.Option(help="A training step, or a prediction up to the class map.")
     ] = Mode.train,
@@ -273,7 +263,7 @@ def bench(
         raise InputError(f"{json_file}: there is no such folder")  # before all the work
     jobs = [
         Job(name, form, mode.value, batch_size, height, width)
-        for name in choose([name.value for name in backend or []])
+        for name in choose_backends(backends)
         for form in FORMS
     ]
     try:

@@ -3,6 +3,7 @@
 import enum
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -10,6 +11,7 @@ import rich.console
 import rich.progress
 import typer
 
+from backends import BACKENDS, load_backend, missing_packages
 from common.checkpoint import write_whole
 from common.config import Device, Dtype, Schedule
 from common.errors import InputError
@@ -26,6 +28,15 @@ class BackendName(enum.StrEnum):
 
 
 BackendOption = Annotated[BackendName, typer.Option(help="The framework that computes.")]
+BackendsOption = Annotated[
+    list[BackendName] | None,
+    typer.Option(
+        "--backends",
+        "--backend",
+        metavar="NAME...",
+        help="The frameworks to run: torch, mxnet, jax. Default: every installed one.",
+    ),
+]
 DeviceOption = Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")]
 DtypeOption = Annotated[Dtype, typer.Option(help="The type of weights and activations.")]
 ScheduleOption = Annotated[
@@ -54,10 +65,37 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
+def choose_backends(names: Sequence[str] | None) -> list[str]:
+    """The backends to run: the given ones, or all that are installed.
+
+    Raises:
+        InputError: a given one is not installed, or none is.
+    """
+    for name in names or ():
+        if missing_packages(name):
+            load_backend(name)  # raises, and says how to install it
+    chosen = list(dict.fromkeys(map(str, names or ())))
+    chosen = chosen or [name for name in BACKENDS if not missing_packages(name)]
+    if not chosen:
+        raise InputError("no backend is installed; install one with: pip install '.[torch]'")
+    return chosen
+
+
+def _spread(arguments: Sequence[str]) -> list[str]:
+    """`--backends torch jax` as `--backends torch --backends jax`, which is what Typer knows."""
+    spread: list[str] = []
+    for argument in arguments:
+        many = len(spread) > 1 and spread[-2] in ("--backends", "--backend")
+        if many and argument in set(BackendName):
+            spread.append(spread[-2])
+        spread.append(argument)
+    return spread
+
+
 def main(app: typer.Typer) -> None:
     """Runs a command. Bad input of any kind is one line on standard error and exit code 2."""
     try:
-        code = app(standalone_mode=False)
+        code = app(_spread(sys.argv[1:]), standalone_mode=False)
     except InputError as error:
         fail(str(error))
     except typer.TyperException as error:

@@ -92,10 +92,17 @@ def print_parted(report: Report, trace: str) -> None:
         )
 
 
-def print_report(report: Report) -> None:
+def print_verdict(passed: bool, verdict: str) -> None:
+    """The last line."""
+    word = "[bold green]PASSED[/]" if passed else "[bold red]FAILED[/]"
+    console.print(word, end=" ")
+    console.print(verdict, soft_wrap=True, markup=False)
+
+
+def print_report(report: Report, *, with_verdict: bool = True) -> None:
     """The whole report on the terminal, the verdict last."""
     for note in report.notes:
-        console.print(f"differs: {note}", soft_wrap=True)
+        console.print(f"differs: {note}", soft_wrap=True, markup=False)
     console.print(f"measured from {report.reference}: {report.reason}", soft_wrap=True)
     for trace in report.compared:
         print_stages(report, trace)
@@ -109,10 +116,9 @@ def print_report(report: Report) -> None:
     for trace in report.compared:
         print_parted(report, trace)
     for finding in report.findings:
-        console.print(f"finding: {finding.trace}: {finding.text}", soft_wrap=True)
-    colour = "green" if report.passed else "red"
-    console.print(f"[bold {colour}]{'PASSED' if report.passed else 'FAILED'}[/] ", end="")
-    console.print(report.verdict(), soft_wrap=True)
+        console.print(f"finding: {finding.trace}: {finding.text}", soft_wrap=True, markup=False)
+    if with_verdict:
+        print_verdict(report.passed, report.verdict())
 
 
 def _relabelled(traces: list[Trace], paths: list[Path]) -> list[Trace]:
