@@ -314,9 +314,8 @@ def _notes(traces: Sequence[Trace], truth: Trace | None) -> list[str]:
             told.pop(truth.label, None)
         if len(set(told.values())) > 1:
             notes.append(f"{key}: " + ", ".join(f"{value} ({t})" for t, value in told.items()))
-    versions = {t.label: t.versions for t in traces}
-    for package in sorted({p for v in versions.values() for p in v}):
-        told = {label: str(v[package]) for label, v in versions.items() if package in v}
+    for package in sorted({package for t in traces for package in t.versions}):
+        told = {t.label: t.versions[package] for t in traces if package in t.versions}
         if len(set(told.values())) > 1:
             notes.append(f"{package}: " + ", ".join(f"{value} ({t})" for t, value in told.items()))
     for key, what in INPUTS.items():
@@ -343,9 +342,9 @@ def _own_findings(trace: Trace, order: Sequence[str]) -> list[Finding]:
             findings.append(Finding(trace.label, name, f"{name} is not part of a trace"))
         elif array.dtype.name != dtype:
             findings.append(Finding(trace.label, name, f"{name} is {array.dtype}, not {dtype}"))
-    odd = (n for n in order if n in found and not np.isfinite(found[n]).all())
-    if name := next(odd, None):
-        array = found[name]
+    spoilt = [name for name in order if name in found and not np.isfinite(found[name]).all()]
+    if spoilt:
+        name, array = spoilt[0], found[spoilt[0]]
         kind = "NaN" if np.isnan(array).any() else "infinity"
         count = np.count_nonzero(~np.isfinite(array))
         text = f"{kind} first in {name}, {count} of {array.size} values"
@@ -451,7 +450,7 @@ def _measure(
             text = f"{name} is {a.shape}, not {b.shape} as in {reference.label}"
             findings.append(Finding(trace.label, name, text))
             continue
-        d = _difference(trace.label, name, a, b, dtype, layer_of(name, *trace.network))
+        d = _difference(trace.label, name, a, b, dtype, layer_of(name))
         d.gate = stage_gate(d, trace, reference.dtype)
         if name == "eval/mask":
             if "eval/logits" not in theirs or theirs["eval/logits"].ndim != 4:
@@ -499,8 +498,8 @@ def _status(d: Difference, parted: Sequence[str]) -> str:
 def _choose(traces: Sequence[Trace], order: Sequence[str]) -> tuple[Trace, str, list[str]]:
     """The trace to measure from, why, and which ones are odd.
 
-    The pair that stays together longest in order of execution holds the reference; a trace that
-    leaves it earlier than its partner does is odd.
+    Those that stay together longest in order of execution hold the reference; a trace that leaves
+    them earlier is odd, unless there are as many of its own kind.
     """
     first, *others = traces
     if not others:
@@ -514,18 +513,22 @@ def _choose(traces: Sequence[Trace], order: Sequence[str]) -> tuple[Trace, str, 
             left = [order.index(d.name) for d in differences if d.parted]
             left += [order.index(f.name) for f in findings]
             together[i, j] = together[j, i] = min(left, default=len(order))
-    (i, j), longest = max(together.items(), key=lambda item: (item[1], -sum(item[0])))
-    reference = min(i, j)
-    rest = [k for k in range(len(traces)) if k not in (i, j)]
-    earlier = [k for k in rest if together[reference, k] < longest]
-    if longest == len(order) and not earlier:
-        return traces[reference], "all agree", []
-    if len(earlier) == len(rest) and longest in {together[reference, k] for k in rest}:
-        return traces[reference], "no two agree longer than the others", []
-    companions = [traces[k].label for k in range(len(traces)) if k not in earlier]
+    longest = max(together.values())
+    (j, i) = min(pair for pair, until in together.items() if until == longest)
+    near = [j, *(k for k in range(len(traces)) if k != j and together[j, k] == longest)]
+    far = [k for k in range(len(traces)) if k not in near]
     until = "to the end" if longest == len(order) else f"up to {order[longest]}"
-    reason = f"{' and '.join(companions)} agree {until}"
-    return traces[reference], reason, [traces[k].label for k in earlier]
+    reason = f"{' and '.join(traces[k].label for k in near)} agree {until}"
+    if not far:
+        alone = longest < len(order)
+        return traces[j], "no two agree longer than the others" if alone else "all agree", []
+    rival = len(far) >= len(near) and all(
+        together[a, b] == longest for a in far for b in far if a != b
+    )
+    if rival:
+        rivals = " and ".join(traces[k].label for k in far)
+        return traces[j], f"{reason}, and so do {rivals}: which are odd cannot be said", []
+    return traces[j], reason, [traces[k].label for k in far]
 
 
 def compare(traces: Sequence[Trace], truth: Trace | None = None) -> Report:

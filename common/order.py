@@ -1,9 +1,10 @@
 """The order in which a run makes the values of a trace, and which of them are made from which."""
 
+import functools
 import re
 from collections.abc import Sequence
 
-from common.names import LAYERS, tensors
+from common.names import ARCHITECTURES, LAYERS, tensors
 
 GROUPS = ("eval", "train", "loss", "grad", "update", "buffer", "momentum", "final")
 """What a trace's names begin with, in order of execution."""
@@ -57,15 +58,16 @@ def stage_of(name: str) -> str:
     return stages.get(group_of(name), "steps")
 
 
-def layer_of(name: str, architecture: str = "resnet18", num_classes: int = 21) -> str | None:
+@functools.cache
+def _layers() -> dict[str, str]:
+    """The layer of each name after the slash."""
+    own = {name: spec.layer for a in ARCHITECTURES for name, spec in tensors(a, 1).items()}
+    return own | {layer: layer for layer in LAYERS} | {"mask": "logits"}
+
+
+def layer_of(name: str) -> str | None:
     """The layer that a value belongs to, one of `LAYERS`; None for a loss and unknown names."""
-    local = name.partition("/")[2]
-    if local == "mask":
-        return "logits"
-    specs = tensors(architecture, num_classes)
-    if local in specs:
-        return specs[local].layer
-    return local if local in LAYERS else None
+    return _layers().get(name.partition("/")[2])
 
 
 def inherits(name: str, parted: Sequence[str]) -> bool:
@@ -75,13 +77,11 @@ def inherits(name: str, parted: Sequence[str]) -> bool:
     from the forward pass and from the gradients behind it; what comes later, from all of it.
     """
     group = group_of(name)
+    forward = group in ("eval", "train", "buffer")
     place = LAYERS.index(layer_of(name) or "logits")
     for other in parted:
-        if group_of(other) not in _MADE_FROM[group]:
-            continue
-        if group in ("eval", "train", "buffer"):
-            if LAYERS.index(layer_of(other) or "logits") <= place:
-                return True
-        else:
+        if group_of(other) in _MADE_FROM[group] and (
+            not forward or LAYERS.index(layer_of(other) or "logits") <= place
+        ):
             return True
     return False

@@ -6,6 +6,7 @@ count. Where a decision flips (`common.decisions`) the gradients of its layer an
 it are another function's, and are reported without a gate; all others keep theirs.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,12 +23,13 @@ from common.traces import Trace
 
 Array = NDArray[Any]
 
-FEW_EPS = 4 * EPS["float32"]
-"""Allowed beyond the ratio: of values that are all rounded well, one is still the furthest off."""
+FEW_EPS = 8 * EPS["float32"]
+"""Allowed beyond the ratio: of values that are all rounded well one is still the furthest off, and
+a plain sum over a batch's pixels (MXNet's bias gradient) loses some more than a sum in pairs."""
 
 SOURCE = (
     "this run, float32 against the float64 truth: twice the furthest of the others on any batch,"
-    " or the own noise (one or two threads, a batch in reverse order), plus 4 eps"
+    " or the own noise (one or two threads, a batch in reverse order), plus 8 eps"
 )
 
 
@@ -125,14 +127,14 @@ def ratio_gates(samples: Sequence[Sample], noise: Mapping[str, Mapping[str, floa
                 found = errors.setdefault(d.name, {})
                 found[d.trace] = max(found.get(d.trace, 0.0), d.error)
     for sample in samples:
-        regate(sample.report, lambda d, flipped=sample.flips: _gate(d, flipped, errors, noise))
+        regate(sample.report, functools.partial(_gate, sample.flips, errors, noise))
 
 
 def _gate(
-    d: Difference,
     flipped: Mapping[str, Mapping[str, int]],
     errors: Mapping[str, Mapping[str, float]],
     noise: Mapping[str, Mapping[str, float]],
+    d: Difference,
 ) -> Gate | None:
     if d.stage == "steps" or touched(d.name, flipped.get(d.trace, {})):
         return None

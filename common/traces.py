@@ -34,10 +34,11 @@ class Trace:
 
     @property
     def dtype(self) -> str:
-        """`float32` or `float64`, as told; else that of the first array that is a float."""
-        kinds = [a.dtype.name for a in self.arrays.values() if a.dtype.name in FLOAT_TYPES]
-        told = self.metadata.get("dtype")
-        return told if told in FLOAT_TYPES else next(iter(kinds), "float64")
+        """`float32` or `float64`, as told; else that of the first array of floats."""
+        if "dtype" in self.metadata:
+            return self.metadata["dtype"]
+        kinds = (array.dtype.name for array in self.arrays.values())
+        return next((kind for kind in kinds if kind in FLOAT_TYPES), "float64")
 
     @property
     def steps(self) -> int:
@@ -64,7 +65,11 @@ class Trace:
     def holds(self, name: str) -> bool:
         """Whether a value belongs to the groups that the trace says it holds."""
         groups = self.metadata.get("groups")
-        return groups is None or group_of(name) in {g.strip() for g in groups.split(",")}
+        if groups is None:
+            return True
+        if name.startswith("loss[") and int(name[5:-1]) >= self.steps:
+            return False
+        return group_of(name) in {group.strip() for group in groups.split(",")}
 
     def describe(self) -> dict[str, Any]:
         """Label, versions and settings, for a report."""

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from backends import missing_packages
 from scripts.bench import speedup, summarize
 from scripts.bench_worker import Job, make_batch
 
@@ -18,8 +17,6 @@ ROW_KEYS = {
     *("backend", "form", "mode", "dtype", "batch_size", "height", "width", "seconds", "spread"),
     *("cpu_seconds", "first_seconds", "peak_mb", "images_per_second", "speedup_over_book"),
 }
-
-needs_torch = pytest.mark.skipif(bool(missing_packages("torch")), reason="torch not installed")
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -59,7 +56,6 @@ def test_batch_comes_from_the_seed_and_has_no_void() -> None:
     assert (make_batch(JOB)[0] == images).all()
 
 
-@needs_torch
 def test_json_has_both_forms(tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
     size = ("--size", "64", "64", "--batch-size", "2", "--rounds", "1")

@@ -5,8 +5,8 @@ import pytest
 
 from backends import BACKENDS
 from common.compare import relative_l2
-from common.gates import GATES
 from common.config import Dtype
+from common.gates import GATES
 from common.names import LAYERS, tensors
 from common.order import stage_of
 from parity_tests.conftest import NUM_CLASSES, STEPS, trace

@@ -132,6 +132,20 @@ def test_the_commands_import_no_framework_before_they_need_one() -> None:
     assert modules_after(f"from scripts import {names}") == set()
 
 
+def test_without_leaves_out_what_needs_a_backend_and_nothing_else() -> None:
+    def collected(*options: str) -> list[str]:
+        command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *options]
+        files = [f"parity_tests/test_{name}.py" for name in ("structure", "weights", "witnesses")]
+        done = subprocess.run([*command, *files], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return [line for line in done.stdout.splitlines() if "::" in line]
+
+    everything, without = collected(), collected("--without", "mxnet")
+    left_out = [test for test in everything if "mxnet" in test or "gluon" in test]
+    assert len(left_out) > 20
+    assert without == [test for test in everything if test not in left_out]
+
+
 def test_an_unknown_backend_is_named() -> None:
     with pytest.raises(InputError, match="no such backend, have torch, mxnet, jax"):
         load_backend("caffe")

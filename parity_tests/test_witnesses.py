@@ -106,6 +106,7 @@ def gluon_zoo() -> dict[str, np.ndarray]:
     return found
 
 
+@pytest.mark.needs("mxnet")
 @pytest.mark.parametrize("network", ["resnet18_v1", "resnet18_v1b"])
 def test_gluon_and_gluoncv(gluon_zoo: dict[str, np.ndarray], backend: str, network: str) -> None:
     ours = trace(backend, Dtype.float64)["eval/layer4.1"]

@@ -30,7 +30,9 @@ def number(value: float | None) -> str:
 
 def margin(value: float | None) -> str:
     """How many times an error fits below its gate."""
-    return "-" if value is None else f"{value:.3g}x"
+    if value is None or value == float("inf"):
+        return "-" if value is None else "exact"
+    return f"{value:.3g}x"
 
 
 def print_stages(report: Report, trace: str) -> None:

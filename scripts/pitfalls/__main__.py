@@ -1,0 +1,6 @@
+"""Runs the command."""
+
+from scripts.cli import main
+from scripts.pitfalls import app
+
+main(app)
