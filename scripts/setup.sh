@@ -16,11 +16,16 @@ if [ -z "$python" ]; then
     exit 2
 fi
 
-# .venv/installed is a copy of what was installed: without it, or with another, install.
-if ! cmp -s requirements.txt .venv/installed; then
-    echo "installing into .venv (once) ..."
-    "$python" -m venv .venv
-    .venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements.txt
-    cp requirements.txt .venv/installed
-fi
+# environment FOLDER FILE: makes FOLDER with the packages that FILE pins. FOLDER/installed is a copy
+# of what was installed: without it, or with another, install.
+environment() {
+    if ! cmp -s "$2" "$1/installed"; then
+        echo "installing into $1 (once) ..."
+        "$python" -m venv "$1"
+        "$1/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check -r "$2"
+        cp "$2" "$1/installed"
+    fi
+}
+
+environment .venv requirements.txt
 export PATH="$PWD/.venv/bin:$PATH"

@@ -5,13 +5,7 @@
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 
-# as setup.sh does for .venv
-if ! cmp -s requirements-modern.txt .venv-modern/installed; then
-    echo "installing into .venv-modern (once) ..."
-    "$python" -m venv .venv-modern
-    .venv-modern/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements-modern.txt
-    cp requirements-modern.txt .venv-modern/installed
-fi
+environment .venv-modern requirements-modern.txt
 .venv-modern/bin/python -m pytest --without mxnet "$@"
 
 folder=$(mktemp -d)
