@@ -364,7 +364,10 @@ def parity(
         if html_path is not None:
             from scripts.report import write_html
 
-            traces = [files.trace(name, dtype) for name in chosen]
+            traces = [files.trace(name, dtype) for name in chosen] + witnesses
+            if dtype is Dtype.float32:
+                label = result.comparison.reference
+                traces.insert(0, files.trace(chosen[0], Dtype.float64, label=label))
             write_html(html_path, result.to_dict(), {t.label: t.arrays for t in traces})
     if not result.passed:
         raise typer.Exit(1)
