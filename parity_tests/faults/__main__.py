@@ -1,0 +1,107 @@
+"""`python -m parity_tests.faults`: applies every porting mistake and shows which check names it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import rich.box
+import rich.table
+import typer
+
+from backends import BACKENDS
+from common.errors import InputError
+from parity_tests.faults import run
+from parity_tests.faults.apply import Fault
+from scripts.cli import BackendName, JsonOption, console, main, new_app, progress, write_json
+
+app = new_app()
+
+
+def _earlier(path: Path | None) -> dict[str, Any]:
+    """The results of a file that an earlier run has left; empty where there is none."""
+    if path is None or not path.exists():
+        return {"faults": [], "versions": {}, "float32_gates": {}}
+    try:
+        found = json.loads(path.read_text())
+        about = {key: dict(found[key]) for key in ("versions", "float32_gates")}
+        return {"faults": [dict(entry) for entry in found["faults"]], **about}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a result of this command") from error
+
+
+def _mark(entry: Mapping[str, Any]) -> str:
+    return "located" if entry["located"] else "caught" if entry["caught"] else "MISSED"
+
+
+def _row(name: str, entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    def of_each(text: Any) -> str:
+        return " ".join(dict.fromkeys(text(e) for e in entries.values()))
+
+    return [
+        name,
+        *(_mark(entries[b]) if b in entries else "-" for b in BACKENDS),
+        of_each(lambda e: _mark(e["float32"])),
+        of_each(lambda e: "caught" if e["plain"]["caught"] else "MISSED"),
+        entries[next(iter(entries))]["where"] or "",
+    ]
+
+
+def _print(result: Mapping[str, Any]) -> None:
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    for header in ("fault", *BACKENDS, "float32", "plain", "where"):
+        table.add_column(header, no_wrap=True)
+    by_name: dict[str, dict[str, Any]] = {}
+    for entry in result["faults"]:
+        by_name.setdefault(entry["name"], {})[entry["backend"]] = entry
+    for name, entries in by_name.items():
+        table.add_row(*_row(name, entries))
+    console.print(table)
+    for kind in ("", "float32_", "plain_"):
+        label = kind.rstrip("_") or "float64"
+        shares = [f"{result[f'{kind}{what}_share']:.1%} {what}" for what in ("caught", "located")]
+        console.print(f"{label:8} {', '.join(shares)}")
+
+
+def _wanted(
+    backends: Sequence[str], names: Sequence[str] | None, earlier: Sequence[Mapping[str, Any]]
+) -> tuple[list[tuple[str, Fault]], list[Mapping[str, Any]]]:
+    """What is still to be run, and what of an earlier run still holds."""
+    try:
+        faults = run.named(names)
+    except KeyError as error:
+        raise InputError(f"--fault {error.args[0]}: no such fault") from error
+    asked = [(b, f) for b in backends for f in faults if b in f.patches]
+    digests = {(b, f.name): run.digest(b, f) for f in run.named(None) for b in f.patches}
+    kept = [e for e in earlier if digests.get((e["backend"], e["name"])) == e.get("digest")]
+    known = {(e["backend"], e["name"]) for e in kept}
+    return [(b, f) for b, f in asked if (b, f.name) not in known], kept
+
+
+@app.command()
+def faults(
+    backend: Annotated[
+        list[BackendName] | None, typer.Option(help="A backend to patch; may repeat.")
+    ] = None,
+    fault: Annotated[list[str] | None, typer.Option(help="A fault's name; may repeat.")] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Patch porting mistakes into the backends, one at a time, and see what the checks say."""
+    earlier = _earlier(json_file)
+    names = [str(b) for b in backend] if backend else list(BACKENDS)
+    wanted, results = _wanted(names, fault, earlier["faults"])
+    about = {key: earlier[key] for key in ("versions", "float32_gates")}
+    with progress("faults") as bar:
+        task = bar.add_task("", total=len(wanted), status="")
+        for entry in run.run(wanted, about):
+            results.append(entry)
+            write_json(json_file, run.summary(results, about))
+            bar.update(task, advance=1, status=f"{entry['backend']} {entry['name']}")
+    result = run.summary(results, about)
+    write_json(json_file, result)
+    _print(result)
+    raise typer.Exit(0 if all(e["caught"] for e in results) else 1)
+
+
+if __name__ == "__main__":
+    main(app)

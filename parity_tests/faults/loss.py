@@ -1,0 +1,114 @@
+"""Mistakes in the loss."""
+
+from parity_tests.faults.apply import Fault, Patch, fault
+
+_TORCH_TOTAL = 'functional.cross_entropy(logits, labels, ignore_index=VOID, reduction="sum")'
+_TORCH_COUNT = "(labels != VOID).sum().clamp(min=1)"
+_MXNET_LOG = "nd.log_softmax(logits, axis=-1)"
+_MXNET_TOTAL = "-(log_probability * valid).sum()"
+_MXNET_COUNT = "nd.maximum(valid.sum(), 1)"
+_JAX_LOG = "jax.nn.log_softmax(logits, axis=-1)"
+_JAX_TOTAL = f"-jnp.sum(truth * {_JAX_LOG})"
+_JAX_COUNT = "jnp.maximum(jnp.sum(labels != VOID), 1)"
+
+
+def _loss(
+    name: str, why: str, torch: dict[str, str], mxnet: dict[str, str], jax: dict[str, str]
+) -> Fault:
+    patches = [
+        tuple(Patch("loss", old, new) for old, new in given.items())
+        for given in (torch, mxnet, jax)
+    ]
+    return fault(name, why, "loss[0]", torch=patches[0], mxnet=patches[1], jax=patches[2])
+
+
+FAULTS: list[Fault] = [
+    _loss(
+        "loss_over_all_pixels",
+        "Void adds nothing to the sum but is counted in the mean.",
+        {_TORCH_COUNT: "labels.numel()"},
+        {_MXNET_COUNT: "labels.size"},
+        {_JAX_COUNT: "labels.size"},
+    ),
+    _loss(
+        "loss_mean_of_images",
+        "The mean is taken image by image, and images with little void weigh less.",
+        {
+            f"{_TORCH_TOTAL}\n": _TORCH_TOTAL.replace("sum", "none") + ".sum((1, 2))\n",
+            f"total / {_TORCH_COUNT}": "(total / (labels != VOID).sum((1, 2)).clamp(min=1)).mean()",
+        },
+        {
+            _MXNET_TOTAL: "-(log_probability * valid).sum(axis=(1, 2))",
+            f"total / {_MXNET_COUNT}": "(total / nd.maximum(valid.sum(axis=(1, 2)), 1)).mean()",
+        },
+        {
+            _JAX_TOTAL: f"-jnp.sum(truth * {_JAX_LOG}, (1, 2, 3))",
+            f"total / {_JAX_COUNT}": "jnp.mean("
+            "total / jnp.maximum(jnp.sum(labels != VOID, (1, 2)), 1))",
+        },
+    ),
+    _loss(
+        "loss_sum_over_images",
+        "The book's loss: the mean over an image's pixels, summed over the batch.",
+        {_TORCH_COUNT: "labels[0].numel()"},
+        {_MXNET_COUNT: "labels[0].size"},
+        {_JAX_COUNT: "labels[0].size"},
+    ),
+    _loss(
+        "loss_not_divided",
+        "reduction='sum', and the division is forgotten.",
+        {f"total / {_TORCH_COUNT}": "total"},
+        {f"total / {_MXNET_COUNT}": "total"},
+        {f"total / {_JAX_COUNT}": "total"},
+    ),
+    _loss(
+        "loss_void_is_the_last_class",
+        "255 is clipped to the last class, which MXNet's pick does without a word.",
+        {_TORCH_TOTAL: _TORCH_TOTAL.replace("labels", "labels.clamp(max=logits.shape[1] - 1)")},
+        {_MXNET_TOTAL: "-log_probability.sum()"},
+        {"one_hot(labels,": "one_hot(jnp.minimum(labels, logits.shape[-1] - 1),"},
+    ),
+    _loss(
+        "softmax_over_width",
+        "The class axis is taken for the last one, or the second, in the other layout.",
+        {
+            "functional.cross_entropy(logits,": "functional.nll_loss(logits.log_softmax(3),",
+        },
+        {_MXNET_LOG: "nd.log_softmax(logits, axis=2)"},
+        {_JAX_LOG: "jax.nn.log_softmax(logits, axis=2)"},
+    ),
+    _loss(
+        "softmax_twice",
+        "The network ends in a softmax, and the loss takes another.",
+        {"functional.cross_entropy(logits,": "functional.cross_entropy(logits.softmax(1),"},
+        {_MXNET_LOG: "nd.log_softmax(nd.softmax(logits, axis=-1), axis=-1)"},
+        {_JAX_LOG: "jax.nn.log_softmax(jax.nn.softmax(logits))"},
+    ),
+    _loss(
+        "logarithm_of_softmax",
+        "log(softmax + 1e-8) by hand, instead of a log-softmax.",
+        {
+            "functional.cross_entropy(logits,": "functional.nll_loss("
+            "(logits.softmax(1) + 1e-8).log(),",
+        },
+        {_MXNET_LOG: "nd.log(nd.softmax(logits, axis=-1) + 1e-8)"},
+        {_JAX_LOG: "jnp.log(jax.nn.softmax(logits) + 1e-8)"},
+    ),
+    _loss(
+        "labels_smoothed",
+        "A recipe's label smoothing of 0.1 comes along.",
+        {'reduction="sum"': 'reduction="sum", label_smoothing=0.1'},
+        {
+            "    total = ": f"    log_probability = 0.9 * log_probability"
+            f" + 0.1 * {_MXNET_LOG}.mean(axis=-1)\n    total = ",
+        },
+        {"truth * ": "(0.9 * truth + 0.1 / logits.shape[-1] * (labels != VOID)[..., None]) * "},
+    ),
+    _loss(
+        "loss_in_float32",
+        "The logits are cast to float32 for the loss, a habit from mixed precision.",
+        {"functional.cross_entropy(logits,": "functional.cross_entropy(logits.float(),"},
+        {_MXNET_LOG: 'nd.log_softmax(logits.astype("float32"), axis=-1).astype(labels.dtype)'},
+        {_JAX_LOG: "jax.nn.log_softmax(logits.astype(jnp.float32)).astype(logits.dtype)"},
+    ),
+]

@@ -1,0 +1,404 @@
+"""Runs faults: each backend in a process of its own, each fault against another framework."""
+
+import concurrent.futures
+import fnmatch
+import functools
+import gc
+import hashlib
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from backends import load_backend
+from common.compare import relative_l2
+from common.config import Config, Dtype, float32
+from common.gates import GATES, STAGES, fixed_gate
+from common.initial import generic_weights, initial_weights
+from common.names import LAYERS, tensors
+from common.protocol import Array, Arrays, Backend
+from common.traces import Batches, generic_batches, make_trace
+from parity_tests.faults.apply import Fault, patched, patched_sources
+from parity_tests.faults.catalogue import FAULTS
+
+CLASSES, BATCH, HEIGHT, WIDTH = 21, 2, 24, 72
+"""Two images whose sides 32 does not divide and that are not square, void spread unevenly."""
+
+RATES = tuple(float32(rate) for rate in (1e-2, 1e-2, 1e-3, 1e-3))
+CONFIG = Config(num_classes=CLASSES, learning_rate=RATES[0], momentum=0.9, weight_decay=1e-2)
+
+_FAINT, _BRIGHT = 1 / 64, 2e3
+SETTINGS = ("generic", "low_contrast", "large_mean")
+"""Weights and batches. `generic`: what nearly every fault shows on. `low_contrast`: images 64
+times fainter, and the stem's buffers to match, so that BatchNorm's eps matters. `large_mean`: one
+channel of `layer1.1` shines at 2000, so that the 1x1 convolution after it, which no padding
+disturbs, has a mean far above its deviation: float64 alone has the digits for that."""
+
+_STARTS = ("initial", "generic")
+_LATE = ("loss[1", "loss[2", "loss[3", "momentum", "final")
+
+
+@functools.cache
+def _weights(setting: str) -> Arrays:
+    weights = generic_weights("resnet18", CLASSES, seed=3)
+    if setting == "large_mean":
+        weights["backbone.layer1.1.bn2.bias"][0] = _BRIGHT
+    if setting == "low_contrast":
+        weights["backbone.bn1.running_mean"] *= _FAINT
+        weights["backbone.bn1.running_var"] *= _FAINT**2
+    return weights
+
+
+@functools.cache
+def _batches(setting: str) -> Batches:
+    batches = generic_batches(len(RATES), BATCH, HEIGHT, WIDTH, CLASSES, seed=4)
+    scale = _FAINT if setting == "low_contrast" else 1
+    return Batches(batches.image * scale, batches.label)
+
+
+def _trace(backend: Backend, setting: str, dtype: Dtype, steps: int) -> Arrays:
+    """`make_trace` of so many steps; of none: its evaluation alone."""
+    config = CONFIG.replace(dtype=dtype)
+    trainer, batches = backend.Trainer(config, _weights(setting)), _batches(setting)
+    if steps:
+        return make_trace(trainer, batches, config, RATES[:steps])
+    activations = trainer.activations(batches.image[0])
+    trace = {f"eval/{name}": activations[name] for name in LAYERS}
+    return trace | {"eval/mask": trainer.predict(batches.image[0]), "loss": np.empty(0)}
+
+
+def _plain_logits(backend: Backend, start: str) -> Array:
+    """What people compare: float32 logits in eval mode, from the usual initial weights.
+
+    Or from generic ones, where `start` says so.
+    """
+    config = CONFIG.replace(dtype=Dtype.float32)
+    initial = initial_weights("resnet18", CLASSES, seed=0)
+    trainer = backend.Trainer(config, initial if start == "initial" else _weights("generic"))
+    return trainer.activations(_batches("generic").image[0])["logits"]
+
+
+# --- judgement
+
+
+def in_order(steps: int) -> list[tuple[str, str]]:
+    """Names of a trace of so many steps in order of execution, and the gate of each."""
+    specs = tensors("resnet18", CLASSES)
+    trained = [name for name, spec in specs.items() if spec.trainable]
+    buffers = [name for name, spec in specs.items() if not spec.trainable]
+    evaluation = [(f"eval/{name}", "forward") for name in (*LAYERS, "mask")]
+    if steps == 0:
+        return evaluation
+    first = [
+        *evaluation,
+        *((f"train/{name}", "forward") for name in LAYERS),
+        ("loss[0]", "forward"),
+        *((f"grad/{name}", "gradient") for name in reversed(trained)),
+        *((f"update/{name}", "update") for name in trained),
+        *((f"buffer/{name}", "buffer") for name in buffers),
+    ]
+    if steps == 1:
+        return first
+    return [
+        *first,
+        *((f"loss[{step}]", "steps") for step in range(1, steps)),
+        *((f"momentum/{name}", "steps") for name in trained),
+        *((f"final/{name}", "steps") for name in specs),
+    ]
+
+
+def _value(arrays: Arrays, name: str) -> Array:
+    return np.asarray(arrays["loss"][int(name[5:-1])] if name.startswith("loss[") else arrays[name])
+
+
+def _clear(truth: Arrays) -> Array:
+    """Pixels whose two best classes are further apart than the noise of float32."""
+    best = np.sort(truth["eval/logits"], axis=1)
+    return np.asarray(best[:, -1] - best[:, -2] > 1e-4 * np.abs(best).max())
+
+
+def float32_gates(arrays: Arrays, truth: Arrays) -> dict[str, float]:
+    """Gates of a backend's float32 trace, by stage: the project's, or twice its own floor.
+
+    The project's were measured on images that need no padding. On these small ones, much of which
+    is constant, PyTorch's sums of float32 are four times as far off.
+    """
+    gates = {s: g.limit for s in STAGES if (g := fixed_gate("float32", s))} | {"loss": 1e-6}
+    for name, stage in in_order(1):
+        if name.startswith("update/") or name == "eval/mask":
+            continue  # an update's floor is its gradient's, a mask has none
+        stage = "loss" if name == "loss[0]" else stage
+        floor = relative_l2(_value(arrays, name), _value(truth, name))
+        gates[stage] = max(gates[stage], 2 * floor)
+    return gates | {"update": gates["gradient"]}
+
+
+def _differs(name: str, gate: float, dtype: Dtype, arrays: Arrays, truth: Arrays) -> bool:
+    if not name.startswith("loss") and name not in arrays:
+        return True
+    mine, other = _value(arrays, name), _value(truth, name)
+    if mine.shape != other.shape:
+        return True
+    if name == "eval/mask":
+        held = np.full(mine.shape, True) if dtype == Dtype.float64 else _clear(truth)
+        return not np.array_equal(mine[held], other[held])
+    if dtype == Dtype.float32 and name.startswith("update/"):
+        after = np.linalg.norm(truth[name.replace("update/", "final/")])
+        gate += float(np.finfo(np.float32).eps * after / np.linalg.norm(other))
+    return not relative_l2(mine, other) <= gate
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a trace parts from the truth, by which gate, and where first."""
+
+    caught: bool
+    gate: str | None = None
+    where: str | None = None
+
+
+def _judge(
+    arrays: Arrays, truth: Arrays, dtype: Dtype, gates: Mapping[str, float] = GATES
+) -> Verdict:
+    """The first divergence in order of execution; in float32, of the first step alone."""
+    steps = len(arrays["loss"])
+    if dtype == Dtype.float32:
+        steps = min(steps, 1)
+    for name, stage in in_order(steps):
+        stage = "loss" if name == "loss[0]" and "loss" in gates else stage
+        if _differs(name, gates[stage], dtype, arrays, truth):
+            return Verdict(True, "loss" if name.startswith("loss") else stage, name)
+    return Verdict(False)
+
+
+def matches(where: str | None, expected: Sequence[str]) -> bool:
+    """Whether a place is one of those expected; the brackets of `loss[0]` mean themselves."""
+    patterns = (pattern.replace("[", "[[]") for pattern in expected)
+    return where is not None and any(fnmatch.fnmatchcase(where, p) for p in patterns)
+
+
+# --- in the backend's process
+
+_TRUTH: dict[str, Arrays] = {}
+_FLOAT32_GATES: dict[str, float] = {}
+
+
+@functools.cache
+def _prepare(name: str) -> None:
+    # Compiled, a patched network costs JAX half a minute in each type. Run operator by operator,
+    # what one fault has compiled serves the next; the values are the same but for rounding.
+    if name == "jax":
+        load_backend(name)
+        import jax
+
+        jax.config.update("jax_disable_jit", True)
+
+
+def healthy(name: str, settings: Sequence[str]) -> tuple[dict[str, Arrays], dict[str, str]]:
+    """The float64 trace of a backend on each setting, with `plain`, and its versions.
+
+    On any setting but `generic` of one step alone.
+    """
+    _prepare(name)
+    with patched(name, None) as backend:
+        truth = {
+            setting: _trace(
+                backend, setting, Dtype.float64, len(RATES) if setting == "generic" else 1
+            )
+            for setting in settings
+        }
+        truth["plain"] = {start: _plain_logits(backend, start) for start in _STARTS}
+        return truth, backend.versions()
+
+
+def hold(name: str, truth: Mapping[str, Arrays]) -> tuple[dict[str, float], dict[str, str]]:
+    """Keeps the truth in the process of a backend's faults; its float32 gates, its versions."""
+    _prepare(name)
+    _TRUTH.update(truth)
+    with patched(name, None) as backend:
+        arrays = _trace(backend, "generic", Dtype.float32, 1)
+        _FLOAT32_GATES.update(float32_gates(arrays, truth["generic"]))
+        return _FLOAT32_GATES, backend.versions()
+
+
+def _attempt(judge: Callable[[], Verdict]) -> Verdict:
+    try:
+        with np.errstate(all="ignore"):
+            return judge()
+    except Exception as error:  # whatever a patched backend raises is a way to be caught
+        message = " ".join(str(error).split())[:200]
+        return Verdict(True, "exception", f"{type(error).__name__}: {message}")
+
+
+def _verdict(
+    backend: Backend, change: Fault, setting: str, dtype: Dtype, gates: Mapping[str, float]
+) -> Verdict:
+    """The first divergence, by the shortest trace that shows it: each begins with those before."""
+    shown_by_eval = any(place.startswith("eval/") for place in change.expected)
+    lengths = [0, 1, len(RATES)] if shown_by_eval else [1, len(RATES)]
+    if any(place.startswith(_LATE) for place in change.expected):
+        lengths = lengths[-1:]
+    if dtype == Dtype.float32 or setting != "generic":
+        lengths = [0, 1] if shown_by_eval else [1]
+    verdict = Verdict(False)
+    for steps in lengths:
+        arrays = _trace(backend, setting, dtype, steps)
+        verdict = _judge(arrays, _TRUTH[setting], dtype, gates)
+        if verdict.caught:
+            break
+    return verdict
+
+
+def _plain(backend: Backend, start: str) -> dict[str, Any]:
+    try:
+        logits, truth = _plain_logits(backend, start), _TRUTH["plain"][start]
+        if logits.shape != truth.shape:
+            return {"caught": True, "error": f"shapes {logits.shape} and {truth.shape}"}
+        error = float(np.abs(logits - truth).max())
+        return {"caught": not np.allclose(logits, truth, atol=1e-3), "error": error}
+    except Exception as error:
+        return {"caught": True, "error": type(error).__name__}
+
+
+def judge_fault(name: str, change: Fault) -> dict[str, Any]:
+    """What the checks say of a backend with a fault: an entry of the result's `faults`."""
+    _prepare(name)
+
+    def verdict_on(backend: Backend, setting: str, dtype: Dtype) -> Verdict:
+        gates = GATES if dtype == Dtype.float64 else _FLOAT32_GATES
+        return _attempt(lambda: _verdict(backend, change, setting, dtype, gates))
+
+    with patched(name, change) as backend:
+        setting = "generic"
+        verdict = verdict_on(backend, setting, Dtype.float64)
+        if not matches(verdict.where, change.expected) and change.setting != setting:
+            setting = change.setting
+            verdict = verdict_on(backend, setting, Dtype.float64)
+        single = verdict_on(backend, "generic", Dtype.float32)
+        plain = {**_plain(backend, "initial"), "generic": _plain(backend, "generic")["caught"]}
+    gc.collect()
+    return {
+        "name": change.name,
+        "backend": name,
+        "why": change.why,
+        "caught": verdict.caught,
+        "gate": verdict.gate,
+        "where": verdict.where,
+        "expected": list(change.expected),
+        "located": matches(verdict.where, change.expected),
+        "setting": setting,
+        "float32": {
+            "caught": single.caught,
+            "gate": single.gate,
+            "where": single.where,
+            "located": matches(single.where, change.expected),
+        },
+        "plain": plain,
+        "digest": digest(name, change),
+    }
+
+
+# --- in the command's process
+
+
+def digest(name: str, change: Fault) -> str:
+    """What a result depends on: the entry, the patched sources, the numbers of the run."""
+    entry = (change.name, change.why, change.expected, change.setting)
+    text = repr((entry, patched_sources(name, change), CONFIG, RATES, BATCH, HEIGHT, WIDTH))
+    text += {"low_contrast": str(_FAINT), "large_mean": str(_BRIGHT)}.get(change.setting, "")
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def truth_of(name: str) -> str:
+    """The backend whose healthy trace a backend's faults are held against."""
+    return "jax" if name == "torch" else "torch"
+
+
+def _pool() -> concurrent.futures.ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")
+    return concurrent.futures.ProcessPoolExecutor(max_workers=1, mp_context=context)
+
+
+def run(
+    wanted: Sequence[tuple[str, Fault]], about: dict[str, dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """Judges each (backend, fault), one backend after another, each in its own process.
+
+    `about` is told each backend's `versions` and `float32_gates`.
+    """
+    for name in dict.fromkeys(name for name, _ in wanted):
+        faults = [change for other, change in wanted if other == name]
+        settings = list(dict.fromkeys(["generic", *(change.setting for change in faults)]))
+        with _pool() as pool:
+            truth, versions = pool.submit(healthy, truth_of(name), settings).result()
+        about["versions"] |= versions
+        pool = _pool()
+        try:
+            about["float32_gates"][name], versions = pool.submit(hold, name, truth).result()
+            about["versions"] |= versions
+            for change in faults:
+                try:
+                    yield pool.submit(judge_fault, name, change).result()
+                except BrokenProcessPool:  # a crash in a framework's own code
+                    pool.shutdown()
+                    pool = _pool()
+                    pool.submit(hold, name, truth).result()
+                    yield _crashed(name, change)
+        finally:
+            pool.shutdown()
+
+
+def _crashed(name: str, change: Fault) -> dict[str, Any]:
+    verdict = {"caught": True, "gate": "exception", "where": "the process died", "located": False}
+    return {
+        "name": change.name,
+        "backend": name,
+        "why": change.why,
+        **verdict,
+        "expected": list(change.expected),
+        "setting": "generic",
+        "float32": verdict,
+        "plain": {"caught": True, "error": "the process died", "generic": True},
+        "digest": digest(name, change),
+    }
+
+
+def summary(
+    results: Sequence[Mapping[str, Any]], about: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The results with their shares, each over all faults in all backends."""
+
+    def share(holds: Callable[[Mapping[str, Any]], bool]) -> float:
+        return sum(map(holds, results)) / len(results) if results else 0.0
+
+    def alone(entry: Mapping[str, Any]) -> bool:
+        return entry["caught"] and not (entry["float32"]["caught"] or entry["plain"]["caught"])
+
+    by_name: dict[str, list[bool]] = {}
+    for entry in results:
+        by_name.setdefault(entry["name"], []).append(alone(entry))
+    return {
+        "faults": list(results),
+        "caught_share": share(lambda e: e["caught"]),
+        "located_share": share(lambda e: e["located"]),
+        "float32_caught_share": share(lambda e: e["float32"]["caught"]),
+        "float32_located_share": share(lambda e: e["float32"]["located"]),
+        "plain_caught_share": share(lambda e: e["plain"]["caught"]),
+        "plain_generic_caught_share": share(lambda e: e["plain"]["generic"]),
+        "plain_located_share": 0.0,
+        "only_float64": sorted(name for name, found in by_name.items() if all(found)),
+        **about,
+    }
+
+
+def named(names: Sequence[str] | None) -> list[Fault]:
+    """The faults of these names; all for none.
+
+    Raises:
+        KeyError: there is no such fault.
+    """
+    known = {change.name: change for change in FAULTS}
+    return [known[name] for name in names] if names else list(FAULTS)
