@@ -15,7 +15,7 @@ import typer
 
 from backends import BACKENDS, load_backend
 from common.config import Dtype
-from common.names import tensors
+from common.order import execution_order
 from common.protocol import Arrays
 from parity_tests.faults import __main__ as command
 from parity_tests.faults import run
@@ -54,19 +54,10 @@ def test_a_fault_is_in_each_backend_or_says_why_not() -> None:
 
 
 def test_every_expected_place_is_a_name_of_a_trace() -> None:
-    names = [name for name, _ in run.in_order(len(run.RATES))]
+    names = execution_order("resnet18", run.CLASSES, len(run.RATES))
     for change in FAULTS:
         for pattern in change.expected:
             assert any(run.matches(name, [pattern]) for name in names), (change.name, pattern)
-
-
-def test_order_of_execution() -> None:
-    names = [name for name, _ in run.in_order(len(run.RATES))]
-    places = ["eval/stem", "eval/mask", "train/stem", "loss[0]", "grad/transpose_conv.bias"]
-    places += ["grad/backbone.conv1.weight", "update/backbone.conv1.weight"]
-    places += ["buffer/backbone.bn1.running_mean", "loss[1]", "loss[3]"]
-    assert [name for name in names if name in places] == places
-    assert len(names) == 12 + 11 + 1 + 3 * 64 + 40 + 3 + len(tensors("resnet18", 21))
 
 
 def test_a_backend_is_patched_within_the_block_only(backend: str) -> None:
@@ -105,7 +96,7 @@ def _truth(name: str) -> Arrays:
 def test_a_healthy_backend_is_not_caught(backend: str) -> None:
     with _quick(backend), patched(backend, None) as module:
         arrays = run._trace(module, "generic", Dtype.float64, 1)
-    assert not run._judge(arrays, _truth(backend), Dtype.float64).caught
+    assert not run.judge(arrays, _truth(backend), Dtype.float64, steps=1).caught
 
 
 @pytest.mark.needs("torch", "mxnet")
@@ -124,7 +115,7 @@ def test_a_fault_is_caught_where_it_is(backend: str, name: str) -> None:
     change = BY_NAME[name]
     with _quick(backend), patched(backend, change) as module:
         arrays = run._trace(module, "generic", Dtype.float64, 1)
-    verdict = run._judge(arrays, _truth(backend), Dtype.float64)
+    verdict = run.judge(arrays, _truth(backend), Dtype.float64, steps=1)
     assert verdict.caught
     assert run.matches(verdict.where, change.expected), verdict
 

@@ -6,6 +6,10 @@ import functools
 import gc
 import hashlib
 import multiprocessing
+import os
+import queue
+import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -14,13 +18,14 @@ from typing import Any
 import numpy as np
 
 from backends import load_backend
-from common.compare import relative_l2
+from common.compare import Difference, Report, compare, regate
 from common.config import Config, Dtype, float32
-from common.gates import GATES, STAGES, fixed_gate
+from common.gates import EPS, GATES, STAGES, Gate, fixed_gate
 from common.initial import generic_weights, initial_weights
-from common.names import LAYERS, tensors
+from common.names import LAYERS
+from common.order import execution_order
 from common.protocol import Array, Arrays, Backend
-from common.traces import Batches, generic_batches, make_trace
+from common.traces import FORMAT, Batches, Trace, generic_batches, make_trace
 from parity_tests.faults.apply import Fault, patched, patched_sources
 from parity_tests.faults.catalogue import FAULTS
 
@@ -84,40 +89,23 @@ def _plain_logits(backend: Backend, start: str) -> Array:
 # --- judgement
 
 
-def in_order(steps: int) -> list[tuple[str, str]]:
-    """Names of a trace of so many steps in order of execution, and the gate of each."""
-    specs = tensors("resnet18", CLASSES)
-    trained = [name for name, spec in specs.items() if spec.trainable]
-    buffers = [name for name, spec in specs.items() if not spec.trainable]
-    evaluation = [(f"eval/{name}", "forward") for name in (*LAYERS, "mask")]
-    if steps == 0:
-        return evaluation
-    first = [
-        *evaluation,
-        *((f"train/{name}", "forward") for name in LAYERS),
-        ("loss[0]", "forward"),
-        *((f"grad/{name}", "gradient") for name in reversed(trained)),
-        *((f"update/{name}", "update") for name in trained),
-        *((f"buffer/{name}", "buffer") for name in buffers),
-    ]
-    if steps == 1:
-        return first
-    return [
-        *first,
-        *((f"loss[{step}]", "steps") for step in range(1, steps)),
-        *((f"momentum/{name}", "steps") for name in trained),
-        *((f"final/{name}", "steps") for name in specs),
-    ]
+def as_trace(label: str, arrays: Arrays, dtype: Dtype, steps: int) -> Trace:
+    """What `_trace` has made, as the trace that `compare` takes; of less than all steps, a part."""
+    metadata = FORMAT | {"dtype": str(dtype), "num_classes": str(CLASSES)}
+    metadata["learning_rate"] = str(CONFIG.learning_rate)
+    if steps < len(RATES):
+        metadata["groups"] = "eval" if steps == 0 else "eval,train,loss,grad,update,buffer"
+        arrays = {k: a for k, a in arrays.items() if not k.startswith(("momentum/", "final/"))}
+    return Trace(label, arrays, metadata)
 
 
-def _value(arrays: Arrays, name: str) -> Array:
-    return np.asarray(arrays["loss"][int(name[5:-1])] if name.startswith("loss[") else arrays[name])
+def _against(arrays: Arrays, truth: Arrays, dtype: Dtype, steps: int) -> Report:
+    with warnings.catch_warnings(action="ignore"):  # NaN and infinity are what a fault may make
+        return compare([as_trace("patched", arrays, dtype, steps)], _true(truth))
 
 
-def _clear(truth: Arrays) -> Array:
-    """Pixels whose two best classes are further apart than the noise of float32."""
-    best = np.sort(truth["eval/logits"], axis=1)
-    return np.asarray(best[:, -1] - best[:, -2] > 1e-4 * np.abs(best).max())
+def _true(truth: Arrays) -> Trace:
+    return as_trace("truth", truth, Dtype.float64, len(RATES))
 
 
 def float32_gates(arrays: Arrays, truth: Arrays) -> dict[str, float]:
@@ -126,29 +114,11 @@ def float32_gates(arrays: Arrays, truth: Arrays) -> dict[str, float]:
     The project's were measured on images that need no padding. On these small ones, much of which
     is constant, PyTorch's sums of float32 are four times as far off.
     """
-    gates = {s: g.limit for s in STAGES if (g := fixed_gate("float32", s))} | {"loss": 1e-6}
-    for name, stage in in_order(1):
-        if name.startswith("update/") or name == "eval/mask":
-            continue  # an update's floor is its gradient's, a mask has none
-        stage = "loss" if name == "loss[0]" else stage
-        floor = relative_l2(_value(arrays, name), _value(truth, name))
-        gates[stage] = max(gates[stage], 2 * floor)
+    gates = {s: g.limit for s in STAGES if (g := fixed_gate("float32", s))}
+    for d in _against(arrays, truth, Dtype.float32, 1).differences:
+        if d.stage in gates and d.stage != "update" and d.name != "eval/mask":
+            gates[d.stage] = max(gates[d.stage], 2 * d.error)
     return gates | {"update": gates["gradient"]}
-
-
-def _differs(name: str, gate: float, dtype: Dtype, arrays: Arrays, truth: Arrays) -> bool:
-    if not name.startswith("loss") and name not in arrays:
-        return True
-    mine, other = _value(arrays, name), _value(truth, name)
-    if mine.shape != other.shape:
-        return True
-    if name == "eval/mask":
-        held = np.full(mine.shape, True) if dtype == Dtype.float64 else _clear(truth)
-        return not np.array_equal(mine[held], other[held])
-    if dtype == Dtype.float32 and name.startswith("update/"):
-        after = np.linalg.norm(truth[name.replace("update/", "final/")])
-        gate += float(np.finfo(np.float32).eps * after / np.linalg.norm(other))
-    return not relative_l2(mine, other) <= gate
 
 
 @dataclass(frozen=True)
@@ -160,18 +130,36 @@ class Verdict:
     where: str | None = None
 
 
-def _judge(
-    arrays: Arrays, truth: Arrays, dtype: Dtype, gates: Mapping[str, float] = GATES
+def judge(
+    arrays: Arrays,
+    truth: Arrays,
+    dtype: Dtype,
+    steps: int,
+    gates: Mapping[str, float] = GATES,
 ) -> Verdict:
-    """The first divergence in order of execution; in float32, of the first step alone."""
-    steps = len(arrays["loss"])
+    """What `compare` says of a patched backend's trace: the first divergence, or finding."""
+    report = _against(arrays, truth, dtype, steps)
+
+    def gate_for(d: Difference) -> Gate | None:
+        limit = gates.get(d.stage)
+        if limit is None:
+            return None
+        if dtype == Dtype.float32 and d.stage == "update" and d.norm:  # weights are stored to eps
+            after = truth[d.name.replace("update/", "final/", 1)]
+            limit += EPS[dtype] * float(np.linalg.norm(after)) / d.norm
+        return Gate(limit, 0.0, "")
+
     if dtype == Dtype.float32:
-        steps = min(steps, 1)
-    for name, stage in in_order(steps):
-        stage = "loss" if name == "loss[0]" and "loss" in gates else stage
-        if _differs(name, gates[stage], dtype, arrays, truth):
-            return Verdict(True, "loss" if name.startswith("loss") else stage, name)
-    return Verdict(False)
+        regate(report, gate_for)
+    found = {f.name: "finding" for f in report.findings}
+    first = report.first("patched")
+    if first is not None:
+        found.setdefault(first.name, first.stage)
+    if not found:
+        return Verdict(False)
+    order = execution_order("resnet18", CLASSES, len(RATES))
+    where = min(found, key=lambda name: order.index(name) if name in order else -1)
+    return Verdict(True, found[where], where)
 
 
 def matches(where: str | None, expected: Sequence[str]) -> bool:
@@ -246,7 +234,7 @@ def _verdict(
     verdict = Verdict(False)
     for steps in lengths:
         arrays = _trace(backend, setting, dtype, steps)
-        verdict = _judge(arrays, _TRUTH[setting], dtype, gates)
+        verdict = judge(arrays, _TRUTH[setting], dtype, steps, gates)
         if verdict.caught:
             break
     return verdict
@@ -322,33 +310,66 @@ def _pool() -> concurrent.futures.ProcessPoolExecutor:
     return concurrent.futures.ProcessPoolExecutor(max_workers=1, mp_context=context)
 
 
+def _run_backend(
+    name: str, faults: Sequence[Fault], about: dict[str, dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """Judges each fault of a backend, in a process that lives as long as nothing crashes in it."""
+    settings = list(dict.fromkeys(["generic", *(change.setting for change in faults)]))
+    with _pool() as pool:
+        truth, versions = pool.submit(healthy, truth_of(name), settings).result()
+    about["versions"] |= versions
+    pool = _pool()
+    try:
+        about["float32_gates"][name], versions = pool.submit(hold, name, truth).result()
+        about["versions"] |= versions
+        for change in faults:
+            try:
+                yield pool.submit(judge_fault, name, change).result()
+            except BrokenProcessPool:  # a crash in a framework's own code
+                pool.shutdown()
+                pool = _pool()
+                pool.submit(hold, name, truth).result()
+                yield _crashed(name, change)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def run(
     wanted: Sequence[tuple[str, Fault]], about: dict[str, dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
-    """Judges each (backend, fault), one backend after another, each in its own process.
+    """Judges each (backend, fault): JAX's, which take longest, beside those of the others.
 
-    `about` is told each backend's `versions` and `float32_gates`.
+    Each backend computes in a process of its own, with one thread. `about` is told each backend's
+    `versions` and `float32_gates`.
     """
-    for name in dict.fromkeys(name for name, _ in wanted):
-        faults = [change for other, change in wanted if other == name]
-        settings = list(dict.fromkeys(["generic", *(change.setting for change in faults)]))
-        with _pool() as pool:
-            truth, versions = pool.submit(healthy, truth_of(name), settings).result()
-        about["versions"] |= versions
-        pool = _pool()
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    by_name: dict[str, list[Fault]] = {}
+    for name, change in wanted:
+        by_name.setdefault(name, []).append(change)
+    results: queue.Queue[dict[str, Any] | Exception | None] = queue.Queue()
+
+    def work(names: Sequence[str]) -> None:
         try:
-            about["float32_gates"][name], versions = pool.submit(hold, name, truth).result()
-            about["versions"] |= versions
-            for change in faults:
-                try:
-                    yield pool.submit(judge_fault, name, change).result()
-                except BrokenProcessPool:  # a crash in a framework's own code
-                    pool.shutdown()
-                    pool = _pool()
-                    pool.submit(hold, name, truth).result()
-                    yield _crashed(name, change)
-        finally:
-            pool.shutdown()
+            for name in names:
+                for entry in _run_backend(name, by_name[name], about):
+                    results.put(entry)
+            results.put(None)
+        except Exception as error:
+            results.put(error)
+
+    rows = [[name for name in by_name if (name == "jax") == jax] for jax in (True, False)]
+    threads = [threading.Thread(target=work, args=(row,), daemon=True) for row in rows if row]
+    for thread in threads:
+        thread.start()
+    running = len(threads)
+    while running:
+        entry = results.get()
+        if isinstance(entry, Exception):
+            raise entry
+        if entry is None:
+            running -= 1
+        else:
+            yield entry
 
 
 def _crashed(name: str, change: Fault) -> dict[str, Any]:
