@@ -47,7 +47,7 @@ _FLOORS = {
         "gradient": (GATES["gradient"], 2.5e-14),
         "update": (GATES["update"], 3.5e-13),
         "buffer": (GATES["buffer"], 1.3e-15),
-        "steps": (GATES["steps"], 1.2e-10),
+        "steps": (GATES["steps"], 2.0e-13),
     },
     "float32": {
         "forward": (1e-5, 5.7e-6),

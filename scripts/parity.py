@@ -247,13 +247,12 @@ def print_layers(result: Result) -> None:
 
 
 def print_growth(result: Result) -> None:
-    """The loss's error after 1, 2, 5, 10, ... steps."""
+    """The loss's error at a few steps, and at the last."""
     for dtype, lines in result.growth.items():
         if not lines:
             continue
         longest = max(map(len, lines.values()))
-        steps = [s for s in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500) if s < longest - 1]
-        steps.append(longest - 1)
+        steps = [*(s for s in (0, 1, 5, 20, 100, 500) if s < longest - 1), longest - 1]
         table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
         table.title = f"{dtype}: relative error of the loss at step"
         table.add_column("", no_wrap=True)

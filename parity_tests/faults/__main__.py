@@ -1,6 +1,9 @@
 """`python -m parity_tests.faults`: applies every porting mistake and shows which check names it."""
 
+import difflib
 import json
+import signal
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -70,7 +73,9 @@ def _wanted(
     try:
         faults = run.named(names)
     except KeyError as error:
-        raise InputError(f"--fault {error.args[0]}: no such fault") from error
+        near = difflib.get_close_matches(error.args[0], [f.name for f in run.named(None)])
+        told = f", but {', '.join(near)}" if near else ": --list names them all"
+        raise InputError(f"--fault {error.args[0]}: no such fault{told}") from error
     asked = [(b, f) for b in backends for f in faults if b in f.patches]
     digests = {(b, f.name): run.digest(b, f) for f in run.named(None) for b in f.patches}
     kept = [e for e in earlier if digests.get((e["backend"], e["name"])) == e.get("digest")]
@@ -81,12 +86,21 @@ def _wanted(
 @app.command()
 def faults(
     backend: Annotated[
-        list[BackendName] | None, typer.Option(help="A backend to patch; may repeat.")
+        list[BackendName] | None,
+        typer.Option("--backend", "--backends", help="A backend to patch; may repeat."),
     ] = None,
     fault: Annotated[list[str] | None, typer.Option(help="A fault's name; may repeat.")] = None,
+    listed: Annotated[
+        bool, typer.Option("--list", help="Only list the faults, and how people come to make them.")
+    ] = False,
     json_file: JsonOption = None,
 ) -> None:
     """Patch porting mistakes into the backends, one at a time, and see what the checks say."""
+    if listed:
+        for change in run.named(fault):
+            console.print(f"[bold]{change.name}[/] {change.why}", soft_wrap=True)
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an orderly end, workers included
     earlier = _earlier(json_file)
     names = [str(b) for b in backend] if backend else list(BACKENDS)
     wanted, results = _wanted(names, fault, earlier["faults"])
