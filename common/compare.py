@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import float32
 from common.errors import InputError
 from common.gates import ABSOLUTE_FLOOR, EPS, GATES, STAGES, Gate, fixed_gate
 from common.order import execution_order, inherits, layer_of, stage_of
@@ -409,9 +408,9 @@ def _own_update_error(a: Trace, b: Trace, name: str) -> float | None:
     gradient = name.replace("update/", "grad/", 1)
     rests = []
     for trace in (a, b):
-        if gradient not in trace.arrays or "learning_rate" not in trace.metadata:
+        rate = trace.learning_rate
+        if gradient not in trace.arrays or rate is None:
             return None
-        rate = float32(float(trace.metadata["learning_rate"]))
         rests.append(trace.arrays[name] + rate * trace.arrays[gradient].astype(np.float64))
     norm = float(np.linalg.norm(b.arrays[name].astype(np.float64)))
     return float(np.linalg.norm(rests[0] - rests[1])) / norm if norm else None
@@ -424,8 +423,8 @@ def _mask(a: Trace, reference: Trace) -> Mask:
     gate = fixed_gate(dtype, "forward")
     # ten times: an error of the gate's size, as a whole, may be several times larger at a pixel
     noise = 10 * (gate.limit if gate else 0) * float(np.sqrt(np.mean(logits**2)))
-    best = np.partition(logits, -2, axis=1)[:, -2:]
-    clear = best[:, 1] - best[:, 0] > noise
+    best = np.sort(logits, axis=1)[:, -2:]
+    clear = best[:, -1] - best[:, 0] > noise
     differ = a.arrays["eval/mask"] != reference.arrays["eval/mask"]
     return Mask(differ.size, int(differ.sum()), int((differ & clear).sum()), noise)
 
@@ -453,7 +452,10 @@ def _measure(
         d = _difference(trace.label, name, a, b, dtype, layer_of(name))
         d.gate = stage_gate(d, trace, reference.dtype)
         if name == "eval/mask":
-            if "eval/logits" not in theirs or theirs["eval/logits"].ndim != 4:
+            logits = theirs.get("eval/logits")
+            if logits is None or logits.ndim != 4 or logits[:, 0].shape != b.shape:
+                text = f"{name} {b.shape} is not of eval/logits, so no pixel can be called clear"
+                findings.append(Finding(reference.label, name, text))
                 continue
             mask = _mask(trace, reference)
             d.error = mask.clear / max(mask.pixels, 1)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.checkpoint import FLOAT_TYPES, read_tensors
-from common.config import VOID, Config
+from common.config import VOID, Config, float32
 from common.errors import InputError
 from common.names import ARCHITECTURES, LAYERS, tensors
 from common.order import group_of
@@ -61,6 +61,14 @@ class Trace:
         except json.JSONDecodeError:
             return {}
         return {str(k): str(v) for k, v in told.items()} if isinstance(told, dict) else {}
+
+    @property
+    def learning_rate(self) -> float | None:
+        """That of the first step, a float32 value; None where the trace tells none."""
+        try:
+            return float32(float(self.metadata["learning_rate"]))
+        except (KeyError, ValueError):
+            return None
 
     def holds(self, name: str) -> bool:
         """Whether a value belongs to the groups that the trace says it holds."""

@@ -428,6 +428,26 @@ def test_labels_tell_files_of_the_same_name_apart(tmp_path: Path, run_command: C
     assert "two/torch.safetensors equals" in out.replace("\n", "")
 
 
+def test_odd_labels_and_settings_are_shown_as_they_are(
+    tmp_path: Path, run_command: Command
+) -> None:
+    bad = changed_all(make("b", learning_rate="slow"), {"update/final_conv.bias": worse(1e-3)})
+    a, b = write(tmp_path / "a.safetensors", make("a")), write(tmp_path / "[b].safetensors", bad)
+    code, out, err = run_command("compare", a, b)
+    assert (code, err) == (1, "")
+    assert "differs: learning_rate: 0.0625 (a), slow ([b])" in out
+    assert "[b]: first divergence at update/final_conv.bias" in out
+    assert "[b] against a" in out
+
+
+def test_a_mask_that_is_not_of_the_logits_is_a_finding() -> None:
+    cut = [changed_all(make(n), {"eval/logits": lambda a: a[..., :2]}) for n in "ab"]
+    report = compare(cut)
+    assert [f.text for f in report.findings] == [
+        "eval/mask (2, 4, 5) is not of eval/logits, so no pixel can be called clear"
+    ]
+
+
 def test_read_trace_tells_what_is_wrong(tmp_path: Path) -> None:
     for metadata, text in (
         ({"architecture": "resnet50"}, "architecture 'resnet50' is unknown"),

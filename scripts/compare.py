@@ -5,6 +5,7 @@ from typing import Annotated
 
 import rich.box
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from common.compare import Report, check_inputs, compare
@@ -38,7 +39,7 @@ def margin(value: float | None) -> str:
 def print_stages(report: Report, trace: str) -> None:
     """The worst value of each stage of a trace, with its gate."""
     table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
-    table.title = f"{trace} against {report.reference}"
+    table.title = escape(f"{trace} against {report.reference}")
     table.add_column("stage", no_wrap=True)
     table.add_column("worst value", overflow="fold")
     for heading in ("error", "gate", "margin"):
@@ -73,7 +74,8 @@ def print_parted(report: Report, trace: str) -> None:
     first = report.first(trace)
     if first is None:
         return
-    console.print(f"[bold]{trace}: first divergence at {first.name}[/bold]")
+    headline = f"{trace}: first divergence at {first.name}"
+    console.print(headline, style="bold", soft_wrap=True, markup=False)
     parted = [d for d in report.of(trace) if d.parted]
     new = [d for d in parted if d.status == "new"]
     for d in new[:ROWS]:
@@ -82,6 +84,7 @@ def print_parted(report: Report, trace: str) -> None:
             f"  new: {d.name}: {d.error:.1e}, gate {number(d.gate.limit if d.gate else None)},"
             f" largest {d.largest:.1e} at {list(d.where)}{ulp}",
             soft_wrap=True,
+            markup=False,
         )
     if len(new) > ROWS:
         console.print(f"  ... and {len(new) - ROWS} more that are new")
@@ -105,7 +108,8 @@ def print_report(report: Report, *, with_verdict: bool = True) -> None:
     """The whole report on the terminal, the verdict last."""
     for note in report.notes:
         console.print(f"differs: {note}", soft_wrap=True, markup=False)
-    console.print(f"measured from {report.reference}: {report.reason}", soft_wrap=True)
+    reference = f"measured from {report.reference}: {report.reason}"
+    console.print(reference, soft_wrap=True, markup=False)
     for trace in report.compared:
         print_stages(report, trace)
     print_gates(report)
@@ -113,7 +117,9 @@ def print_report(report: Report, *, with_verdict: bool = True) -> None:
         if mask.differ:
             console.print(
                 f"{trace}: {mask.differ} of {mask.pixels} pixels of eval/mask differ,"
-                f" {mask.clear} of them where the best class is clear"
+                f" {mask.clear} of them where the best class is clear",
+                soft_wrap=True,
+                markup=False,
             )
     for trace in report.compared:
         print_parted(report, trace)
