@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.checkpoint import FLOAT_TYPES, read_tensors
+from common.checkpoint import FLOAT_TYPES, read_tensors, write_tensors, write_weights
 from common.config import VOID, Config, float32
 from common.errors import InputError
+from common.initial import generic_weights
 from common.names import ARCHITECTURES, LAYERS, tensors
 from common.order import group_of
 from common.protocol import Array, Arrays, Backend, Trainer
+from common.voc import VOC_CLASSES
 
 FORMAT = {"format": "rosetta-trace", "schema": "1"}
 """Metadata that says what a trace file is."""
@@ -148,6 +150,24 @@ def generic_batches(
     for k in range(batch_size):
         label[:, k, : height * k // batch_size] = VOID
     return Batches(image, label)
+
+
+def write_generic(
+    weights: Path, batches: Path, steps: int, batch_size: int, size: tuple[int, int], seed: int
+) -> None:
+    """Writes what traces are made from: generic weights of 21 classes, and generic batches.
+
+    All values are float32, so that runs of either dtype start from the same numbers.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    architecture, classes = ARCHITECTURES[0], len(VOC_CLASSES)
+    arrays = generic_weights(architecture, classes, seed)
+    single = {name: array.astype(np.float32) for name, array in arrays.items()}
+    write_weights(weights, single, architecture, VOC_CLASSES)
+    data = generic_batches(steps, batch_size, *size, classes, seed)
+    write_tensors(batches, {"image": data.image.astype(np.float32), "label": data.label}, {})
 
 
 def _batches_fault(arrays: Arrays, num_classes: int, steps: int) -> str | None:

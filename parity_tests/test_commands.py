@@ -334,3 +334,22 @@ def test_a_command_as_a_person_types_it(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr == f"error: {tmp_path}/none.safetensors: no such file\n"
+
+
+def test_generic_weights_and_batches_can_be_traced(tmp_path: Path, run_command: Command) -> None:
+    lab = tmp_path / "lab"
+    code, out, err = run_command("data", "generic", lab, "--steps", 2, "--size", 33, 40)
+    assert (code, err) == (0, "")
+    assert "2 batches of 2 33x40" in out
+    start = read_weights(lab / "W.safetensors")
+    assert {array.dtype.name for array in start.arrays.values()} == {"float32"}
+    assert len(set(start.arrays["backbone.bn1.weight"])) > 1  # generic: no gamma of 1
+    arrays, _ = read_tensors(lab / "B.safetensors")
+    assert arrays["image"].shape == (2, 2, 3, 33, 40)
+    assert arrays["label"].shape == (2, 2, 33, 40)
+    files = ("--weights", lab / "W.safetensors", "--batches", lab / "B.safetensors")
+    trace_file = tmp_path / "T.safetensors"
+    code, _, err = run_command(
+        "trace", "--backend", "torch", *files, "--steps", 2, "--out", trace_file
+    )
+    assert (code, err) == (0, "")

@@ -1,4 +1,4 @@
-"""`python -m scripts.data`: makes the shapes set, checks a folder in VOC's layout."""
+"""`python -m scripts.data`: makes data to train on or to compare on, checks a folder."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +10,7 @@ import typer
 from common.config import VOID
 from common.dataset import Survey, survey
 from common.shapes import SHAPES_TRAIN, SHAPES_VAL, write_shapes
+from common.traces import write_generic
 from scripts.cli import JsonOption, console, fail, main, new_app, write_json
 
 app = new_app()
@@ -17,7 +18,7 @@ app = new_app()
 
 @app.callback()
 def data() -> None:
-    """Data sets in Pascal VOC's layout."""
+    """Data sets in Pascal VOC's layout, and what traces are made from."""
 
 
 @app.command()
@@ -31,6 +32,24 @@ def shapes(
     with console.status("drawing"):
         write_shapes(folder, train, val, seed)
     print(f"{folder}: {train} training and {val} validation pairs")
+
+
+@app.command()
+def generic(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Made if it is not there.")],
+    steps: Annotated[int, typer.Option(min=1, help="Batches.")] = 5,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in a batch.")] = 2,
+    size: Annotated[
+        tuple[int, int], typer.Option(min=1, metavar="H W", help="The images' height and width.")
+    ] = (64, 96),
+    seed: Annotated[int, typer.Option(min=0, help="What the values are drawn from.")] = 0,
+) -> None:
+    """Makes generic weights and batches to trace: W.safetensors and B.safetensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights, batches = (folder / f"{name}.safetensors" for name in "WB")
+    write_generic(weights, batches, steps, batch_size, size, seed)
+    print(f"{weights}: generic weights")
+    print(f"{batches}: {steps} batches of {batch_size} {size[0]}x{size[1]}")
 
 
 @app.command()

@@ -19,19 +19,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import rich.box
 import rich.table
 import typer
 
-from common.checkpoint import write_tensors, write_weights
 from common.config import Config, Dtype
 from common.errors import InputError
-from common.initial import generic_weights
 from common.names import LAYERS, OUTPUT_STRIDE
 from common.parity import Files, Result, judge, layer_run, noise_run, whole_run
-from common.traces import Trace, generic_batches, read_trace
-from common.voc import VOC_CLASSES
+from common.traces import Trace, read_trace, write_generic
 from scripts.cli import (
     BackendsOption,
     JsonOption,
@@ -49,6 +45,9 @@ app = new_app()
 
 SETTINGS = {"learning_rate": 0.01, "momentum": 0.9, "weight_decay": 1e-3}
 """Of every run, with a rate that falls as `poly` does: where momentum keeps the rate, it shows."""
+
+SIZE = (2 * OUTPUT_STRIDE - 4, 3 * OUTPUT_STRIDE - 6)
+"""60x90: no multiple of 32, so padding and cropping take part; computed at 64x96."""
 
 PROBES = 6
 """Batches whose first step is looked at alone in float32: on some of them nothing flips."""
@@ -97,7 +96,7 @@ class Laboratory:
         self.pool = ThreadPoolExecutor(max_workers=2)
         self._processes: list[subprocess.Popen[str]] = []
         self._pending: dict[str, Future[None]] = {}
-        _write_inputs(self.weights, self.batches, max(steps, PROBES), seed)
+        write_generic(self.weights, self.batches, max(steps, PROBES), 2, SIZE, seed)
 
     def __enter__(self) -> "Laboratory":
         return self
@@ -155,21 +154,6 @@ class Laboratory:
                 last = said[-1] if said else "no message"
                 raise RunError(f"{run.label} ended with exit code {process.returncode}: {last}")
         self.bar.update(task, visible=False)
-
-
-def _write_inputs(weights: Path, batches: Path, count: int, seed: int) -> None:
-    """Generic weights and batches, of float32 values: both dtypes start from the same numbers.
-
-    Images are 60x90: no multiple of 32, so padding and cropping take part; computed at 64x96.
-    """
-    config = Config()
-    classes = config.num_classes
-    arrays = generic_weights(config.architecture, classes, seed)
-    single = {name: array.astype(np.float32) for name, array in arrays.items()}
-    write_weights(weights, single, config.architecture, VOC_CLASSES)
-    height, width = 2 * OUTPUT_STRIDE - 4, 3 * OUTPUT_STRIDE - 6
-    data = generic_batches(count, 2, height, width, classes, seed)
-    write_tensors(batches, {"image": data.image.astype(np.float32), "label": data.label}, {})
 
 
 def run_all(laboratory: Laboratory, backends: Sequence[str], dtype: Dtype) -> None:

@@ -10,21 +10,7 @@ environment .venv-modern requirements-modern.txt
 
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-python - "$folder" <<'PYTHON'
-import sys
-from pathlib import Path
-
-from common.checkpoint import write_tensors, write_weights
-from common.initial import generic_weights
-from common.traces import generic_batches
-from common.voc import VOC_CLASSES
-
-folder, classes = Path(sys.argv[1]), len(VOC_CLASSES)
-weights = generic_weights("resnet18", classes, seed=3)
-batches = generic_batches(5, 2, 64, 96, classes, seed=4)
-write_weights(folder / "W.safetensors", weights, "resnet18", VOC_CLASSES)
-write_tensors(folder / "B.safetensors", {"image": batches.image, "label": batches.label}, {})
-PYTHON
+python -m scripts.data generic "$folder" --steps 5
 for backend in torch jax; do
     for world in .venv .venv-modern; do
         "$world/bin/python" -m scripts.trace --backend "$backend" --device cpu --dtype float64 \

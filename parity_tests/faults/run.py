@@ -259,7 +259,7 @@ def judge_fault(name: str, change: Fault) -> dict[str, Any]:
         gates = GATES if dtype == Dtype.float64 else _FLOAT32_GATES
         return _attempt(lambda: _verdict(backend, change, setting, dtype, gates))
 
-    with patched(name, change) as backend:
+    with warnings.catch_warnings(action="ignore"), patched(name, change) as backend:
         setting = "generic"
         verdict = verdict_on(backend, setting, Dtype.float64)
         if not matches(verdict.where, change.expected) and change.setting != setting:
