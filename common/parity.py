@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.checkpoint import read_tensors
-from common.compare import Difference, Report, compare, finite, relative_l2
+from common.compare import compare, relative_l2
+from common.differences import Difference, Report, finite
 from common.gates import GATES, STAGES
 from common.names import LAYERS
 from common.ratio import Probe, Sample, apart, make_probe, ratio_gates, worst_noise

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.compare import Difference, Report, compare, regate
+from common.compare import compare, regate
 from common.decisions import count, decisions, flips
+from common.differences import Difference, Report
 from common.gates import EPS, Gate
 from common.names import LAYERS, RELUS
 from common.order import layer_of, stage_of

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from common.checkpoint import write_tensors
-from common.compare import Report, compare, ulps
+from common.compare import compare, ulps
+from common.differences import Report
 from common.errors import InputError
 from common.gates import ABSOLUTE_FLOOR, GATES
 from common.order import execution_order, layer_of

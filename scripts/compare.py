@@ -8,7 +8,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from common.compare import Report, check_inputs, compare
+from common.compare import check_inputs, compare
+from common.differences import Report
 from common.errors import InputError
 from common.gates import ABSOLUTE_FLOOR, Gate
 from common.traces import Trace, read_trace

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from common.checkpoint import default_class_names, write_whole
-from common.compare import finite
 from common.config import VOID
+from common.differences import finite
 from common.names import LAYERS
 from common.pictures import mask_image
 from common.voc import voc_palette

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from backends import load_backend
-from common.compare import Difference, Report, compare, regate
+from common.compare import compare, regate
 from common.config import Config, Dtype, float32
+from common.differences import Difference, Report
 from common.gates import EPS, GATES, STAGES, Gate, fixed_gate
 from common.initial import generic_weights, initial_weights
 from common.names import LAYERS
