@@ -6,7 +6,7 @@ set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 
 environment .venv-modern requirements-modern.txt
-.venv-modern/bin/python -m pytest --without mxnet "$@"
+.venv-modern/bin/python -m pytest --without mxnet -m "not browser" "$@"
 
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
