@@ -133,6 +133,11 @@ class Report:
                 )
             elif not faults:
                 gated = [d for d in self.of(trace) if d.gate]
+                if not any(d.largest for d in gated):
+                    sentences.append(
+                        f"{trace} equals {self.reference} to the last bit, {len(gated)} values."
+                    )
+                    continue
                 tight = min(gated, key=lambda d: d.margin or 0, default=None)
                 sentences.append(
                     f"{trace} equals {self.reference} within every gate, {len(gated)} values"

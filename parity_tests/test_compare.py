@@ -97,6 +97,7 @@ def test_the_same_trace_twice_passes_to_the_bit() -> None:
     report = compare([make("good"), make("bad")])
     assert report.passed
     assert {d.status for d in report.differences} == {"equal"}
+    assert report.verdict() == f"bad equals good to the last bit, {len(ORDER)} values."
     assert [d.name for d in report.differences] == ORDER
 
 
