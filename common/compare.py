@@ -287,7 +287,12 @@ def _choose(traces: Sequence[Trace], order: Sequence[str]) -> tuple[Trace, str, 
             left += [order.index(f.name) for f in findings]
             together[i, j] = together[j, i] = min(left, default=len(order))
     longest = max(together.values())
-    (j, i) = min(pair for pair, until in together.items() if until == longest)
+    sizes = [len(trace.arrays) for trace in traces]
+    # of those, one that holds the most: a reference that lacks values hides the others'
+    j = min(
+        (k for pair, t in together.items() if t == longest for k in pair),
+        key=lambda k: (-sizes[k], k),
+    )
     near = [j, *(k for k in range(len(traces)) if k != j and together[j, k] == longest)]
     far = [k for k in range(len(traces)) if k not in near]
     until = "to the end" if longest == len(order) else f"up to {order[longest]}"
@@ -301,7 +306,14 @@ def _choose(traces: Sequence[Trace], order: Sequence[str]) -> tuple[Trace, str, 
     if rival:
         rivals = " and ".join(traces[k].label for k in far)
         return traces[j], f"{reason}, and so do {rivals}: which are odd cannot be said", []
-    return traces[j], reason, [traces[k].label for k in far]
+    # only a trace that holds the value where another leaves can say that it is odd
+    odd = [
+        k for k in far if any(order[together[j, k]] in values(traces[y]) for y in near if y != j)
+    ]
+    if not odd:
+        at = order[together[j, far[0]]]
+        return traces[j], f"no third trace holds {at}: which one is odd cannot be said", []
+    return traces[j], reason, [traces[k].label for k in odd]
 
 
 def compare(traces: Sequence[Trace], truth: Trace | None = None) -> Report:

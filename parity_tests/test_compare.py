@@ -209,6 +209,20 @@ def test_who_is_odd() -> None:
     assert report.reference == "truth"
 
 
+def test_the_reference_is_a_trace_that_holds_the_most() -> None:
+    part = make("part", groups="eval")
+    part = Trace("part", {k: a for k, a in part.arrays.items() if "eval" in k}, part.metadata)
+    bad = changed_all(make("b"), {"train/layer2.0": worse(1e-3)})
+    assert compare([part, make("a"), make("b")]).reference == "a"
+    report = compare([part, make("a"), bad])
+    assert report.reference == "a"
+    assert not report.passed
+    # what a trace does not hold it cannot judge; what it holds it can
+    assert report.odd == []
+    assert "no third trace holds train/layer2.0" in report.reason
+    assert compare([part, make("a"), changed_all(bad, {"eval/stem": worse(1e-3)})]).odd == ["b"]
+
+
 def test_four_traces_two_against_two_is_not_agreement() -> None:
     pair = [changed_all(make(n), {"eval/stem": worse(1e-3)}) for n in ("c", "d")]
     report = compare([make("a"), make("b"), *pair])
