@@ -4,7 +4,7 @@ import difflib
 import json
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,25 +34,28 @@ def _earlier(path: Path | None) -> dict[str, Any]:
 
 
 def _mark(entry: Mapping[str, Any]) -> str:
-    return "located" if entry["located"] else "caught" if entry["caught"] else "MISSED"
+    return "✓✓" if entry["located"] else "✓" if entry["caught"] else "✗"
+
+
+def _marks(entries: Iterable[Mapping[str, Any]]) -> str:
+    """One mark where all backends agree, else one each."""
+    marks = [_mark(entry) for entry in entries]
+    return marks[0] if len(set(marks)) == 1 else " ".join(marks)
 
 
 def _row(name: str, entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    def of_each(text: Any) -> str:
-        return " ".join(dict.fromkeys(text(e) for e in entries.values()))
-
+    plain = [{**e["plain"], "located": False} for e in entries.values()]
     return [
         name,
         *(_mark(entries[b]) if b in entries else "-" for b in BACKENDS),
-        of_each(lambda e: _mark(e["float32"])),
-        of_each(lambda e: "caught" if e["plain"]["caught"] else "MISSED"),
-        entries[next(iter(entries))]["where"] or "",
+        _marks(e["float32"] for e in entries.values()),
+        _marks(plain),
     ]
 
 
 def _print(result: Mapping[str, Any]) -> None:
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    for header in ("fault", *BACKENDS, "float32", "plain", "where"):
+    for header in ("fault", *BACKENDS, "float32", "plain"):
         table.add_column(header, no_wrap=True)
     by_name: dict[str, dict[str, Any]] = {}
     for entry in result["faults"]:
@@ -60,6 +63,12 @@ def _print(result: Mapping[str, Any]) -> None:
     for name, entries in by_name.items():
         table.add_row(*_row(name, entries))
     console.print(table)
+    console.print("✓✓ caught, and its place named; ✓ caught; ✗ missed; - not made in this backend")
+    for entry in result["faults"]:
+        if not entry["located"]:
+            where, expected = entry["where"] or "nowhere", " or ".join(entry["expected"])
+            line = f"{entry['backend']} {entry['name']}: first at {where}, expected {expected}"
+            console.print(line, soft_wrap=True, markup=False)
     for kind in ("", "float32_", "plain_"):
         label = kind.rstrip("_") or "float64"
         shares = [f"{result[f'{kind}{what}_share']:.1%} {what}" for what in ("caught", "located")]
