@@ -61,7 +61,7 @@ steps: training is chaotic there."""
 
 _NOTES = {
     ("float64", "update"): "an update is a difference of weights, rounded to their size",
-    ("float64", "steps"): "floor after 100 steps",
+    ("float64", "steps"): "floor after 100 steps on 60x90 images, padded to that",
     ("float32", "gradient"): "on batches where no ReLU or max-pool decision flips",
     ("float32", "update"): "plus eps * ||w|| / ||update||, since weights are stored to eps",
 }

@@ -6,9 +6,6 @@ from collections.abc import Sequence
 
 from common.names import ARCHITECTURES, LAYERS, tensors
 
-GROUPS = ("eval", "train", "loss", "grad", "update", "buffer", "momentum", "final")
-"""What a trace's names begin with, in order of execution."""
-
 _MADE_FROM = {
     "eval": {"eval"},
     "train": {"eval", "train"},
@@ -79,9 +76,8 @@ def inherits(name: str, parted: Sequence[str]) -> bool:
     group = group_of(name)
     forward = group in ("eval", "train", "buffer")
     place = LAYERS.index(layer_of(name) or "logits")
-    for other in parted:
-        if group_of(other) in _MADE_FROM[group] and (
-            not forward or LAYERS.index(layer_of(other) or "logits") <= place
-        ):
-            return True
-    return False
+    return any(
+        group_of(other) in _MADE_FROM[group]
+        and (not forward or LAYERS.index(layer_of(other) or "logits") <= place)
+        for other in parted
+    )

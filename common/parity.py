@@ -89,6 +89,11 @@ class Result:
             f"Batch {p.batch}: {p.report.verdict()}" for p in self.probes if not p.report.passed
         ]
         found += [
+            f"{name}: on every batch a decision flips that {tensor} is made from, so it had no gate:"
+            " take another seed."
+            for name, tensor in self.ungated()
+        ]
+        found += [
             f"{row['layer']} alone in {row['backend']}, {row['direction']}: {row['error']:.1e},"
             f" gate {row['gate']:.1e}."
             for row in self.layers
@@ -100,6 +105,22 @@ class Result:
     def passed(self) -> bool:
         """Whether every gate holds."""
         return not self.failures
+
+    @property
+    def noise(self) -> dict[str, dict[str, float]]:
+        """How far each backend is from itself, by stage, in float32."""
+        names = dict.fromkeys(p.backend for p in self.probes)
+        return {n: worst_noise([p for p in self.probes if p.backend == n]) for n in names}
+
+    def ungated(self) -> list[tuple[str, str]]:
+        """Per backend, the first gradient that had no gate on any batch, since flips touch it."""
+        gated: dict[tuple[str, str], bool] = {}
+        for d in (d for probe in self.probes for d in probe.report.differences):
+            if d.stage == "gradient":
+                key = d.trace, d.name
+                gated[key] = gated.get(key, False) or d.gate is not None
+        missed = [key for key, held in gated.items() if not held]
+        return list({backend: (backend, name) for backend, name in reversed(missed)}.values())
 
     def verdict(self) -> str:
         """The result in a few sentences."""
@@ -157,10 +178,7 @@ class Result:
                 for name, count in p.flips.items()
             ],
             "gradients": [p.gradients() for p in self.probes],
-            "noise": {
-                name: worst_noise([p for p in self.probes if p.backend == name])
-                for name in dict.fromkeys(p.backend for p in self.probes)
-            },
+            "noise": self.noise,
             "comparison": self.comparison.to_dict(),
             "comparison_float64": self.proof and self.proof.to_dict(),
             **self.facts,
@@ -232,7 +250,7 @@ def _noise(
     """How far each backend is from itself, relative to the truth, by value.
 
     Between a batch and the same in reverse order, which also has another number of threads, where
-    no decision flips; and between the same run with one and with two threads, up to the gradients.
+    no decision flips; and, in eval mode and of the buffers, between one and two threads.
     """
     noise: dict[str, dict[str, float]] = {trace.label: {} for trace in traces}
     found = [(probe.backend, probe.noise) for probe in probes]
@@ -255,8 +273,8 @@ def _layers(files: Files) -> list[dict[str, Any]]:
     for name in others if files.dtype == "float64" else files.backends:
         mine = files.layers(name, files.dtype)
         for layer in LAYERS:
-            for direction, own in (("forward", ("output",)), ("backward", ("by x", "by "))):
-                keys = [key for key in truth if key.startswith(tuple(f"{layer}/{o}" for o in own))]
+            for direction, own in (("forward", "output"), ("backward", "by ")):
+                keys = [key for key in truth if key.startswith(f"{layer}/{own}")]
                 errors = {key: relative_l2(mine[key], truth[key]) for key in keys}
                 worst = max(errors, key=errors.__getitem__)
                 stage = "forward" if direction == "forward" else "gradient"

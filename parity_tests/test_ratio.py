@@ -7,7 +7,7 @@ from common.compare import compare
 from common.decisions import count, decisions, flips
 from common.names import ACTIVATIONS, LAYERS, RELUS
 from common.parity import Result
-from common.ratio import FEW_EPS, Sample, make_probe, ratio_gates, touched
+from common.ratio import FEW_EPS, Probe, Sample, make_probe, ratio_gates, touched
 from common.traces import Trace
 from parity_tests.test_compare import changed_all, make, single, worse
 
@@ -142,3 +142,19 @@ def test_a_layer_that_does_not_hold_fails_the_result() -> None:
         result = Result("float64", 4, 0, report, [{**row, "held": held}], {})
         assert result.passed == held
         assert ("layer1.0 alone in b, forward: 1.0e-03" in result.verdict()) == (not held)
+
+
+def test_a_gradient_that_no_batch_could_gate_fails_the_result() -> None:
+    def probe(flips: dict[str, int], batch: int) -> Probe:
+        report = compare([named("a")], make("truth"))
+        found = Probe("a", batch, report, flips, 100, {})
+        ratio_gates([Sample(report, {"a": flips})], {})
+        return found
+
+    whole = compare([make("a"), make("b")])
+    flipped = [probe({"layer2.0": 1}, batch) for batch in (0, 1)]
+    result = Result("float32", 4, 0, whole, [], {}, probes=flipped)
+    assert not result.passed
+    assert "a: on every batch a decision flips that grad/backbone.layer2.0" in result.verdict()
+    result = Result("float32", 4, 0, whole, [], {}, probes=[*flipped, probe({}, 2)])
+    assert result.passed

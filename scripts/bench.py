@@ -32,6 +32,7 @@ from scripts.cli import (
     JsonOption,
     choose_backends,
     console,
+    last_line,
     main,
     new_app,
     progress,
@@ -114,8 +115,7 @@ class Worker:
             return answer
         code = self._process.wait()
         self._errors.seek(0)
-        words = self._errors.read().split("\n")
-        last = next((line for line in reversed(words) if line.strip()), "no message")
+        last = last_line(self._errors.read())
         name = f"{self.job.backend} ({self.job.form})"
         raise WorkerError(f"{name} ended with exit code {code}: {last}")
 

@@ -108,6 +108,12 @@ def main(app: typer.Typer) -> None:
     raise SystemExit(code if isinstance(code, int) else 0)
 
 
+def last_line(said: str) -> str:
+    """What a process said last on standard error: its reason, as a rule."""
+    lines = [line for line in said.splitlines() if line.strip()]
+    return lines[-1] if lines else "no message"
+
+
 def _write_text(path: Path, text: str) -> None:
     path.write_text(text)
 

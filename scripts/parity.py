@@ -33,6 +33,7 @@ from scripts.cli import (
     JsonOption,
     choose_backends,
     console,
+    last_line,
     main,
     new_app,
     progress,
@@ -55,9 +56,8 @@ PROBES = 6
 PROOF_STEPS = 10
 """Steps of the float64 runs that prove the truth of a float32 comparison."""
 
-LIMITED = (
-    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MXNET_CPU_WORKER_NTHREADS"),
-)
+LIMITED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Variables that say how many threads a library starts."""
 
 
 class RunError(Exception):
@@ -80,7 +80,7 @@ class Run:
     def _xla(self) -> dict[str, str]:
         if self.job.backend != "jax" or self.threads > 1:
             return {}
-        flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+        flags = "--xla_cpu_multi_thread_eigen=false"
         return {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()}
 
 
@@ -150,8 +150,7 @@ class Laboratory:
                         self.bar.update(task, advance=1, status=f"{run.label}: {said}")
             if process.wait():
                 errors.seek(0)
-                said = [line for line in errors.read().splitlines() if line.strip()]
-                last = said[-1] if said else "no message"
+                last = last_line(errors.read())
                 raise RunError(f"{run.label} ended with exit code {process.returncode}: {last}")
         self.bar.update(task, visible=False)
 
@@ -161,7 +160,7 @@ def run_all(laboratory: Laboratory, backends: Sequence[str], dtype: Dtype) -> No
     exact, first = Dtype.float64, backends[0]
     single = dtype is Dtype.float32
     inputs = str(laboratory.inputs)
-    probes = PROBES if single else 1
+    probes = PROBES if single else 0
     slow_first = sorted(backends, key=lambda name: name != "jax")
     proof = PROOF_STEPS if single else laboratory.steps
 
@@ -207,8 +206,7 @@ def _witness(laboratory: Laboratory, backends: Sequence[str]) -> list[Trace]:
     command = [sys.executable, "-m", "scripts.witness.onnx", *map(str, files)]
     run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     if run.returncode:
-        said = [line for line in run.stderr.splitlines() if line.strip()]
-        raise RunError(f"onnxruntime: {said[-1] if said else 'no message'}")
+        raise RunError(f"onnxruntime: {last_line(run.stderr)}")
     return [read_trace(out)]
 
 
@@ -292,7 +290,7 @@ def print_result(result: Result) -> None:
     print_growth(result)
     print_chaos(result)
     print_flips(result)
-    for name, stages in result.to_dict()["noise"].items():
+    for name, stages in result.noise.items():
         told = ", ".join(f"{stage} {number(error)}" for stage, error in stages.items())
         console.print(f"own noise of {name}: {told}", soft_wrap=True)
     facts = result.facts

@@ -97,7 +97,7 @@ def alone(trainer: Trainer, inputs: Arrays, say: Say) -> Arrays:
 
 
 def probe(trainer: Trainer, batches: Batches, k: int, *, backward: bool) -> Arrays:
-    """The first step on batch k: every activation in train mode, every gradient, the buffers."""
+    """The first step on batch k: every activation in train mode and every gradient."""
     order = slice(None, None, -1) if backward else slice(None)
     image, label = batches.image[k][order], batches.label[k][order]
     _, activations, gradients = trainer.traced_step(image, label, 0.0)
@@ -155,7 +155,11 @@ def main() -> None:
     # A framework's own words on standard output would break the conversation.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    run(Job(**json.loads(sys.argv[1])), lambda text: print(json.dumps(text), file=answers))
+    job = Job(**json.loads(sys.argv[1]))
+    threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
+    if job.backend == "jax" and threads > 1:  # JAX takes a thread for each core it may use
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    run(job, lambda text: print(json.dumps(text), file=answers))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"peak_mb": peak}), file=answers)
 

@@ -100,6 +100,7 @@ class ResNet18(nnx.Module):
         return x, inner  # (N, H/4, W/4, 64)
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        # differs: all activations are returned; what its caller drops, XLA does not keep.
         activations = {}
         x, activations["stem.relu"] = self.stem(x)
         activations["stem"] = x
