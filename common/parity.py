@@ -89,8 +89,8 @@ class Result:
             f"Batch {p.batch}: {p.report.verdict()}" for p in self.probes if not p.report.passed
         ]
         found += [
-            f"{name}: on every batch a decision flips that {tensor} is made from, so it had no gate:"
-            " take another seed."
+            f"{name}: on every batch a decision flips that {tensor} is made from, so it had"
+            " no gate: take another seed."
             for name, tensor in self.ungated()
         ]
         found += [
