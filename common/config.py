@@ -18,10 +18,16 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Dtype(enum.StrEnum):
-    """The type of weights and activations."""
+    """The type of weights and activations; bfloat16: of products and activations, see `storage`."""
 
     float32 = "float32"
     float64 = "float64"
+    bfloat16 = "bfloat16"
+
+    @property
+    def storage(self) -> str:
+        """The type of weights, buffers, statistics, logits, loss and SGD: float32 for bfloat16."""
+        return "float32" if self is Dtype.bfloat16 else self.value
 
 
 class Device(enum.StrEnum):
@@ -100,6 +106,7 @@ class Config:
     workers: int = 2
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", Dtype(self.dtype))
         for name in _ROUNDED:
             object.__setattr__(self, name, float32(getattr(self, name)))
 

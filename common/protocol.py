@@ -16,15 +16,20 @@ Arrays = dict[str, Array]
 class Trainer(Protocol):
     """The network and its optimizer on one device.
 
-    Images are NumPy (N, 3, H, W), normalised, of any float type; labels (N, H, W) uint8, a class
-    or 255. What comes back is NumPy in canonical names and layouts, in the run's dtype. H and W
-    are free: the network pads to multiples of 32 and crops its output back.
+    Images are NumPy: pictures as decoded, (N, H, W, 3) uint8 RGB, which are normalised on the
+    device; or (N, 3, H, W) of any float type, normalised already. Labels are (N, H, W) uint8, a
+    class or 255. What comes back is NumPy in canonical names and layouts, in the run's dtype,
+    float32 where that is bfloat16. H and W are free: the network pads to multiples of 32 with
+    zeros, after normalisation, and crops its output back.
     """
 
     def __init__(self, config: Config, weights: Mapping[str, Array]) -> None: ...
 
     def predict(self, images: Array) -> NDArray[np.uint8]:
         """The most likely class of each pixel (N, H, W), in eval mode."""
+
+    def logits(self, images: Array) -> Any:
+        """The logits (N, classes, H, W) in eval mode, on the device, computed to the end."""
 
     def activations(self, images: Array) -> Arrays:
         """Each of `common.names.ACTIVATIONS` in eval mode; `logits` (N, classes, H, W)."""

@@ -1,6 +1,5 @@
 """From pictures to the arrays a network takes: crop, flip, normalise, pad."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,15 @@ from common.names import OUTPUT_STRIDE
 Array = NDArray[Any]
 
 
+def scale_and_offset(config: Config) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """By channel (3,), so that image * scale + offset = (image / 255 - mean) / std."""
+    std = np.array(config.std)
+    return 1 / (255 * std), -np.array(config.mean) / std
+
+
 def normalize(image: NDArray[np.uint8], config: Config) -> NDArray[np.float32]:
     """(H, W, 3) uint8 RGB -> (3, H, W) float32, (image / 255 - mean) / std by channel."""
-    scale = 1 / (255 * np.array(config.std))
-    offset = -np.array(config.mean) / np.array(config.std)
+    scale, offset = scale_and_offset(config)
     normal = image * scale.astype(np.float32) + offset.astype(np.float32)
     return np.ascontiguousarray(normal.transpose(2, 0, 1))
 
@@ -55,31 +59,43 @@ def _padding(height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]
     return (0, -height % OUTPUT_STRIDE), (0, -width % OUTPUT_STRIDE)
 
 
+def image_size(images: Array) -> tuple[int, int]:
+    """Height and width of pictures (N, H, W, 3) uint8, or of normalised images (N, 3, H, W)."""
+    height, width = images.shape[1:3] if images.dtype == np.uint8 else images.shape[2:]
+    return height, width
+
+
 def pad_images(images: Array) -> Array:
-    """(N, 3, H, W) with zeros at the bottom and right, up to the next multiple of 32."""
-    return np.pad(images, ((0, 0), (0, 0), *_padding(*images.shape[2:])))
+    """Either kind of `image_size` with zeros at the bottom and right, to multiples of 32."""
+    rows, columns = _padding(*image_size(images))
+    if images.dtype == np.uint8:
+        return np.pad(images, ((0, 0), rows, columns, (0, 0)))
+    return np.pad(images, ((0, 0), (0, 0), rows, columns))
 
 
-def pad_batch(images: Array, labels: Array) -> tuple[Array, Array]:
-    """A training batch on the padded grid: images with zeros, labels (N, H, W) with void.
+def label_cells(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A training batch's labels in the cells of the upsampling, each a picture of 32x32 pixels.
 
-    A void pixel counts neither in the loss nor in any gradient, so this equals cropping the
-    logits back.
+    (N, H, W) -> (N * (h + 1) * (w + 1), 32, 32), with h = H / 32 and w = W / 32, rounded up. What
+    the upsampling crops, 16 pixels on each side and what rounds the image up, is void here, and a
+    void pixel counts neither in the loss nor in any gradient. So the loss over the cells is the
+    loss over the pictures, its terms in another order:
+
+        labels of a picture   |----- W -----|
+        with void        |16| |-------------| |16|
+        cells            |-- 32 --|-- 32 --|-- 32 --|
 
     Raises:
         InputError: the deepest layers would have one value a channel, which has no variance.
     """
-    images = pad_images(images)
-    labels = np.pad(labels, ((0, 0), *_padding(*labels.shape[1:])), constant_values=VOID)
-    if images.shape[0] * images.shape[2] * images.shape[3] == OUTPUT_STRIDE**2:
+    size, half = OUTPUT_STRIDE, OUTPUT_STRIDE // 2
+    rows, columns = ((half, half + more) for _, more in _padding(*labels.shape[1:]))
+    labels = np.pad(labels, ((0, 0), rows, columns), constant_values=VOID)
+    n, height, width = labels.shape
+    if n == 1 and height == width == 2 * size:
         raise InputError(
             "a training batch of one image of at most 32x32 pixels leaves BatchNorm one value"
             " a channel: use a larger batch or crop"
         )
-    return images, labels
-
-
-def crop_activations(activations: Mapping[str, Array], shape: tuple[int, ...]) -> dict[str, Array]:
-    """The layers of a padded pass, their logits cropped to the image's (N, 3, H, W) shape."""
-    logits = activations["logits"][:, :, : shape[2], : shape[3]]
-    return {**activations, "logits": np.ascontiguousarray(logits)}
+    grid = labels.reshape(n, height // size, size, width // size, size)
+    return grid.transpose(0, 1, 3, 2, 4).reshape(-1, size, size)

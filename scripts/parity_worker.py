@@ -22,7 +22,7 @@ from common.names import LAYERS
 from common.protocol import Array, Arrays, Backend, Trainer
 from common.schedule import learning_rate
 from common.traces import Batches, make_trace, read_batches, trace_metadata
-from common.transforms import pad_batch
+from common.transforms import pad_images
 
 Say = Callable[[str], None]
 
@@ -73,7 +73,11 @@ def layer_inputs(trainer: Trainer, images: Array, labels: NDArray[np.uint8]) -> 
     Of the batch on its padded grid, in train mode, rounded to float32, so that runs of either
     dtype start from the same numbers.
     """
-    images, labels = pad_batch(images, labels)
+    images = pad_images(images)
+    more = [
+        (0, long - short) for long, short in zip(images.shape[2:], labels.shape[1:], strict=True)
+    ]
+    labels = np.pad(labels, ((0, 0), *more), constant_values=VOID)
     _, activations, _ = trainer.traced_step(images, labels, 0.0)  # a rate of 0 leaves the weights
     gradient = loss_gradient(activations[LAYERS[-1]], labels)
     sources = dict(zip(LAYERS, [images, *(activations[name] for name in LAYERS[:-1])], strict=True))

@@ -1,8 +1,8 @@
 """The network in JAX and Flax."""
 
-from backends.jax.device import select_device, to_device, to_numpy, versions
+from backends.jax.device import images_to_device, select_device, to_device, to_numpy, versions
 from backends.jax.loss import cross_entropy
-from backends.jax.model import FCN, BasicBlock, ResNet18, TransposeConv, build_model
+from backends.jax.model import FCN, BasicBlock, ResNet18, TransposeConv, assemble, build_model
 from backends.jax.optimizer import build_optimizer, export_momentum, import_momentum
 from backends.jax.train import Trainer
 from backends.jax.weights import (
@@ -20,11 +20,13 @@ __all__ = [
     "ResNet18",
     "Trainer",
     "TransposeConv",
+    "assemble",
     "build_model",
     "build_optimizer",
     "cross_entropy",
     "export_momentum",
     "export_weights",
+    "images_to_device",
     "import_momentum",
     "import_weights",
     "named_tensors",

@@ -4,11 +4,14 @@ from typing import Any
 
 import flax
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from numpy.typing import NDArray
 
+from common.config import Config
 from common.errors import InputError
+from common.transforms import image_size, pad_images, scale_and_offset
 
 # JAX has float64 only when this is on, for the whole process. A float32 run is not changed by it,
 # since every array in this backend is made with the run's dtype.
@@ -47,6 +50,33 @@ def to_device(array: NDArray[Any], device: jax.Device, dtype: str) -> jax.Array:
     return jax.device_put(np.asarray(array, dtype=dtype), device)
 
 
+@jax.jit
+def _normalize(
+    images: jax.Array, scale: jax.Array, offset: jax.Array, size: tuple[int, int]
+) -> jax.Array:
+    # differs: compiled once for each padded size; the picture's own size is data here.
+    inside = (jnp.arange(images.shape[1])[:, None] < size[0]) & (
+        jnp.arange(images.shape[2]) < size[1]
+    )
+    return jnp.where(inside[..., None], images * scale + offset, 0).transpose(0, 3, 1, 2)
+
+
+def images_to_device(images: NDArray[Any], device: jax.Device, config: Config) -> jax.Array:
+    """Images for the network: (N, 3, H, W), normalised, H and W padded to multiples of 32.
+
+    From pictures as decoded, (N, H, W, 3) uint8 RGB, which travel as bytes and are normalised on
+    the device; or from images that are normalised already, (N, 3, H, W) of a float type.
+    """
+    dtype = config.dtype.storage
+    padded = pad_images(images)
+    if images.dtype != np.uint8:
+        return to_device(padded, device, dtype)
+    scale, offset = (to_device(array, device, dtype) for array in scale_and_offset(config))
+    return _normalize(to_device(padded, device, "uint8"), scale, offset, image_size(images))
+
+
 def to_numpy(tensor: jax.Array) -> NDArray[Any]:
-    """A contiguous copy on the host, same dtype."""
+    """A contiguous copy on the host, same dtype; float32 for bfloat16, which NumPy lacks."""
+    if tensor.dtype == jnp.bfloat16:
+        tensor = tensor.astype(jnp.float32)
     return np.array(tensor, order="C")

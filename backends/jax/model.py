@@ -25,7 +25,7 @@ def _conv(
         padding=((padding, padding), (padding, padding)),
         use_bias=False,
         dtype=config.dtype,
-        param_dtype=config.dtype,
+        param_dtype=config.dtype.storage,
         rngs=nnx.Rngs(0),
     )
 
@@ -38,22 +38,25 @@ class _BatchNorm(nnx.Module):
     # variables of the module, updated in the call.
 
     def __init__(self, channels: int, config: Config) -> None:
-        self.scale = nnx.Param(jnp.ones(channels, config.dtype))
-        self.bias = nnx.Param(jnp.zeros(channels, config.dtype))
-        self.mean = nnx.BatchStat(jnp.zeros(channels, config.dtype))
-        self.var = nnx.BatchStat(jnp.ones(channels, config.dtype))
+        self.scale = nnx.Param(jnp.ones(channels, config.dtype.storage))
+        self.bias = nnx.Param(jnp.zeros(channels, config.dtype.storage))
+        self.mean = nnx.BatchStat(jnp.zeros(channels, config.dtype.storage))
+        self.var = nnx.BatchStat(jnp.ones(channels, config.dtype.storage))
         self.eps, self.decay = config.bn_eps, config.bn_decay
         self.use_running_average = False
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        dtype = x.dtype
         mean, var = self.mean[...], self.var[...]
+        x = x.astype(mean.dtype)  # from bfloat16; otherwise it is that already
         if not self.use_running_average:
             n = x.size // x.shape[-1]
             old_mean, old_var = mean, var
             mean, var = jnp.mean(x, axis=(0, 1, 2)), jnp.var(x, axis=(0, 1, 2))
             self.mean[...] = self.decay * old_mean + (1 - self.decay) * mean
             self.var[...] = self.decay * old_var + (1 - self.decay) * var * (n / (n - 1))
-        return (x - mean) * (jax.lax.rsqrt(var + self.eps) * self.scale[...]) + self.bias[...]
+        x = (x - mean) * (jax.lax.rsqrt(var + self.eps) * self.scale[...]) + self.bias[...]
+        return x.astype(dtype)
 
 
 class BasicBlock(nnx.Module):
@@ -123,45 +126,73 @@ class ResNet18(nnx.Module):
 class TransposeConv(nnx.Module):
     """Transposed convolution, kernel 64, stride 32, padding 16, as one matrix product.
 
-    (N, h, w, C) -> (N, 32h, 32w, C). Along one axis, output pixel q = 32 i + r of the uncropped
-    result receives x[i] times tap r and x[i - 1] times tap r + 32, and no other:
+    (N, h, w, C) -> cells (N * (h + 1) * (w + 1), C, 32, 32). Along one axis,
+    output pixel q = 32 i + r of the uncropped result receives x[i] times tap r and x[i - 1] times
+    tap r + 32, and no other:
 
         x[i - 1]   |------- taps 0..31 -------|------ taps 32..63 ------|
         x[i]                                  |------- taps 0..31 ------|------ taps 32..63 ...
         output                                |--- cell i: 32 pixels ---|
 
     So each of the (h + 1)(w + 1) cells of 32x32 output pixels is a product of the 2x2 input
-    pixels that reach it, 4C values, with the kernel permuted to (4C, 32 * 32 * C). What remains
-    is to put the cells next to each other and to crop the padding of 16.
+    pixels that reach it, 4C values, with the kernel permuted to (4C, C * 32 * 32). The
+    result is left in cells, each a picture of its own: the loss is a sum over pixels in any order
+    (`common.transforms.label_cells`), the most likely class is found pixel by pixel, and
+    `assemble` puts side by side what is to be seen.
     """
 
     def __init__(self, channels: int, config: Config) -> None:
         self.kernel, self.stride, self.padding = 64, 32, 16
         # differs: the canonical (in, out, kh, kw), since no operator of JAX's own sees it.
         shape = (channels, channels, self.kernel, self.kernel)
-        self.weight = nnx.Param(jnp.zeros(shape, config.dtype))
-        self.bias = nnx.Param(jnp.zeros(channels, config.dtype))
+        self.weight = nnx.Param(jnp.zeros(shape, config.dtype.storage))
+        self.bias = nnx.Param(jnp.zeros(channels, config.dtype.storage))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        n, h, w, c = x.shape
-        s, p = self.stride, self.padding
+        c, s = x.shape[-1], self.stride
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # (N, h+2, w+2, C)
         reach = [x[:, 1:, 1:], x[:, 1:, :-1], x[:, :-1, 1:], x[:, :-1, :-1]]
         patches = jnp.concatenate(reach, axis=-1)  # (N, h+1, w+1, 4C)
-        taps = self.weight[...].reshape(c, c, 2, s, 2, s).transpose(2, 4, 0, 3, 5, 1)
-        cells = patches.reshape(-1, 4 * c) @ taps.reshape(4 * c, -1) + jnp.tile(
-            self.bias[...], s * s
+        taps = self.weight[...].reshape(c, c, 2, s, 2, s).transpose(2, 4, 0, 1, 3, 5)
+        cells = jnp.matmul(
+            patches.reshape(-1, 4 * c),
+            taps.reshape(4 * c, -1).astype(x.dtype),
+            preferred_element_type=taps.dtype,
         )
-        cells = cells.reshape(n, h + 1, w + 1, s, s, c).transpose(0, 1, 3, 2, 4, 5)
-        x = cells.reshape(n, s * (h + 1), s * (w + 1), c)
-        return x[:, p:-p, p:-p]  # (N, 32h, 32w, C)
+        # differs: classes before pixels, where XLA finds the largest faster than at the end.
+        return cells.reshape(-1, c, s, s) + self.bias[...][:, None, None]
+
+    def textbook(self, x: jax.Array) -> jax.Array:
+        """The same by its definition: (N, h, w, C) -> (N, 32h, 32w, C)."""
+        # differs: padding is counted from the full output's edge: kernel - 1 - padding.
+        edge = self.kernel - 1 - self.padding
+        return self.bias[...] + jax.lax.conv_transpose(
+            x,
+            self.weight[...],
+            (self.stride, self.stride),
+            ((edge, edge), (edge, edge)),
+            dimension_numbers=("NHWC", "OIHW", "NHWC"),
+            transpose_kernel=True,
+        )
+
+
+def assemble(cells: jax.Array, height: int, width: int) -> jax.Array:
+    """Cells (N * (h + 1) * (w + 1), C, 32, 32) side by side, cropped by 16 on each side.
+
+    (N, C, height, width), with height = 32h and width = 32w.
+    """
+    c, s = cells.shape[1:3]
+    rows, columns = height // s + 1, width // s + 1
+    x = cells.reshape(-1, rows, columns, c, s, s).transpose(0, 3, 1, 4, 2, 5)
+    x = x.reshape(-1, c, rows * s, columns * s)
+    return x[:, :, s // 2 : -s // 2, s // 2 : -s // 2]
 
 
 class FCN(nnx.Module):
     """Backbone, 1x1 convolution to the classes, transposed convolution back to the image's size.
 
-    (N, H, W, 3), H and W multiples of 32 -> logits (N, H, W, classes), and the activations by
-    layer name.
+    (N, H, W, 3), H and W multiples of 32 -> logits in cells, (M, classes, 32, 32), and the
+    activations by layer name; `assemble` makes (N, classes, H, W) of cells.
     """
 
     def __init__(self, config: Config) -> None:
@@ -173,7 +204,7 @@ class FCN(nnx.Module):
             (1, 1),
             padding="VALID",
             dtype=config.dtype,
-            param_dtype=config.dtype,
+            param_dtype=config.dtype.storage,
             rngs=nnx.Rngs(0),
         )
         self.transpose_conv = TransposeConv(config.num_classes, config)
@@ -182,16 +213,20 @@ class FCN(nnx.Module):
         x, activations = self.backbone(x)  # (N, H/32, W/32, 512)
         x = self.final_conv(x)  # (N, H/32, W/32, classes)
         activations["final_conv"] = x
-        x = self.transpose_conv(x)  # (N, H, W, classes)
+        x = self.transpose_conv(x)  # (N * (H/32 + 1) * (W/32 + 1), classes, 32, 32)
         activations["logits"] = x
         return x, activations
 
     def layer(self, name: str, x: jax.Array) -> jax.Array:
-        """What one of `common.names.LAYERS` makes of its input."""
+        """What one of `common.names.LAYERS` makes of its input, NHWC."""
         if name == "stem":
             return self.backbone.stem(x)[0]
-        if name in ("final_conv", "logits"):
-            return self.final_conv(x) if name == "final_conv" else self.transpose_conv(x)
+        if name == "final_conv":
+            return self.final_conv(x)
+        if name == "logits":
+            s = self.transpose_conv.stride
+            logits = assemble(self.transpose_conv(x), s * x.shape[1], s * x.shape[2])
+            return logits.transpose(0, 2, 3, 1)
         block: BasicBlock = getattr(self.backbone, name.replace(".", "_"))
         return block(x)[0]
 

@@ -11,14 +11,14 @@ import optax
 from flax import nnx
 from numpy.typing import NDArray
 
-from backends.jax.device import select_device, to_device, to_numpy
+from backends.jax.device import images_to_device, select_device, to_device, to_numpy
 from backends.jax.loss import cross_entropy
-from backends.jax.model import FCN, build_model
+from backends.jax.model import FCN, assemble, build_model
 from backends.jax.optimizer import build_optimizer, export_momentum, import_momentum
 from backends.jax.weights import export_weights, import_weights, trained_tensors
 from common.config import Config
 from common.names import tensors
-from common.transforms import crop_activations, pad_batch, pad_images
+from common.transforms import image_size, label_cells
 
 Array = NDArray[Any]
 Activations = dict[str, jax.Array]
@@ -33,9 +33,17 @@ Activations = dict[str, jax.Array]
 def _evaluate(
     structure: nnx.GraphDef, state: nnx.State, images: jax.Array, *, traced: bool
 ) -> Activations:
-    logits, activations = nnx.merge(structure, state)(images.transpose(0, 2, 3, 1))
+    cells, activations = nnx.merge(structure, state)(images.transpose(0, 2, 3, 1))
     # differs: what is not returned is not kept in memory.
-    return activations if traced else {"logits": logits}
+    return activations if traced else {"logits": cells}
+
+
+@jax.jit
+def _classes(cells: jax.Array) -> jax.Array:
+    return jnp.argmax(cells, axis=1, keepdims=True).astype(jnp.uint8)
+
+
+_assemble = jax.jit(assemble, static_argnums=(1, 2))
 
 
 @functools.partial(
@@ -56,8 +64,8 @@ def _step(
     traced: bool,
 ) -> tuple[Any, ...]:
     def objective(model: FCN) -> tuple[jax.Array, Activations]:
-        logits, activations = model(images.transpose(0, 2, 3, 1))
-        return cross_entropy(logits, labels), activations
+        cells, activations = model(images.transpose(0, 2, 3, 1))
+        return cross_entropy(cells, labels), activations
 
     model = nnx.merge(structure, parameters, buffers)
     (loss, activations), gradients = nnx.value_and_grad(objective, has_aux=True)(model)
@@ -98,10 +106,15 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, config)
 
     def predict(self, images: Array) -> NDArray[np.uint8]:
-        height, width = images.shape[2:]
-        logits = self._evaluate(images, traced=False)["logits"]
-        classes = jnp.argmax(logits, axis=-1)  # differs: int64 indices
-        return to_numpy(classes[:, :height, :width].astype(jnp.uint8))
+        classes = _classes(self._evaluate(images, traced=False)["logits"])
+        return self._to_pictures(classes, images)[:, 0]
+
+    def logits(self, images: Array) -> jax.Array:
+        height, width = image_size(images)
+        cells = self._evaluate(images, traced=False)["logits"]
+        logits = _assemble(cells, height + -height % 32, width + -width % 32)
+        # differs: JAX computes in the background, and compiles a crop for each size.
+        return logits[:, :, :height, :width].block_until_ready()
 
     def activations(self, images: Array) -> dict[str, Array]:
         return self._export(self._evaluate(images, traced=True), images)
@@ -137,12 +150,18 @@ class Trainer:
         import_momentum(self.model, self.optimizer, arrays)
 
     def _to_device(self, array: Array) -> jax.Array:
-        return to_device(array, self.device, self.config.dtype)
+        return to_device(array, self.device, self.config.dtype.storage)
+
+    def _to_pictures(self, cells: jax.Array, images: Array) -> Array:
+        """Cells as pictures on the host, cropped there to the images' own size."""
+        height, width = image_size(images)
+        pictures = _assemble(cells, height + -height % 32, width + -width % 32)
+        return np.ascontiguousarray(to_numpy(pictures)[:, :, :height, :width])
 
     def _export(self, activations: Activations, images: Array) -> dict[str, Array]:
-        # differs: NHWC on the device.
-        arrays = {name: to_numpy(a.transpose(0, 3, 1, 2)) for name, a in activations.items()}
-        return crop_activations(arrays, images.shape)
+        # differs: NHWC on the device, but for the cells.
+        arrays = {k: to_numpy(a.transpose(0, 3, 1, 2)) for k, a in activations.items()}
+        return {**arrays, "logits": self._to_pictures(activations["logits"], images)}
 
     def _export_gradients(self, gradients: nnx.State) -> dict[str, Array]:
         # differs: gradients have the structure of the model, so a copy of the model names them.
@@ -154,13 +173,13 @@ class Trainer:
     def _evaluate(self, images: Array, *, traced: bool) -> Activations:
         self.model.eval()
         structure, state = nnx.split(self.model)
-        return _evaluate(structure, state, self._to_device(pad_images(images)), traced=traced)
+        x = images_to_device(images, self.device, self.config)
+        return _evaluate(structure, state, x, traced=traced)
 
     def _step(
         self, images: Array, labels: Array, rate: float, *, traced: bool
     ) -> tuple[jax.Array, Any]:
         self.model.train()
-        images, labels = pad_batch(images, labels)
         structure, parameters, buffers = nnx.split(self.model, nnx.Param, nnx.BatchStat)
         loss, parameters, buffers, self.optimizer.state, trace = _step(
             structure,
@@ -168,8 +187,8 @@ class Trainer:
             parameters,
             buffers,
             self.optimizer.state,
-            self._to_device(images),
-            to_device(labels, self.device, "uint8"),
+            images_to_device(images, self.device, self.config),
+            to_device(label_cells(labels), self.device, "uint8"),
             self._to_device(np.asarray(rate)),
             traced=traced,
         )

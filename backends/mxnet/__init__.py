@@ -1,8 +1,8 @@
 """The network in MXNet Gluon."""
 
-from backends.mxnet.device import select_device, to_device, to_numpy, versions
+from backends.mxnet.device import images_to_device, select_device, to_device, to_numpy, versions
 from backends.mxnet.loss import cross_entropy
-from backends.mxnet.model import FCN, BasicBlock, ResNet18, TransposeConv, build_model
+from backends.mxnet.model import FCN, BasicBlock, ResNet18, TransposeConv, assemble, build_model
 from backends.mxnet.optimizer import build_optimizer, export_momentum, import_momentum
 from backends.mxnet.train import Trainer
 from backends.mxnet.weights import (
@@ -20,11 +20,13 @@ __all__ = [
     "ResNet18",
     "Trainer",
     "TransposeConv",
+    "assemble",
     "build_model",
     "build_optimizer",
     "cross_entropy",
     "export_momentum",
     "export_weights",
+    "images_to_device",
     "import_momentum",
     "import_weights",
     "named_tensors",

@@ -6,7 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.config import Config
 from common.errors import InputError
+from common.memory import keep_pages
+from common.transforms import image_size, pad_images, scale_and_offset
+
+keep_pages()
 
 # MXNet computes with one thread unless this is set before its libraries are loaded.
 os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
@@ -44,6 +49,30 @@ def to_device(array: NDArray[Any], device: mx.Context, dtype: str) -> mx.nd.NDAr
     """A copy of the array on the device, as `dtype` (a NumPy name)."""
     # differs: without `dtype` MXNet makes float32 of any array, float64 too.
     return mx.nd.array(array, ctx=device, dtype=dtype)
+
+
+def images_to_device(images: NDArray[Any], device: mx.Context, config: Config) -> mx.nd.NDArray:
+    """Images for the network: (N, 3, H, W), normalised, H and W padded to multiples of 32.
+
+    From pictures as decoded, (N, H, W, 3) uint8 RGB, which travel as bytes and are normalised on
+    the device; or from images that are normalised already, (N, 3, H, W) of a float type.
+    """
+    dtype = config.dtype.storage
+    padded = pad_images(images)
+    if images.dtype != np.uint8:
+        return to_device(padded, device, dtype)
+    height, width = image_size(images)
+    scale, offset = (
+        to_device(array, device, dtype).reshape((3, 1, 1)) for array in scale_and_offset(config)
+    )
+    x = to_device(padded, device, "uint8").transpose((0, 3, 1, 2)).astype(dtype)
+    x = x * scale + offset
+    # differs: MXNet refuses to set an empty slice.
+    if height < x.shape[2]:
+        x[:, :, height:] = 0
+    if width < x.shape[3]:
+        x[:, :, :, width:] = 0
+    return x
 
 
 def to_numpy(tensor: mx.nd.NDArray) -> NDArray[Any]:

@@ -1,7 +1,7 @@
 """MXNet Gluon: the fully convolutional network on ResNet-18.
 
 Dive into Deep Learning 14.11; Long et al., 2015; the backbone is He et al., 2015, as in
-torchvision's resnet18. Tensors are NCHW, but for the logits.
+torchvision's resnet18. Tensors are NCHW, but for the cells.
 """
 
 from typing import Any
@@ -110,16 +110,19 @@ class ResNet18(HybridBlock):
 class TransposeConv(HybridBlock):
     """Transposed convolution, kernel 64, stride 32, padding 16, as one matrix product.
 
-    (N, C, h, w) -> (N, 32h, 32w, C). Along one axis, output pixel q = 32 i + r of the uncropped
-    result receives x[i] times tap r and x[i - 1] times tap r + 32, and no other:
+    (N, C, h, w) -> cells (N * (h + 1) * (w + 1), 32, 32, C). Along one axis,
+    output pixel q = 32 i + r of the uncropped result receives x[i] times tap r and x[i - 1] times
+    tap r + 32, and no other:
 
         x[i - 1]   |------- taps 0..31 -------|------ taps 32..63 ------|
         x[i]                                  |------- taps 0..31 ------|------ taps 32..63 ...
         output                                |--- cell i: 32 pixels ---|
 
     So each of the (h + 1)(w + 1) cells of 32x32 output pixels is a product of the 2x2 input
-    pixels that reach it, 4C values, with the kernel permuted to (32 * 32 * C, 4C). What remains
-    is to put the cells next to each other and to crop the padding of 16.
+    pixels that reach it, 4C values, with the kernel permuted to (32 * 32 * C, 4C). The
+    result is left in cells, each a picture of its own: the loss is a sum over pixels in any order
+    (`common.transforms.label_cells`), the most likely class is found pixel by pixel, and
+    `assemble` puts side by side what is to be seen.
     """
 
     def __init__(self, channels: int, *, prefix: str) -> None:
@@ -135,7 +138,7 @@ class TransposeConv(HybridBlock):
     def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Any) -> Any:
         # differs: a symbol has no shape. In `reshape`, 0 keeps an axis, -4 splits one, -3 joins
         # two; None in `slice` is an open end. The classes come last, for that is faster to move.
-        c, s, p = self.channels, self.stride, self.padding
+        c, s = self.channels, self.stride
         x = F.pad(x, mode="constant", pad_width=(0, 0, 0, 0, 1, 1, 1, 1))  # (N, C, h+2, w+2)
         reach = [
             F.slice(x, begin=(None, None, 1, 1), end=(None, None, None, None)),
@@ -148,16 +151,40 @@ class TransposeConv(HybridBlock):
         taps = taps.reshape((s * s * c, 4 * c))  # rows: s, s, C; columns: 2, 2, C
         bias = F.tile(bias, reps=(s * s,))  # (s*s*C,)
         cells = F.FullyConnected(patches, taps, bias, num_hidden=s * s * c, flatten=False)
-        cells = cells.reshape((0, 0, 0, -4, s, s * c)).transpose((0, 1, 3, 2, 4))
-        x = cells.reshape((0, -3, 0, -4, s, c)).reshape((0, 0, -3, 0))
-        return F.slice(x, begin=(None, p, p, None), end=(None, -p, -p, None))
+        return cells.reshape((-1, s, s, c))
+
+    def textbook(self, x: nd.NDArray) -> nd.NDArray:
+        """The same by its definition: (N, C, h, w) -> (N, C, 32h, 32w)."""
+        return nd.Deconvolution(
+            x,
+            self.weight.data(),
+            self.bias.data(),
+            kernel=(self.kernel, self.kernel),
+            stride=(self.stride, self.stride),
+            pad=(self.padding, self.padding),
+            num_filter=self.channels,
+            no_bias=False,
+        )
+
+
+def assemble(cells: nd.NDArray, height: int, width: int) -> nd.NDArray:
+    """Cells (N * (h + 1) * (w + 1), 32, 32, C) side by side, cropped by 16 on each side.
+
+    (N, C, height, width), with height = 32h and width = 32w.
+    """
+    s, c = cells.shape[2:]
+    rows, columns = height // s + 1, width // s + 1
+    x = cells.reshape((-1, rows, columns, s, s, c)).transpose((0, 5, 1, 3, 2, 4))
+    x = x.reshape((-1, c, rows * s, columns * s))
+    return x[:, :, s // 2 : -s // 2, s // 2 : -s // 2]
 
 
 class FCN(HybridBlock):
     """Backbone, 1x1 convolution to the classes, transposed convolution back to the image's size.
 
-    (N, 3, H, W), H and W multiples of 32 -> logits (N, H, W, classes). While `traced` is true, a
-    list of all activations in the order of `common.names.ACTIVATIONS`, the logits last.
+    (N, 3, H, W), H and W multiples of 32 -> logits in cells, (M, 32, 32, classes); `assemble`
+    makes (N, classes, H, W) of them. While `traced` is true, a list of all activations in the
+    order of `common.names.ACTIVATIONS`, the cells last.
     """
 
     def __init__(self, config: Config) -> None:
@@ -183,7 +210,7 @@ class FCN(HybridBlock):
         x, activations = self.backbone(x)  # (N, 512, H/32, W/32)
         x = self.final_conv(x)  # (N, classes, H/32, W/32)
         activations.append(x)
-        x = self.transpose_conv(x)  # (N, H, W, classes)
+        x = self.transpose_conv(x)  # (N * (H/32 + 1) * (W/32 + 1), 32, 32, classes)
         activations.append(x)
         return activations if self.traced else x
 
@@ -191,8 +218,11 @@ class FCN(HybridBlock):
         """What one of `common.names.LAYERS` makes of its input."""
         if name == "stem":
             return self.backbone.stem(nd, x)[0]
-        if name in ("final_conv", "logits"):
-            return self.final_conv(x) if name == "final_conv" else self.transpose_conv(x)
+        if name == "final_conv":
+            return self.final_conv(x)
+        if name == "logits":
+            s = self.transpose_conv.stride
+            return assemble(self.transpose_conv(x), s * x.shape[2], s * x.shape[3])
         stage, index = name.split(".")
         return getattr(self.backbone, stage)[int(index)](x)[0]
 
@@ -201,6 +231,6 @@ def build_model(config: Config) -> FCN:
     """The network of `config`, its weights yet to be imported, in the run's dtype, hybridized."""
     # differs: parameters have no memory before `initialize`, which `train.py` calls.
     model = FCN(config)
-    model.cast(config.dtype)
+    model.cast(config.dtype.storage)
     model.hybridize()
     return model

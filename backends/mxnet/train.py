@@ -7,14 +7,14 @@ import numpy as np
 from mxnet import autograd, nd
 from numpy.typing import NDArray
 
-from backends.mxnet.device import select_device, to_device, to_numpy
+from backends.mxnet.device import images_to_device, select_device, to_device, to_numpy
 from backends.mxnet.loss import cross_entropy
-from backends.mxnet.model import build_model
+from backends.mxnet.model import assemble, build_model
 from backends.mxnet.optimizer import build_optimizer, export_momentum, import_momentum
 from backends.mxnet.weights import export_weights, import_weights, named_tensors, trained_tensors
 from common.config import Config
 from common.names import ACTIVATIONS, tensors
-from common.transforms import crop_activations, pad_batch, pad_images
+from common.transforms import image_size, label_cells
 
 Array = NDArray[Any]
 
@@ -31,10 +31,14 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, config)
 
     def predict(self, images: Array) -> NDArray[np.uint8]:
-        height, width = images.shape[2:]
-        logits = self._evaluate(images, traced=False)
-        classes = nd.argmax(logits, axis=-1)  # differs: float32 indices
-        return to_numpy(classes[:, :height, :width].astype("uint8"))
+        cells = self._evaluate(images, traced=False)
+        classes = nd.argmax(cells, axis=-1).astype("uint8").expand_dims(-1)
+        return to_numpy(self._assemble(classes, images)[:, 0])
+
+    def logits(self, images: Array) -> nd.NDArray:
+        logits = self._assemble(self._evaluate(images, traced=False), images)
+        logits.wait_to_read()  # differs: MXNet computes in the background
+        return logits
 
     def activations(self, images: Array) -> dict[str, Array]:
         return self._export(self._evaluate(images, traced=True), images)
@@ -59,13 +63,9 @@ class Trainer:
         own = {k: p for k, p in trained_tensors(self.model).items() if specs[k].layer == name}
         source, by_output = self._to_device(x), self._to_device(gradient)
         source.attach_grad()
-        if name == "logits":  # differs: classes last
-            by_output = by_output.transpose((0, 2, 3, 1))
         with autograd.record():
             output = self.model.layer(name, source)
         output.backward(by_output)
-        if name == "logits":
-            output = output.transpose((0, 3, 1, 2))
         by_weight = {k: to_numpy(p.grad()) for k, p in own.items()}
         return to_numpy(output), to_numpy(source.grad), by_weight
 
@@ -79,31 +79,36 @@ class Trainer:
         import_momentum(self.model, self.optimizer, arrays)
 
     def _export(self, activations: list[nd.NDArray], images: Array) -> dict[str, Array]:
-        *layers, logits = activations
-        activations = [*layers, logits.transpose((0, 3, 1, 2))]  # differs: classes last on the way
-        arrays = {name: to_numpy(a) for name, a in zip(ACTIVATIONS, activations, strict=True)}
-        return crop_activations(arrays, images.shape)
+        *layers, cells = activations
+        activations = [*layers, self._assemble(cells, images)]
+        return {name: to_numpy(a) for name, a in zip(ACTIVATIONS, activations, strict=True)}
 
     def _to_device(self, array: Array) -> nd.NDArray:
-        return to_device(array, self.device, self.config.dtype)
+        return to_device(array, self.device, self.config.dtype.storage)
+
+    def _assemble(self, cells: nd.NDArray, images: Array) -> nd.NDArray:
+        """Cells as pictures, cropped to the images' own size."""
+        height, width = image_size(images)
+        return assemble(cells, height + -height % 32, width + -width % 32)[:, :, :height, :width]
 
     def _evaluate(self, images: Array, *, traced: bool) -> Any:
         # differs: outside autograd.record() a block is in eval mode.
         self.model.trace(traced)
-        return self.model(self._to_device(pad_images(images)))
+        return self.model(images_to_device(images, self.device, self.config))
 
     def _step(
         self, images: Array, labels: Array, rate: float, *, traced: bool
     ) -> tuple[nd.NDArray, list[nd.NDArray]]:
         self.model.trace(traced)
-        images, labels = pad_batch(images, labels)
         running_vars = self._running_vars()
+        x = images_to_device(images, self.device, self.config)
+        truth = self._to_device(label_cells(labels))
         with autograd.record():
-            output = self.model(self._to_device(images))
+            output = self.model(x)
             activations = output if traced else [output]
-            loss = cross_entropy(activations[-1], self._to_device(labels))
+            loss = cross_entropy(activations[-1], truth)
         loss.backward()
-        self._unbias(running_vars, images.shape)
+        self._unbias(running_vars, x.shape)
         self.optimizer.optimizer.set_learning_rate(rate)
         for name, parameter in trained_tensors(self.model).items():
             self.optimizer(name, parameter.grad(), parameter.data())

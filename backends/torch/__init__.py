@@ -1,8 +1,8 @@
 """The network in PyTorch."""
 
-from backends.torch.device import select_device, to_device, to_numpy, versions
+from backends.torch.device import images_to_device, select_device, to_device, to_numpy, versions
 from backends.torch.loss import cross_entropy
-from backends.torch.model import FCN, BasicBlock, ResNet18, TransposeConv, build_model
+from backends.torch.model import FCN, BasicBlock, ResNet18, TransposeConv, assemble, build_model
 from backends.torch.optimizer import build_optimizer, export_momentum, import_momentum
 from backends.torch.train import Trainer
 from backends.torch.weights import (
@@ -20,11 +20,13 @@ __all__ = [
     "ResNet18",
     "Trainer",
     "TransposeConv",
+    "assemble",
     "build_model",
     "build_optimizer",
     "cross_entropy",
     "export_momentum",
     "export_weights",
+    "images_to_device",
     "import_momentum",
     "import_weights",
     "named_tensors",

@@ -6,7 +6,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from common.config import Config
 from common.errors import InputError
+from common.memory import keep_pages
+from common.transforms import image_size, pad_images, scale_and_offset
+
+keep_pages()
 
 
 def select_device(name: str) -> torch.device:
@@ -35,6 +40,27 @@ def to_device(array: NDArray[Any], device: torch.device, dtype: str) -> torch.Te
     return torch.tensor(array, dtype=getattr(torch, dtype), device=device)
 
 
+def images_to_device(images: NDArray[Any], device: torch.device, config: Config) -> torch.Tensor:
+    """Images for the network: (N, 3, H, W), normalised, H and W padded to multiples of 32.
+
+    From pictures as decoded, (N, H, W, 3) uint8 RGB, which travel as bytes and are normalised on
+    the device; or from images that are normalised already, (N, 3, H, W) of a float type.
+    """
+    dtype = config.dtype.storage
+    padded = pad_images(images)
+    if images.dtype != np.uint8:
+        return to_device(padded, device, dtype).contiguous(memory_format=torch.channels_last)
+    height, width = image_size(images)
+    scale, offset = (to_device(a, device, dtype).view(3, 1, 1) for a in scale_and_offset(config))
+    # differs: a view of NHWC in memory as NCHW is what PyTorch calls channels_last.
+    x = torch.from_numpy(padded).to(device).permute(0, 3, 1, 2) * scale + offset
+    x[:, :, height:] = 0
+    x[:, :, :, width:] = 0
+    return x
+
+
 def to_numpy(tensor: torch.Tensor) -> NDArray[Any]:
-    """A contiguous copy on the host, same dtype."""
+    """A contiguous copy on the host, same dtype; float32 for bfloat16, which NumPy lacks."""
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.float()
     return tensor.detach().cpu().contiguous().numpy().copy()

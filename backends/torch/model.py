@@ -84,16 +84,19 @@ class ResNet18(nn.Module):
 class TransposeConv(nn.Module):
     """Transposed convolution, kernel 64, stride 32, padding 16, as one matrix product.
 
-    (N, C, h, w) -> (N, C, 32h, 32w). Along one axis, output pixel q = 32 i + r of the uncropped
-    result receives x[i] times tap r and x[i - 1] times tap r + 32, and no other:
+    (N, C, h, w) -> cells (N * (h + 1) * (w + 1), C, 32, 32). Along one axis,
+    output pixel q = 32 i + r of the uncropped result receives x[i] times tap r and x[i - 1] times
+    tap r + 32, and no other:
 
         x[i - 1]   |------- taps 0..31 -------|------ taps 32..63 ------|
         x[i]                                  |------- taps 0..31 ------|------ taps 32..63 ...
         output                                |--- cell i: 32 pixels ---|
 
     So each of the (h + 1)(w + 1) cells of 32x32 output pixels is a product of the 2x2 input
-    pixels that reach it, 4C values, with the kernel permuted to (4C, C * 32 * 32). What remains
-    is to put the cells next to each other and to crop the padding of 16.
+    pixels that reach it, 4C values, with the kernel permuted to (4C, C * 32 * 32). The
+    result is left in cells, each a picture of its own: the loss is a sum over pixels in any order
+    (`common.transforms.label_cells`), the most likely class is found pixel by pixel, and
+    `assemble` puts side by side what is to be seen.
     """
 
     def __init__(self, channels: int) -> None:
@@ -104,23 +107,37 @@ class TransposeConv(nn.Module):
         self.bias = nn.Parameter(torch.empty(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        n, c, h, w = x.shape
-        s, p = self.stride, self.padding
+        c, s = x.shape[1], self.stride
         x = functional.pad(x, (1, 1, 1, 1))  # (N, C, h+2, w+2)
         reach = [x[:, :, 1:, 1:], x[:, :, 1:, :-1], x[:, :, :-1, 1:], x[:, :, :-1, :-1]]
         patches = torch.cat(reach, dim=1).permute(0, 2, 3, 1)  # (N, h+1, w+1, 4C)
         taps = self.weight.view(c, c, 2, s, 2, s).permute(2, 4, 0, 1, 3, 5)  # (2, 2, C, C, s, s)
         bias = self.bias.repeat_interleave(s * s)  # (C*s*s,)
         cells = torch.addmm(bias, patches.reshape(-1, 4 * c), taps.reshape(4 * c, -1))
-        cells = cells.view(n, h + 1, w + 1, c, s, s).permute(0, 3, 1, 4, 2, 5)
-        x = cells.reshape(n, c, s * (h + 1), s * (w + 1))
-        return x[:, :, p:-p, p:-p]  # (N, C, 32h, 32w)
+        return cells.view(-1, c, s, s)
+
+    def textbook(self, x: torch.Tensor) -> torch.Tensor:
+        """The same by its definition: (N, C, h, w) -> (N, C, 32h, 32w)."""
+        return functional.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding)
+
+
+def assemble(cells: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Cells (N * (h + 1) * (w + 1), C, 32, 32) side by side, cropped by 16 on each side.
+
+    (N, C, height, width), with height = 32h and width = 32w.
+    """
+    c, s = cells.shape[1:3]
+    rows, columns = height // s + 1, width // s + 1
+    x = cells.view(-1, rows, columns, c, s, s).permute(0, 3, 1, 4, 2, 5)
+    x = x.reshape(-1, c, rows * s, columns * s)
+    return x[:, :, s // 2 : -s // 2, s // 2 : -s // 2]
 
 
 class FCN(nn.Module):
     """Backbone, 1x1 convolution to the classes, transposed convolution back to the image's size.
 
-    (N, 3, H, W), H and W multiples of 32 -> logits (N, classes, H, W).
+    (N, 3, H, W), H and W multiples of 32 -> logits in cells, (M, classes, 32, 32); `assemble`
+    makes (N, classes, H, W) of them.
     """
 
     def __init__(self, config: Config) -> None:
@@ -132,10 +149,13 @@ class FCN(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.backbone(x)  # (N, 512, H/32, W/32)
         x = self.final_conv(x)  # (N, classes, H/32, W/32)
-        return self.transpose_conv(x)  # (N, classes, H, W)
+        return self.transpose_conv(x)  # (N * (H/32 + 1) * (W/32 + 1), classes, 32, 32)
 
     def layer(self, name: str, x: torch.Tensor) -> torch.Tensor:
         """What one of `common.names.LAYERS` makes of its input."""
+        if name == "logits":
+            s = self.transpose_conv.stride
+            return assemble(self.transpose_conv(x), s * x.shape[2], s * x.shape[3])
         return self.backbone.stem(x) if name == "stem" else self._module(name)(x)
 
     def _module(self, name: str) -> nn.Module:
@@ -167,4 +187,4 @@ def build_model(config: Config) -> FCN:
     # differs: built on the meta device, so that no random numbers are drawn only to be replaced.
     with torch.device("meta"):
         model = FCN(config)
-    return model.to(getattr(torch, config.dtype)).to_empty(device="cpu")
+    return model.to(getattr(torch, config.dtype.storage)).to_empty(device="cpu")

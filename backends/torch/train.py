@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from backends.torch.device import select_device, to_device, to_numpy
+from backends.torch.device import images_to_device, select_device, to_device, to_numpy
 from backends.torch.loss import cross_entropy
-from backends.torch.model import build_model
+from backends.torch.model import assemble, build_model
 from backends.torch.optimizer import build_optimizer, export_momentum, import_momentum
 from backends.torch.weights import export_weights, import_weights, trained_tensors
-from common.config import Config
+from common.config import Config, Dtype
 from common.names import tensors
-from common.transforms import crop_activations, pad_batch, pad_images
+from common.transforms import image_size, label_cells
 
 Array = NDArray[Any]
 
@@ -32,9 +32,15 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, config)
 
     def predict(self, images: Array) -> NDArray[np.uint8]:
-        height, width = images.shape[2:]
-        classes = self._evaluate(images).max(dim=1).indices  # differs: argmax is six times slower
-        return to_numpy(classes[:, :height, :width].to(torch.uint8))
+        # differs: argmax is six times slower than max.
+        classes = self._evaluate(images).max(dim=1, keepdim=True).indices.to(torch.uint8)
+        return to_numpy(self._assemble(classes, images)[:, 0])
+
+    def logits(self, images: Array) -> torch.Tensor:
+        logits = self._assemble(self._evaluate(images), images)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()  # differs: a GPU computes in the background
+        return logits
 
     def activations(self, images: Array) -> dict[str, Array]:
         with self.model.trace() as activations:
@@ -78,25 +84,39 @@ class Trainer:
     def load_momentum(self, arrays: Mapping[str, Array]) -> None:
         import_momentum(self.model, self.optimizer, arrays)
 
-    def _to_device(self, images: Array) -> torch.Tensor:
-        tensor = to_device(images, self.device, self.config.dtype)
+    def _to_device(self, array: Array) -> torch.Tensor:
+        tensor = to_device(array, self.device, self.config.dtype.storage)
         return tensor.contiguous(memory_format=torch.channels_last)
 
+    def _assemble(self, cells: torch.Tensor, images: Array) -> torch.Tensor:
+        """Cells as pictures, cropped to the images' own size."""
+        height, width = image_size(images)
+        return assemble(cells, height + -height % 32, width + -width % 32)[:, :, :height, :width]
+
     def _export(self, activations: Mapping[str, torch.Tensor], images: Array) -> dict[str, Array]:
-        arrays = {name: to_numpy(tensor) for name, tensor in activations.items()}
-        return crop_activations(arrays, images.shape)
+        logits = self._assemble(activations["logits"], images)
+        return {name: to_numpy(t) for name, t in {**activations, "logits": logits}.items()}
+
+    def _forward(self, images: Array) -> torch.Tensor:
+        """Logits in cells, in float32 or float64."""
+        x = images_to_device(images, self.device, self.config)
+        # differs: autocast casts weights and inputs of products to bfloat16, and nothing else.
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.config.dtype == Dtype.bfloat16
+        ):
+            cells: torch.Tensor = self.model(x)
+        return cells.to(getattr(torch, self.config.dtype.storage))
 
     @torch.inference_mode()
     def _evaluate(self, images: Array) -> torch.Tensor:
         self.model.eval()
-        return self.model(self._to_device(pad_images(images)))
+        return self._forward(images)
 
     def _step(self, images: Array, labels: Array, rate: float) -> torch.Tensor:
         self.model.train()
-        images, labels = pad_batch(images, labels)
         self.optimizer.zero_grad()
-        logits = self.model(self._to_device(images))
-        loss = cross_entropy(logits, to_device(labels, self.device, "int64"))
+        truth = to_device(label_cells(labels), self.device, "uint8").long()
+        loss = cross_entropy(self._forward(images), truth)
         loss.backward()
         for group in self.optimizer.param_groups:
             group["lr"] = rate

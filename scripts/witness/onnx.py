@@ -25,7 +25,7 @@ from common.config import Config, Dtype
 from common.names import LAYERS, OUTPUT_STRIDE
 from common.protocol import Array, Arrays
 from common.traces import FORMAT, read_batches
-from common.transforms import crop_activations, pad_images
+from common.transforms import image_size, pad_images
 from scripts.cli import WeightsOption, console, main, new_app
 
 INPUT = "image"
@@ -92,7 +92,9 @@ def onnx_trace(path: Path, images: Array) -> Arrays:
     """
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     outputs = session.run(list(LAYERS), {INPUT: pad_images(images).astype(np.float32)})
-    layers = crop_activations(dict(zip(LAYERS, outputs, strict=True)), images.shape)
+    layers = dict(zip(LAYERS, outputs, strict=True))
+    height, width = image_size(images)
+    layers["logits"] = np.ascontiguousarray(layers["logits"][:, :, :height, :width])
     trace = {f"eval/{name}": array for name, array in layers.items()}
     trace["eval/mask"] = layers["logits"].argmax(axis=1).astype(np.uint8)
     return trace
