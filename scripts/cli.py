@@ -156,6 +156,6 @@ def image_progress(description: str, total: int) -> Iterator[Callable[[int], Non
 
         def show(count: int) -> None:
             rate = count / (time.perf_counter() - start)
-            bar.update(task, completed=count, status=f"{rate:.1f} images/s")
+            bar.update(task, completed=count, status=f"{rate:.2f} images/s")
 
         yield show

@@ -24,7 +24,6 @@ from scripts.cli import (
     DtypeOption,
     JsonOption,
     WeightsOption,
-    console,
     image_progress,
     main,
     new_app,
@@ -114,11 +113,11 @@ def save(found: Prediction, folder: Path, class_names: tuple[str, ...]) -> dict[
 def _print(results: list[dict[str, Any]], folder: Path) -> None:
     done = [item for item in results if "mask" in item]
     for item in done[:_SHOWN]:
-        console.print(f"{item['mask']}: {', '.join(item['pixels'])}", soft_wrap=True)
+        print(f"{item['mask']}: {', '.join(item['pixels'])}")
     if len(done) > _SHOWN:
-        console.print(f"... and {len(done) - _SHOWN} more")
+        print(f"... and {len(done) - _SHOWN} more")
     if done:
-        console.print(f"{len(done)} of {len(results)} images done, in {folder}", soft_wrap=True)
+        print(f"{len(done)} of {len(results)} images done, in {folder}")
 
 
 @app.command()
@@ -155,10 +154,10 @@ def predict(
             results.append(item)
             show(len(results))
     _print(results, out)
-    write_json(json_path, results)
     broken = [item for item in results if "error" in item]
     for item in broken:
         report(f"{item['image']}: {item['error']}")
+    write_json(json_path, results)
     if broken:
         raise typer.Exit(2)
 
