@@ -1,6 +1,7 @@
 """Work done ahead by threads, in order, so that memory stays flat however long the list is."""
 
 import collections
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
@@ -8,25 +9,24 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+THREADS = min(4, os.cpu_count() or 1)
+"""Few: each of them holds a whole image."""
+
 
 def map_ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int = THREADS
 ) -> Iterator[Result]:
-    """`function` of each item, in order, `workers` of them in the making while one is used.
+    """`function` of each item, in order, those of the next items in the making meanwhile.
 
-    At most `workers + 1` results are held here, and no item is taken before there is room for its
-    result. With 0 workers, each is made when it is asked for. What `function` raises comes when
-    that item's turn does.
+    At most `threads + 1` results are held here, and no item is taken before there is room for its
+    result. What `function` raises comes when that item's turn does.
     """
-    if workers == 0:
-        yield from map(function, items)
-        return
-    pool = ThreadPoolExecutor(workers)
+    pool = ThreadPoolExecutor(threads)
     ahead: collections.deque[Future[Result]] = collections.deque()
     try:
         for item in items:
             ahead.append(pool.submit(function, item))
-            if len(ahead) > workers:
+            if len(ahead) > threads:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.ahead import THREADS
 from common.checkpoint import read_tensors, read_weights, sha256, write_tensors, write_weights
 from common.compare import relative_l2
-from common.config import Config
 from common.initial import initial_weights
 from common.shapes import SHAPES_CLASSES, write_shapes
 from common.traces import generic_batches
@@ -345,9 +345,9 @@ def test_predict_holds_few_of_many_images_and_prints_few(
     slow: str, initial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_command: Command
 ) -> None:
     """Decoding does not run away from the network, nor the network from what writes."""
-    most = 2 * Config.workers + 4
+    most = 2 * THREADS + 4
     images, alive, too_many = [], [], threading.Event()
-    pauses = iter([0.3] * Config.workers)  # each writer is held up once; the network may be twice
+    pauses = iter([0.3] * THREADS)  # each writer is held up once; the network may be twice
 
     def read(path: Path) -> np.ndarray:
         image = np.zeros((4, 6, 3), np.uint8)
@@ -362,7 +362,7 @@ def test_predict_holds_few_of_many_images_and_prints_few(
             too_many.wait(next(pauses, 0))
 
     class Trainer:
-        def __init__(self, config: Config, weights: object) -> None: ...
+        def __init__(self, config: object, weights: object) -> None: ...
 
         def predict(self, images: np.ndarray) -> np.ndarray:
             hold_up("network")
@@ -379,7 +379,7 @@ def test_predict_holds_few_of_many_images_and_prints_few(
     monkeypatch.setattr("scripts.predict.overlay", overlay)
     (tmp_path / "in").mkdir()
     for k in range(40):
-        (tmp_path / "in" / f"{k:02}.png").touch()
+        (tmp_path / "in" / f"{7 * k % 40:02}.png").touch()
     options = ("--weights", initial, "--out", tmp_path / "out", "--json", tmp_path / "result.json")
     code, out, err = run_command("predict", "--backend", "torch", *options, tmp_path / "in")
     assert (code, err) == (0, "")

@@ -47,7 +47,7 @@ def evaluate_dataset(
         InputError: an image or a mask cannot be read, or a label is no class.
     """
     confusion = np.zeros((dataset.num_classes, dataset.num_classes), np.int64)
-    pairs = map_ahead(dataset.read, range(len(dataset)), config.workers)
+    pairs = map_ahead(dataset.read, range(len(dataset)))
     for count, (image, label) in enumerate(pairs, start=1):
         prediction = trainer.predict(normalize(image, config)[None])[0]
         confusion += confusion_matrix(label, prediction, dataset.num_classes)

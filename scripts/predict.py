@@ -82,7 +82,7 @@ def predictions(
     trainer: Trainer, config: Config, paths: list[Path]
 ) -> Iterator[Prediction | tuple[Path, InputError]]:
     """Each image's mask, or its fault, in order; the next images are decoded meanwhile."""
-    for path, image in map_ahead(_read, paths, config.workers):
+    for path, image in map_ahead(_read, paths):
         if isinstance(image, InputError):
             yield path, image
         else:
@@ -150,7 +150,7 @@ def predict(
 
     results: list[dict[str, Any]] = []
     with image_progress(f"predict {backend}", len(paths)) as show:
-        for item in map_ahead(finish, predictions(trainer, config, paths), config.workers):
+        for item in map_ahead(finish, predictions(trainer, config, paths)):
             results.append(item)
             show(len(results))
     _print(results, out)
