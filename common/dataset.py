@@ -90,6 +90,25 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         return _rgb(image)
 
 
+def find_images(folder: Path) -> list[Path]:
+    """The files of a folder whose names end as those of pictures do, sorted; hidden ones are not.
+
+    Raises:
+        InputError: there is none.
+    """
+    Image.init()
+    endings = {name for name, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    with _naming(folder):
+        paths = sorted(
+            path
+            for path in folder.iterdir()
+            if path.suffix.lower() in endings and path.name[0] != "." and path.is_file()
+        )
+    if not paths:
+        raise InputError(f"{folder}: a folder without images")
+    return paths
+
+
 def _check_mask_kind(path: Path, image: Image.Image, data: bytes) -> None:
     if image.format == "PNG" and image.mode == "P":
         return

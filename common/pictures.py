@@ -35,10 +35,10 @@ def save_mask(path: Path, mask: NDArray[np.uint8]) -> None:
 
 def blend(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The image (H, W, 3) with each class's colour over it; class 0 and void are left as seen."""
-    colour = voc_palette()[mask]
+    colour = (11 * voc_palette().astype(np.uint16))[mask]
+    mixed = ((9 * image.astype(np.uint16) + colour + 10) // 20).astype(np.uint8)  # 0.45 and 0.55
     shown = ((mask != 0) & (mask != VOID))[..., None]
-    mixed: NDArray[np.float64] = np.where(shown, 0.45 * image + 0.55 * colour, image)
-    return np.rint(mixed).astype(np.uint8)
+    return np.where(shown, mixed, image)
 
 
 def legend(labels: Sequence[int], class_names: Sequence[str], width: int) -> Image.Image:

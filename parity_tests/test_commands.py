@@ -3,13 +3,17 @@
 import json
 import subprocess
 import sys
+import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from common.ahead import THREADS
 from common.checkpoint import read_tensors, read_weights, sha256, write_tensors, write_weights
 from common.compare import relative_l2
 from common.initial import initial_weights
@@ -251,9 +255,15 @@ def bad_arguments(
         "batch larger than the set": ([*train, "--batch-size", 7], "6 images in train"),
         "steps": ([*train, "--steps", 0], "--steps"),
         "full run folder": ([*train[:6], tmp_path / "full", *SMALL], "full: is not empty"),
-        "truncated image": ([*predict, image, cut], "cut.jpg"),
+        "truncated image": ([*predict, cut], "cut.jpg: cannot be read"),
+        "folder without images": ([*predict, tmp_path / "full"], "full: a folder without images"),
+        "weights before images": (
+            [*predict[:4], half, *predict[5:], image, cut],
+            "half.safetensors",
+        ),
         "missing image": ([*predict, tmp_path / "none.jpg"], "none.jpg: no such file"),
         "same name": ([*predict, image, image], "would overwrite"),
+        "same name in a folder": ([*predict, tmp_path, tmp_path / "a.png"], "would overwrite"),
         "over the image": ([*predict[:-1], tmp_path, tmp_path / "a.png"], "would overwrite"),
         "background": ([*train, "--void", "white"], "white"),
         "json": ([*evaluate, initial, "--json", tmp_path / "none" / "x.json"], "x.json: cannot be"),
@@ -263,7 +273,8 @@ def bad_arguments(
 BAD_ARGUMENTS = (
     "backend, gpu, dtype, no such option, no data, no split, class count, class count in train,"
     " architecture, truncated weights, no weights, batch larger than the set, steps,"
-    " full run folder, truncated image, missing image, same name, over the image, background, json"
+    " full run folder, truncated image, folder without images, weights before images,"
+    " missing image, same name, same name in a folder, over the image, background, json"
 )
 
 
@@ -280,6 +291,106 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     assert err.startswith("error: ")
     assert message in err
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+
+
+def test_predict_does_a_folder_and_reports_what_is_broken(
+    shapes: Path, initial: Path, tmp_path: Path, run_command: Command
+) -> None:
+    folder, out, result = (tmp_path / name for name in ("in", "out", "result.json"))
+    (folder / "inner").mkdir(parents=True)
+    for name in ("b.png", "a.JPG", "inner/e.png"):
+        Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(folder / name)
+    for name in ("notes.txt", ".hidden.png", "aa.png"):
+        (folder / name).write_text("no picture")
+    image = next((shapes / "JPEGImages").iterdir())
+    arguments = ("--weights", initial, "--out", out, "--json", result, tmp_path / "z.png", folder)
+    code, said, err = run_command("predict", "--backend", "torch", *arguments, image)
+    assert code == 2
+    missing, broken = err.splitlines()
+    assert missing == f"error: {tmp_path / 'z.png'}: no such file"
+    assert broken.startswith(f"error: {folder / 'aa.png'}: no image, or a damaged one")
+    assert f"3 of 5 images done, in {out}" in said
+    items = json.loads(result.read_text())
+    given = [tmp_path / "z.png", *(folder / name for name in ("a.JPG", "aa.png", "b.png")), image]
+    assert [item["image"] for item in items] == list(map(str, given))
+    assert items[0] == {"image": str(tmp_path / "z.png"), "error": "no such file"}
+    assert items[2] == {"image": str(folder / "aa.png"), "error": broken.split(": ", 2)[2]}
+    assert sum(items[1]["pixels"].values()) == 20 * 30
+    written = {
+        f"{stem}{end}" for stem in ("a", "b", image.stem) for end in (".png", ".overlay.png")
+    }
+    assert {path.name for path in out.iterdir()} == written
+
+
+def test_predict_makes_no_folder_where_every_image_is_broken(
+    initial: Path, tmp_path: Path, run_command: Command
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        (folder / name).touch()
+    out = ("--out", tmp_path / "new" / "out", "--json", tmp_path / "result.json")
+    code, _, err = run_command("predict", "--backend", "torch", "--weights", initial, *out, folder)
+    assert code == 2
+    lines = [f"error: {folder / name}: the file is empty" for name in ("a.png", "b.png")]
+    assert err.splitlines() == lines
+    assert not (tmp_path / "new").exists()
+    assert [item["error"] for item in json.loads((tmp_path / "result.json").read_text())] == [
+        "the file is empty"
+    ] * 2
+
+
+@pytest.mark.parametrize("slow", ["network", "disk"])
+def test_predict_holds_few_of_many_images_and_prints_few(
+    slow: str, initial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_command: Command
+) -> None:
+    """Decoding does not run away from the network, nor the network from what writes."""
+    most = 2 * THREADS + 4
+    images, alive, too_many = [], [], threading.Event()
+    pauses = iter([0.3] * THREADS)  # each writer is held up once; the network may be twice
+
+    def read(path: Path) -> np.ndarray:
+        image = np.zeros((4, 6, 3), np.uint8)
+        images.append(weakref.ref(image))
+        alive.append(sum(reference() is not None for reference in images))
+        if alive[-1] > most:
+            too_many.set()
+        return image
+
+    def hold_up(place: str) -> None:
+        if place == slow:
+            too_many.wait(next(pauses, 0))
+
+    class Trainer:
+        def __init__(self, config: object, weights: object) -> None: ...
+
+        def predict(self, images: np.ndarray) -> np.ndarray:
+            hold_up("network")
+            return np.zeros((1, 4, 6), np.uint8)
+
+    def overlay(image: np.ndarray, mask: np.ndarray, names: object) -> Image.Image:
+        hold_up("disk")
+        return Image.fromarray(image)
+
+    monkeypatch.setattr(
+        "scripts.predict.load_backend", lambda name: SimpleNamespace(Trainer=Trainer)
+    )
+    monkeypatch.setattr("scripts.predict.read_image", read)
+    monkeypatch.setattr("scripts.predict.overlay", overlay)
+    (tmp_path / "in").mkdir()
+    for k in range(40):
+        (tmp_path / "in" / f"{7 * k % 40:02}.png").touch()
+    options = ("--weights", initial, "--out", tmp_path / "out", "--json", tmp_path / "result.json")
+    code, out, err = run_command("predict", "--backend", "torch", *options, tmp_path / "in")
+    assert (code, err) == (0, "")
+    assert len(alive) == 40
+    assert max(alive) <= most
+    lines = out.splitlines()
+    assert len(lines) < 15
+    assert sum(".png: " in line for line in lines) == 10
+    assert "... and 30 more" in lines
+    items = json.loads((tmp_path / "result.json").read_text())
+    assert [Path(item["mask"]).name for item in items] == [f"{k:02}.png" for k in range(40)]
 
 
 def test_void_as_background_needs_a_background(tmp_path: Path, run_command: Command) -> None:

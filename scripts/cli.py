@@ -1,9 +1,11 @@
 """What the commands share: options, the way out on bad input, progress, JSON."""
 
+import contextlib
 import enum
 import json
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -59,9 +61,14 @@ def new_app() -> typer.Typer:
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
+def report(message: str) -> None:
+    """One line on standard error."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+
+
 def fail(message: str) -> NoReturn:
     """One line on standard error, exit code 2."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    report(message)
     raise SystemExit(2)
 
 
@@ -139,3 +146,16 @@ def progress(description: str) -> rich.progress.Progress:
         rich.progress.TimeRemainingColumn(),
         console=console,
     )
+
+
+@contextlib.contextmanager
+def image_progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar with images a second; gives what is to be called with the count so far."""
+    with progress(description) as bar:
+        task, start = bar.add_task("", total=total, status=""), time.perf_counter()
+
+        def show(count: int) -> None:
+            rate = count / (time.perf_counter() - start)
+            bar.update(task, completed=count, status=f"{rate:.2f} images/s")
+
+        yield show

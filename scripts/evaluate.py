@@ -9,6 +9,7 @@ import rich.table
 import typer
 
 from backends import load_backend
+from common.ahead import map_ahead
 from common.checkpoint import Weights, read_weights, write_whole
 from common.config import Config
 from common.dataset import Dataset, open_dataset
@@ -24,9 +25,9 @@ from scripts.cli import (
     JsonOption,
     WeightsOption,
     console,
+    image_progress,
     main,
     new_app,
-    progress,
     write_json,
 )
 from scripts.plots import plot_confusion
@@ -46,11 +47,11 @@ def evaluate_dataset(
         InputError: an image or a mask cannot be read, or a label is no class.
     """
     confusion = np.zeros((dataset.num_classes, dataset.num_classes), np.int64)
-    for index in range(len(dataset)):
-        image, label = dataset.read(index)
+    pairs = map_ahead(dataset.read, range(len(dataset)))
+    for count, (image, label) in enumerate(pairs, start=1):
         prediction = trainer.predict(normalize(image, config)[None])[0]
         confusion += confusion_matrix(label, prediction, dataset.num_classes)
-        on_image(index + 1)
+        on_image(count)
     return summarize(confusion, dataset.class_names)
 
 
@@ -78,7 +79,7 @@ def config_of(weights: Weights, **more: Any) -> Config:
     )
 
 
-def _percent(value: float | None) -> str:
+def _fraction(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
@@ -86,10 +87,10 @@ def _print(result: dict[str, Any]) -> None:
     table = rich.table.Table("class", rich.table.Column("IoU", justify="right"), box=None)
     table.add_column("accuracy", justify="right")
     for row in result["per_class"]:
-        table.add_row(row["name"], _percent(row["iou"]), _percent(row["accuracy"]))
+        table.add_row(row["name"], _fraction(row["iou"]), _fraction(row["accuracy"]))
     console.print(table)
     for key in ("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou"):
-        console.print(f"{key.replace('_', ' ')}: {_percent(result[key])}")
+        console.print(f"{key.replace('_', ' ')}: {_fraction(result[key])}")
 
 
 @app.command()
@@ -111,11 +112,8 @@ def evaluate(
     check_classes(weights, start, dataset)
     config = config_of(start, device=device, dtype=dtype)
     trainer = load_backend(backend).Trainer(config, start.arrays)
-    with progress(f"evaluate {backend}") as bar:
-        task = bar.add_task("", total=len(dataset), status="")
-        result = evaluate_dataset(
-            trainer, dataset, config, lambda count: bar.update(task, completed=count)
-        )
+    with image_progress(f"evaluate {backend}", len(dataset)) as show:
+        result = evaluate_dataset(trainer, dataset, config, show)
     _print(result)
     write_json(json_path, result)
     if confusion is not None:
