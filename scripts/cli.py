@@ -14,7 +14,7 @@ import typer
 from backends import BACKENDS, load_backend, missing_packages
 from common.checkpoint import write_whole
 from common.config import Device, Dtype, Schedule
-from common.errors import InputError
+from common.errors import InputError, WorkerError
 
 console = rich.console.Console(highlight=False)
 
@@ -59,10 +59,10 @@ def new_app() -> typer.Typer:
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-def fail(message: str) -> NoReturn:
-    """One line on standard error, exit code 2."""
+def fail(message: str, code: int = 2) -> NoReturn:
+    """One line on standard error, and the exit code: 2 for bad input."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(code)
 
 
 def choose_backends(names: Sequence[str] | None) -> list[str]:
@@ -98,6 +98,8 @@ def main(app: typer.Typer) -> None:
         code = app(_spread(sys.argv[1:]), standalone_mode=False)
     except InputError as error:
         fail(str(error))
+    except WorkerError as error:
+        fail(str(error), code=1)
     except typer.TyperException as error:
         fail(error.format_message())
     except OSError as error:  # a name that is too long, a folder without permission, ...
