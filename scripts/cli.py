@@ -105,8 +105,9 @@ def main(app: typer.Typer) -> None:
     except OSError as error:  # a name that is too long, a folder without permission, ...
         fail(f"{error.filename or 'error'}: {error.strerror or error}")
     except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    if code == 130:  # Ctrl-C in a command: newer Typers return it
         print("interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
     raise SystemExit(code if isinstance(code, int) else 0)
 
 
