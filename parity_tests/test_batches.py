@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import multiprocessing
 import os
 import signal
@@ -22,6 +23,8 @@ from common.dataset import Dataset, open_dataset
 from common.errors import InputError, WorkerError
 from common.shapes import write_shapes
 from common.transforms import mean_colour, normalize, random_crop
+from scripts.book.data import book_item
+from scripts.train import Run
 
 ROOT = Path(__file__).parent.parent
 
@@ -196,6 +199,17 @@ def test_jitter_varies_colours_and_nothing_else() -> None:
     assert len(colours) > 10
 
 
+def test_the_book_s_item_is_the_same_crop(shapes: Dataset) -> None:
+    config = CONFIG.replace(flip_probability=0, void=Void.background)
+    for index in range(len(shapes)):
+        paths = shapes.image_path(index), shapes.mask_path(index)
+        image, label = book_item(*paths, config.crop, np.random.default_rng(index))
+        assert (image.dtype, label.dtype) == (np.float32, np.int64)
+        crop, labels = random_crop(*shapes.open(index), config, np.random.default_rng(index))
+        np.testing.assert_allclose(image, normalize(crop, config), atol=1e-5)
+        assert np.array_equal(label, labels)
+
+
 def test_void_as_background(shapes: Dataset) -> None:
     ignored = training_batch(shapes, CONFIG, 0)
     background = training_batch(shapes, CONFIG.replace(void=Void.background), 0)
@@ -318,6 +332,72 @@ def test_closing_early_leaves_no_process(shapes: Dataset) -> None:
     batches.close()
     assert multiprocessing.active_children() == []
     assert not any(process.is_alive() for process in processes)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--scale", 0, 1), "'--scale': 0 1: 0 < MIN <= MAX is wanted"),
+        (("--scale", 2, 0.5), "'--scale': 2 0.5: 0 < MIN <= MAX is wanted"),
+        (("--scale", 1, "inf"), "'--scale': 1 inf: 0 < MIN <= MAX is wanted"),
+        (("--scale", "nan", 1), "'--scale': nan 1: 0 < MIN <= MAX is wanted"),
+        (("--scale", 1), "--scale"),
+        (("--jitter", 1.5), "--jitter"),
+        (("--workers", -1), "--workers"),
+    ],
+    ids=str,
+)
+def test_an_option_that_makes_no_sense_is_named(
+    run_command: Callable[..., tuple[int, str, str]],
+    shapes: Dataset,
+    tmp_path: Path,
+    options: tuple[object, ...],
+    named: str,
+) -> None:
+    data = ("--data", shapes.root, "--out", tmp_path / "run")
+    code, _, err = run_command("train", "--backend", "torch", *data, *options)
+    assert code == 2
+    assert err.startswith("error: ") and err.count("\n") == 1 and named in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_reach_the_batches(
+    run_command: Callable[..., tuple[int, str, str]],
+    shapes: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[Config] = []
+
+    def take(folder: Path, config: Config) -> None:
+        seen.append(config)
+        raise InputError("seen")
+
+    monkeypatch.setattr("scripts.train.open_data", take)
+    data = ("--data", shapes.root, "--out", tmp_path / "run")
+    options = ("--scale", 0.5, 2, "--jitter", 0.25, "--lr", 0.5, "--crop", 7, 9, "--workers", 0)
+    run_command("train", "--backend", "torch", *data, *options, "--void", "background")
+    expected = Config(
+        scale=(0.5, 2.0),
+        jitter=0.25,
+        learning_rate=0.5,
+        crop=(7, 9),
+        workers=0,
+        void=Void.background,
+    )
+    assert seen == [expected]
+    assert Config.from_dict(json.loads(json.dumps(expected.to_dict()))) == expected
+
+
+def test_the_status_says_what_the_last_steps_waited_for(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", Config(batch_size=4), ("a",))
+    for step in range(30):
+        run.log(0.5, 0.5 if step < 10 else 0.02, step=step, loss=2.0, lr=0.01)
+    assert run.status() == "loss 2.0000  lr 0.01  8.0 images/s"
+    run.log(0.5, 0.5, step=30, loss=2.0, lr=0.01)
+    assert run.status() == "loss 2.0000  lr 0.01  8.0 images/s  waits for data 9%"
+    run.val.append({"step": 31, "mean_iou": 0.5, "pixel_accuracy": 0.5})
+    run.close()
 
 
 # The whole command, in a process of its own
