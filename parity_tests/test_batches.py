@@ -43,7 +43,7 @@ VARIED = CONFIG.replace(scale=(0.5, 2.0), jitter=0.4)
 def digest(shapes: Dataset, config: Config, first_step: int = 0) -> list[str]:
     return [
         hashlib.sha256(batch.image.tobytes() + batch.label.tobytes()).hexdigest()
-        for batch in training_batches(shapes, config, first_step)
+        for batch in list(training_batches(shapes, config, first_step))  # each keeps its bytes
     ]
 
 
