@@ -95,6 +95,10 @@ class Config:
     crop: tuple[int, int] = (320, 480)
     """Height and width of a training crop."""
     flip_probability: float = 0.5
+    scale: tuple[float, float] = (1.0, 1.0)
+    """A training image is scaled by a factor between these before it is cropped."""
+    jitter: float = 0.0
+    """Brightness, contrast and saturation vary by a factor within 1 +- jitter."""
     void: Void = Void.ignore
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
@@ -104,6 +108,7 @@ class Config:
     """Training steps in all; None: `epochs` whole epochs."""
     seed: int = 0
     workers: int = 2
+    """Processes that read ahead; 0: none, the batches are made where they are asked for."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", Dtype(self.dtype))

@@ -60,23 +60,22 @@ def _decode(path: Path, data: bytes) -> Image.Image:
     return image
 
 
-def _rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """Any mode as (H, W, 3) uint8; an alpha channel is dropped."""
+def _rgb(image: Image.Image) -> Image.Image:
+    """Any mode as RGB; an alpha channel is dropped."""
     if image.mode == "I" or image.mode.startswith("I;16"):  # convert() would saturate at 255
         wide = np.asarray(image)
         if wide.min() < 0 or wide.max() > 65535:
             raise ValueError("grey values outside 0 to 65535")
-        grey = np.round(wide / 257).astype(np.uint8)
-        return np.stack([grey] * 3, axis=-1)
+        image = Image.fromarray(np.round(wide / 257).astype(np.uint8))
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose range is not known")
     if "transparency" in image.info:  # a palette with alpha warns where it loses it
         image = image.convert("RGBA")
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """A picture as (H, W, 3) uint8 RGB, upright, whatever Pillow reads.
+def open_image(path: Path) -> Image.Image:
+    """A picture in mode RGB, upright, whatever Pillow reads, decoded to its end.
 
     Grey, palette and CMYK become RGB, 16-bit grey is scaled to 8 bits, alpha is dropped, and
     the EXIF orientation is applied.
@@ -88,6 +87,15 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         image = _decode(path, _read_bytes(path))
         ImageOps.exif_transpose(image, in_place=True)
         return _rgb(image)
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """The picture of `open_image` as (H, W, 3) uint8 RGB.
+
+    Raises:
+        InputError: as `open_image`.
+    """
+    return np.asarray(open_image(path))
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -127,8 +135,8 @@ def _listed(values: NDArray[np.uint8]) -> str:
     return text + (", ..." if len(values) > 5 else "")
 
 
-def read_mask(path: Path, num_classes: int) -> NDArray[np.uint8]:
-    """A label mask as (H, W) uint8: class indices below `num_classes`, or 255 (void).
+def open_mask(path: Path, num_classes: int) -> Image.Image:
+    """A label mask, one byte a pixel: class indices below `num_classes`, or 255 (void).
 
     The file is a palette PNG, whose indices are the labels, or an 8-bit grey one.
 
@@ -141,13 +149,22 @@ def read_mask(path: Path, num_classes: int) -> NDArray[np.uint8]:
         image = _decode(path, data)
         _check_mask_kind(path, image, data)
         label: NDArray[np.uint8] = np.asarray(image)
-    wrong = np.unique(label[(label >= num_classes) & (label != VOID)])
-    if wrong.size:
+    if (label + np.uint8(1)).max() > num_classes:  # void wraps around to 0
+        wrong = np.unique(label[(label >= num_classes) & (label != VOID)])
         raise InputError(
             f"{path}: label {_listed(wrong)} is neither a class (0 to {num_classes - 1}) nor"
             f" void ({VOID})"
         )
-    return label
+    return image
+
+
+def read_mask(path: Path, num_classes: int) -> NDArray[np.uint8]:
+    """The mask of `open_mask` as (H, W) uint8.
+
+    Raises:
+        InputError: as `open_mask`.
+    """
+    return np.asarray(open_mask(path, num_classes))
 
 
 def _paths(root: Path, name: str) -> tuple[Path, Path]:
@@ -155,24 +172,24 @@ def _paths(root: Path, name: str) -> tuple[Path, Path]:
     return root / IMAGES / f"{name}.jpg", root / MASKS / f"{name}.png"
 
 
-def _read_pair(
+def _open_pair(
     root: Path, name: str, num_classes: int
-) -> tuple[NDArray[np.uint8] | None, NDArray[np.uint8] | None, list[str]]:
-    """Image and label, None where they cannot be read, and every fault of the two."""
+) -> tuple[Image.Image | None, Image.Image | None, list[str]]:
+    """Image and mask, None where they cannot be read, and every fault of the two."""
     image_path, mask_path = _paths(root, name)
-    image, label, faults = None, None, []
+    image, mask, faults = None, None, []
     try:
-        image = read_image(image_path)
+        image = open_image(image_path)
     except InputError as error:
         faults.append(str(error))
     try:
-        label = read_mask(mask_path, num_classes)
+        mask = open_mask(mask_path, num_classes)
     except InputError as error:
         faults.append(str(error))
-    if image is not None and label is not None and image.shape[:2] != label.shape:
-        sizes = [f"{width}x{height}" for height, width in (label.shape, image.shape[:2])]
+    if image is not None and mask is not None and image.size != mask.size:
+        sizes = [f"{width}x{height}" for width, height in (mask.size, image.size)]
         faults.append(f"{mask_path}: {sizes[0]} pixels, but its image has {sizes[1]}")
-    return image, label, faults
+    return image, mask, faults
 
 
 @dataclass(frozen=True)
@@ -197,16 +214,25 @@ class Dataset:
     def mask_path(self, index: int) -> Path:
         return _paths(self.root, self.names[index])[1]
 
-    def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Image (H, W, 3) RGB and label (H, W), class indices or 255.
+    def open(self, index: int) -> tuple[Image.Image, Image.Image]:
+        """Image in mode RGB and mask, one byte a pixel: class indices or 255.
 
         Raises:
             InputError: one of the two cannot be read, or their sizes differ.
         """
-        image, label, faults = _read_pair(self.root, self.names[index], self.num_classes)
-        if image is None or label is None or faults:
+        image, mask, faults = _open_pair(self.root, self.names[index], self.num_classes)
+        if image is None or mask is None or faults:
             raise InputError(faults[0])
-        return image, label
+        return image, mask
+
+    def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Image (H, W, 3) RGB and label (H, W), class indices or 255.
+
+        Raises:
+            InputError: as `open`.
+        """
+        image, mask = self.open(index)
+        return np.asarray(image), np.asarray(mask)
 
 
 def find_root(folder: Path) -> Path:
@@ -319,8 +345,8 @@ def _inspect(
     """
 
     def inspect(name: str) -> tuple[str, list[str], NDArray[np.int64]]:
-        _, label, faults = _read_pair(root, name, num_classes)
-        values = np.zeros(0, np.uint8) if label is None or faults else label.ravel()
+        _, mask, faults = _open_pair(root, name, num_classes)
+        values = np.zeros(0, np.uint8) if mask is None or faults else np.asarray(mask).ravel()
         return name, faults, np.bincount(values, minlength=256).astype(np.int64)
 
     with ThreadPoolExecutor(_THREADS) as pool:

@@ -16,7 +16,7 @@ import typer
 from backends import BACKENDS, load_backend, missing_packages
 from common.checkpoint import write_whole
 from common.config import Device, Dtype, Schedule
-from common.errors import InputError
+from common.errors import InputError, WorkerError
 
 console = rich.console.Console(highlight=False)
 
@@ -66,10 +66,10 @@ def report(message: str) -> None:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
 
 
-def fail(message: str) -> NoReturn:
-    """One line on standard error, exit code 2."""
+def fail(message: str, code: int = 2) -> NoReturn:
+    """One line on standard error, and the exit code: 2 for bad input."""
     report(message)
-    raise SystemExit(2)
+    raise SystemExit(code)
 
 
 def choose_backends(names: Sequence[str] | None) -> list[str]:
@@ -105,13 +105,16 @@ def main(app: typer.Typer) -> None:
         code = app(_spread(sys.argv[1:]), standalone_mode=False)
     except InputError as error:
         fail(str(error))
+    except WorkerError as error:
+        fail(str(error), code=1)
     except typer.TyperException as error:
         fail(error.format_message())
     except OSError as error:  # a name that is too long, a folder without permission, ...
         fail(f"{error.filename or 'error'}: {error.strerror or error}")
     except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    if code == 130:  # Ctrl-C in a command: newer Typers return it
         print("interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
     raise SystemExit(code if isinstance(code, int) else 0)
 
 

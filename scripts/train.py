@@ -1,5 +1,6 @@
 """Trains the network and keeps a run folder."""
 
+import contextlib
 import json
 import math
 import statistics
@@ -37,12 +38,16 @@ from scripts.plots import plot_run
 
 app = new_app()
 
+RECENT, SLOW_DATA = 20, 0.05
+"""The steps that the status line tells of; the share of their time spent waiting it mentions."""
+
 
 class Run:
     """A run folder: `config.json`, `log.jsonl`, `val.jsonl`, checkpoints and curves.
 
     `log.jsonl` has a line a step (`step`, `epoch`, `loss`, `lr`), `val.jsonl` a line for each
-    time the val split was measured; `seconds` is the time of each step, reading included.
+    time the val split was measured. `seconds` is the time of each step, `waits` the part of it
+    in which the step waited for its batch.
     `last.safetensors` is written at the end of an epoch and of the run, `best.safetensors` when
     the mean IoU is then the highest so far, or without a val split every time.
 
@@ -54,6 +59,7 @@ class Run:
         self.folder, self.config, self.class_names = folder, config, class_names
         self.steps: list[dict[str, Any]] = []
         self.seconds: list[float] = []
+        self.waits: list[float] = []
         self.val: list[dict[str, Any]] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -63,11 +69,21 @@ class Run:
         except OSError as error:
             raise InputError(f"{folder}: cannot be made: {error.strerror}") from error
 
-    def log(self, **line: Any) -> None:
-        """Adds a step to the log."""
+    def log(self, seconds: float, waited: float, **line: Any) -> None:
+        """Adds a step to the log, and its times."""
+        self.seconds.append(seconds)
+        self.waits.append(waited)
         self.steps.append(line)
         self._log.write(json.dumps(line) + "\n")
         self._log.flush()
+
+    def status(self) -> str:
+        """The last loss and rate, the speed, and whether the data is what the last steps took."""
+        last, seconds, waits = self.steps[-1], self.seconds[-RECENT:], self.waits[-RECENT:]
+        speed = self.config.batch_size / statistics.median(seconds)
+        text = f"loss {last['loss']:.4f}  lr {last['lr']:.2g}  {speed:.1f} images/s"
+        share = sum(waits) / sum(seconds)
+        return f"{text}  waits for data {share:.0%}" if share > SLOW_DATA else text
 
     def checkpoint(self, trainer: Trainer, backend: str, metrics: dict[str, Any] | None) -> None:
         """Writes the last checkpoint, and the best where the metrics say so."""
@@ -126,28 +142,29 @@ def run_training(
     Raises:
         InputError: a file turned bad on the way, or the loss is no longer finite. The last
             checkpoint stays as it is.
+        WorkerError: a process that reads the data is gone.
     """
     steps = total_steps(train, config)
     metrics = None
-    with progress(f"train {backend}") as bar:
+    batches = training_batches(train, config)
+    with contextlib.closing(batches), progress(f"train {backend}") as bar:
         task = bar.add_task("", total=steps, status="")
-        start = time.perf_counter()
-        for step, batch in enumerate(training_batches(train, config)):
+        for step in range(steps):
+            start = time.perf_counter()
+            batch = next(batches)
+            waited = time.perf_counter() - start
             rate = learning_rate(config, step, steps)
             loss = trainer.step(batch.image, batch.label, rate)
             if not math.isfinite(loss):
                 files = ", ".join(batch.names)
                 raise InputError(f"step {step}: the loss is {loss} on {files}; is --lr too high?")
-            run.log(step=step, epoch=batch.epoch, loss=loss, lr=rate)
-            run.seconds.append(time.perf_counter() - start)
-            speed = config.batch_size / statistics.median(run.seconds[-20:])
-            status = f"loss {loss:.4f}  lr {rate:.2g}  {speed:.1f} images/s"
-            bar.update(task, completed=step + 1, status=status)
+            seconds = time.perf_counter() - start
+            run.log(seconds, waited, step=step, epoch=batch.epoch, loss=loss, lr=rate)
+            bar.update(task, completed=step + 1, status=run.status())
             if step + 1 == steps or batch.ends_epoch:
                 if val is not None:
                     metrics = _validate(trainer, val, config, bar)
                 run.checkpoint(trainer, backend, metrics)
-            start = time.perf_counter()
     run.close()
     return metrics
 
@@ -186,6 +203,13 @@ def start_weights(path: Path | None, config: Config, train: Dataset) -> Weights:
     return weights
 
 
+def _check_scale(value: tuple[float, float]) -> tuple[float, float]:
+    low, high = value
+    if not 0 < low <= high < math.inf:
+        raise typer.BadParameter(f"{low:g} {high:g}: 0 < MIN <= MAX is wanted")
+    return value
+
+
 @app.command()
 def train(
     backend: BackendOption,
@@ -202,7 +226,19 @@ def train(
     crop: Annotated[
         tuple[int, int], typer.Option(min=1, metavar="H W", help="Size of a training crop.")
     ] = Config.crop,
-    lr: Annotated[float, typer.Option(min=0)] = Config.learning_rate,
+    scale: Annotated[
+        tuple[float, float],
+        typer.Option(
+            metavar="MIN MAX",
+            callback=_check_scale,
+            help="Scale each image by a random factor between these, 0.5 2 for instance.",
+        ),
+    ] = Config.scale,
+    jitter: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Vary brightness, contrast and saturation by this share."),
+    ] = Config.jitter,
+    learning_rate: Annotated[float, typer.Option("--lr", min=0)] = Config.learning_rate,
     momentum: Annotated[float, typer.Option(min=0, max=1)] = Config.momentum,
     weight_decay: Annotated[float, typer.Option(min=0)] = Config.weight_decay,
     schedule: ScheduleOption = Config.schedule,
@@ -211,28 +247,14 @@ def train(
     ] = Config.void,
     seed: Annotated[int, typer.Option(min=0)] = Config.seed,
     workers: Annotated[
-        int, typer.Option(min=0, help="Threads that read ahead; the batches stay the same.")
+        int, typer.Option(min=0, help="Processes that read ahead; the batches stay the same.")
     ] = Config.workers,
     device: DeviceOption = Config.device,
     dtype: DtypeOption = Config.dtype,
     json_path: JsonOption = None,
 ) -> None:
     """Train the network; the run folder keeps config, log, checkpoints and curves."""
-    config = Config(
-        dtype=dtype,
-        device=device,
-        learning_rate=lr,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        schedule=schedule,
-        batch_size=batch_size,
-        crop=crop,
-        void=void,
-        epochs=epochs,
-        steps=steps,
-        seed=seed,
-        workers=workers,
-    )
+    config = Config.from_dict(locals())  # the options that are its fields
     train_set, val_set = open_data(data, config)
     start = start_weights(weights, config, train_set)
     config = config.replace(
