@@ -48,8 +48,9 @@ class _FCN(nnx.Module):  # type: ignore[misc]  # Flax has no types here
         scores: jax.Array = self.final_conv(x)
         if self.bilinear:
             n, h, w, classes = scores.shape
-            return jax.image.resize(scores, (n, 32 * h, 32 * w, classes), "bilinear")
-        logits: jax.Array = self.transpose_conv(scores)
+            logits: jax.Array = jax.image.resize(scores, (n, 32 * h, 32 * w, classes), "bilinear")
+        else:
+            logits = self.transpose_conv(scores)
         return logits
 
 
@@ -66,7 +67,8 @@ def _step(model: _FCN, optimizer: Any, images: jax.Array, labels: jax.Array) -> 
 
 @nnx.jit  # type: ignore[untyped-decorator]
 def _logits(model: _FCN, images: jax.Array) -> jax.Array:
-    return model(images)
+    logits: jax.Array = model(images)
+    return logits
 
 
 @nnx.jit  # type: ignore[untyped-decorator]
@@ -78,7 +80,8 @@ class Trainer:
     """The book's network and its optimizer."""
 
     def __init__(self, config: Config, bilinear: bool = False) -> None:
-        jax.config.update("jax_default_device", select_device(config.device))
+        device = select_device(config.device)
+        jax.config.update("jax_default_device", device)  # type: ignore[no-untyped-call]
         self.net = _FCN(config, bilinear)
         sgd = optax.chain(
             optax.add_decayed_weights(config.weight_decay), optax.sgd(config.learning_rate)
@@ -94,7 +97,8 @@ class Trainer:
     def logits(self, images: Array) -> jax.Array:
         """The scores (N, H, W, classes) in eval mode."""
         self.net.eval()
-        return jax.block_until_ready(_logits(self.net, jnp.asarray(images)))
+        logits: jax.Array = _logits(self.net, jnp.asarray(images))
+        return logits.block_until_ready()
 
     def predict(self, images: Array) -> NDArray[np.integer[Any]]:
         """The most likely class of each pixel, (N, H, W)."""
