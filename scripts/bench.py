@@ -5,15 +5,10 @@ the candidates take turns round by round, so that what slows the machine for a w
 them. One combination of mode, batch size and size comes after the other.
 """
 
-import contextlib
 import dataclasses
 import itertools
-import os
-import platform
-import statistics
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,16 +19,15 @@ from common.config import Config, Dtype
 from common.dataset import open_dataset
 from common.errors import InputError
 from common.names import OUTPUT_STRIDE
-from scripts.bench_data import draw_pictures
-from scripts.bench_table import FORMS, Row, gflop, make_rows, product_rate, show
-from scripts.bench_turns import Measured, WorkerError, cores, take_turns
+from scripts.bench_data import pictures
+from scripts.bench_table import FORMS, Row, machine, make_rows, show
+from scripts.bench_turns import Measured, WorkerError, take_turns
 from scripts.bench_worker import Job
 from scripts.cli import (
     BackendsOption,
     DtypeOption,
     JsonOption,
     choose_backends,
-    console,
     main,
     new_app,
     write_json,
@@ -47,6 +41,10 @@ NUMBERS = ("--batch-size", "--size")
 
 NO_PRODUCT = {("mxnet", "bfloat16")}
 """Backends that cannot multiply matrices of a type."""
+
+BATCH_SIZE = 4
+
+CLASSES = Config.num_classes
 
 PICTURES = 24
 """Of the synthetic set, at least; each is drawn in a few hundredths of a second."""
@@ -95,82 +93,24 @@ def read_sizes(numbers: Sequence[int]) -> list[tuple[int, int]]:
 
 def check_options(
     modes: Sequence[Mode],
-    batches: Sequence[tuple[int, tuple[int, int]]],
+    batch_sizes: Sequence[int],
+    sizes: Sequence[tuple[int, int]],
     with_data: bool,
     data: Path | None,
-    outputs: Sequence[Path | None],
 ) -> None:
-    """Refuses, before all the work, what could not be done or would not count.
+    """Refuses, before all the work, what could not be done or what nothing would read.
 
     Raises:
-        InputError: a training batch without variance, an option that nothing reads, a folder that
-            is not there, or more classes than the network has.
+        InputError: the option, and why.
     """
-    if Mode.train in modes and (1, (OUTPUT_STRIDE, OUTPUT_STRIDE)) in batches:
+    if Mode.train in modes and 1 in batch_sizes and (OUTPUT_STRIDE, OUTPUT_STRIDE) in sizes:
         raise InputError("--mode train: one image of 32x32 leaves BatchNorm one value a channel")
     if with_data and Mode.train not in modes:
         raise InputError("--with-data: is for --mode train")
-    if data is not None:
-        if not with_data and Mode.data not in modes:
-            raise InputError("--data: only --mode data and --with-data read pictures")
-        dataset = open_dataset(data, "train")
-        if dataset.num_classes > Config.num_classes:
-            raise InputError(
-                f"{data}: {dataset.num_classes} classes, the benchmark's network has"
-                f" {Config.num_classes}"
-            )
-    for path in outputs:
-        if path is not None and not path.absolute().parent.is_dir():
-            raise InputError(f"{path}: there is no such folder")
-
-
-@contextlib.contextmanager
-def pictures(data: Path | None, count: int, crop: tuple[int, int]) -> Iterator[Path]:
-    """A folder in VOC's layout: `data`, or a synthetic one for the time of the `with` block."""
-    if data is not None:
-        yield data.absolute()
-        return
-    with tempfile.TemporaryDirectory() as parent:
-        folder = Path(parent) / "shapes"
-        with console.status("drawing pictures"):
-            height, width = draw_pictures(folder, count, crop)
-        print(f"no --data: {count} synthetic pictures of {width}x{height}, in a temporary folder")
-        yield folder
-
-
-def _cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def machine(measured: Sequence[Measured]) -> dict[str, Any]:
-    """What the numbers were taken on, and what the limits are made of."""
-    versions = {"python": platform.python_version()}
-    rates: dict[str, dict[str, list[float]]] = {}
-    gflops = {}
-    for one in measured:
-        versions |= one.first["versions"]
-        height, width = one.job.height, one.job.width
-        gflops[f"{height}x{width}"] = {
-            name: gflop(mode, height, width)
-            for name, mode in (("forward", "eval"), ("train", "train"))
-        }
-        if one.job.form == "limit":
-            by_backend = rates.setdefault(one.job.dtype, {})
-            by_backend.setdefault(str(one.job.backend), []).append(product_rate(one))
-    return {
-        "system": f"{platform.system()} {platform.machine()}",
-        "device": next((one.first["gpu"] for one in measured if one.first["gpu"]), _cpu_name()),
-        "cores": cores(),
-        "threads": int(os.environ.get("OMP_NUM_THREADS", cores())),
-        "versions": versions,
-        "gflop_per_image": gflops,
-        "product_gflop_per_second": {
-            dtype: {name: statistics.median(values) for name, values in by_backend.items()}
-            for dtype, by_backend in rates.items()
-        },
-    }
+    if data is not None and not with_data and Mode.data not in modes:
+        raise InputError("--data: only --mode data and --with-data read pictures")
+    if data is not None and (classes := open_dataset(data, "train").num_classes) > CLASSES:
+        raise InputError(f"{data}: {classes} classes, the benchmark's network has {CLASSES}")
 
 
 def print_machine(facts: dict[str, Any]) -> None:
@@ -193,7 +133,10 @@ def bench(
     batch_size: Annotated[
         list[int] | None,
         typer.Option(
-            min=1, metavar="N...", help="Images in a batch, or several such.", show_default="4"
+            min=1,
+            metavar="N...",
+            help="Images in a batch, or several such.",
+            show_default=str(BATCH_SIZE),
         ),
     ] = None,
     size: Annotated[
@@ -227,21 +170,20 @@ def bench(
     """
     modes = [one for one in Mode if mode in (one, Mode.all) and one is not Mode.all]
     sizes = read_sizes(size or Config.crop)
-    batch_sizes = list(dict.fromkeys(batch_size or [4]))
-    batches = list(itertools.product(batch_sizes, sizes))
-    check_options(modes, batches, with_data, data, (json_file, plot))
+    batch_sizes = list(dict.fromkeys(batch_size or [BATCH_SIZE]))
+    check_options(modes, batch_sizes, sizes, with_data, data)
+    for path in (json_file, plot):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise InputError(f"{path}: there is no such folder")  # before all the work
     names = choose_backends(backends)
+    reading = {Mode.data, *([Mode.train] if with_data else [])}.intersection(modes)
+    count = max(PICTURES, 2 * max(batch_sizes)) if reading else 0
     measured: list[Measured] = []
     rows: list[Row] = []
-    with contextlib.ExitStack() as stack:
-        folder = None
-        if with_data or Mode.data in modes:
-            largest = max(height for height, _ in sizes), max(width for _, width in sizes)
-            count = max(PICTURES, 2 * max(batch_sizes))
-            folder = str(stack.enter_context(pictures(data, count, largest)))
-        for now, images, (height, width) in itertools.product(modes, batch_sizes, sizes):
-            reads = now is Mode.data or (with_data and now is Mode.train)
-            at = Job(None, "", now, images, height, width, dtype, device, folder if reads else None)
+    with pictures(data, count, crops=sizes) as folder:
+        for one, images, (height, width) in itertools.product(modes, batch_sizes, sizes):
+            source = str(folder) if one in reading else None
+            at = Job(None, "", one, images, height, width, dtype, device, source)
             try:
                 took = take_turns(make_jobs(at, names), rounds)
             except WorkerError as error:
@@ -250,7 +192,7 @@ def bench(
             measured += took
             rows += make_rows(took)
             show(took, make_rows(took))
-    facts = machine(measured) | {"pictures": str(data or "synthetic") if folder else None}
+    facts = machine(measured) | {"pictures": str(data or "synthetic") if reading else None}
     print_machine(facts)
     write_json(json_file, {"rows": rows, "machine": facts})
     if plot is not None:

@@ -1,8 +1,10 @@
 """The pictures of `scripts.bench`, and the batches made from them: ours, and in the book's way."""
 
+import contextlib
 import importlib
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,32 @@ from common.config import Config
 from common.dataset import Dataset, open_dataset
 from common.errors import InputError
 from common.shapes import write_shapes
+from scripts.cli import console
 
 PICTURE = (375, 500)
 """Height and width of most of VOC's pictures, and so of the synthetic ones."""
 
 Batches = Iterator[tuple[NDArray[Any], NDArray[Any]]]
+
+
+@contextlib.contextmanager
+def pictures(
+    data: Path | None, count: int, crops: Sequence[tuple[int, int]]
+) -> Iterator[Path | None]:
+    """`data`, or else a folder with `count` synthetic pictures for the time of the `with` block.
+
+    They are as large as the largest crop. None where `count` is 0.
+    """
+    if data is not None or not count:
+        yield data and data.absolute()
+        return
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "shapes"
+        with console.status("drawing pictures"):
+            heights, widths = zip(*crops, strict=True)
+            height, width = draw_pictures(folder, count, (max(heights), max(widths)))
+        print(f"no --data: {count} synthetic pictures of {width}x{height}, in a temporary folder")
+        yield folder
 
 
 def draw_pictures(folder: Path, pictures: int, crop: tuple[int, int]) -> tuple[int, int]:

@@ -1,9 +1,11 @@
-"""From what the candidates took to rows, and from rows to a table."""
+"""From what the candidates took to rows and facts, and from rows to a table."""
 
 import dataclasses
 import itertools
+import platform
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import rich.box
@@ -11,7 +13,7 @@ import rich.table
 
 from common.config import Config
 from common.flops import forward_flops, training_flops
-from scripts.bench_turns import Measured
+from scripts.bench_turns import Measured, cores, threads
 from scripts.bench_worker import SIDE, Job
 from scripts.cli import console
 
@@ -112,6 +114,41 @@ def _costs(measured: Measured) -> Row:
         "cpu_seconds": statistics.median(turn["cpu_seconds"] for turn in measured.turns),
         "first_seconds": measured.first["seconds"],
         "peak_mb": max(turn["peak_mb"] for turn in measured.turns),
+    }
+
+
+def _cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def machine(measured: Sequence[Measured]) -> dict[str, Any]:
+    """What the numbers were taken on, and what the limits are made of."""
+    versions = {"python": platform.python_version()}
+    rates: dict[str, dict[str, list[float]]] = {}
+    gflops = {}
+    for one in measured:
+        versions |= one.first["versions"]
+        height, width = one.job.height, one.job.width
+        gflops[f"{height}x{width}"] = {
+            name: gflop(mode, height, width)
+            for name, mode in (("forward", "eval"), ("train", "train"))
+        }
+        if one.job.form == "limit":
+            by_backend = rates.setdefault(one.job.dtype, {})
+            by_backend.setdefault(str(one.job.backend), []).append(product_rate(one))
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": next((one.first["gpu"] for one in measured if one.first["gpu"]), _cpu_name()),
+        "cores": cores(),
+        "threads": threads(),
+        "versions": versions,
+        "gflop_per_image": gflops,
+        "product_gflop_per_second": {
+            dtype: {name: statistics.median(values) for name, values in by_backend.items()}
+            for dtype, by_backend in rates.items()
+        },
     }
 
 

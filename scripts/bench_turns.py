@@ -41,6 +41,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def threads() -> int:
+    """The threads that each candidate computes with."""
+    return min(int(os.environ.get("OMP_NUM_THREADS", cores())), cores())
+
+
 class Worker:
     """A candidate's process, ended with the `with` block."""
 
@@ -54,7 +59,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env={"OMP_NUM_THREADS": str(cores())} | os.environ | QUIET,
+            env=os.environ | QUIET | {"OMP_NUM_THREADS": str(threads())},
             cwd=Path(__file__).parents[1],
         )
 

@@ -227,6 +227,9 @@ def main() -> None:
     # A framework's own words on standard output would break the conversation.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    # JAX takes a thread for each core that it may use, whatever OMP_NUM_THREADS says.
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[: int(os.environ.get("OMP_NUM_THREADS", len(cores)))])
     try:
         take_turns(Job(**json.loads(sys.argv[1])), answers)
     except InputError as error:
