@@ -164,7 +164,7 @@ def _heading(measured: Sequence[Measured]) -> str:
     job = measured[0].job
     at = f"batch {job.batch_size} of {job.height}x{job.width}"
     if job.mode == "data":
-        return f"data, files to a {at}, in one process"
+        return f"data, from files, {at}, in one process"
     count = gflop(job.mode, job.height, job.width)
     source = " from files" if job.data else ""
     text = f"{job.mode}, {job.dtype}, {at}{source}: {count:.3g} GFLOP an image"

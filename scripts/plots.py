@@ -157,7 +157,7 @@ def _draw_bars(axes: Axes, rows: Rows) -> None:
     axes.set_ylim(max(place, 5) - 0.75, -0.75)  # from above; few bars are not drawn thicker
     axes.set_xlim(right=1.35 * axes.get_xlim()[1])  # room for what stands beside the longest bar
     at = rows[0]
-    kind = "files to a" if at["mode"] == "data" else f"{at['dtype']},"
+    kind = "from files," if at["mode"] == "data" else f"{at['dtype']},"
     title = f"{at['mode']}, {kind} batch {at['batch_size']} of {at['height']}x{at['width']}"
     axes.set(xlabel="milliseconds an image", title=title)
 
