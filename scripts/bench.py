@@ -21,7 +21,7 @@ from common.errors import InputError
 from common.names import OUTPUT_STRIDE
 from scripts.bench_data import pictures
 from scripts.bench_table import FORMS, Row, machine, make_rows, show
-from scripts.bench_turns import Measured, WorkerError, take_turns
+from scripts.bench_turns import Measured, CandidateError, take_turns
 from scripts.bench_worker import Job
 from scripts.cli import (
     BackendsOption,
@@ -186,7 +186,7 @@ def bench(
             at = Job(None, "", one, images, height, width, dtype, device, source)
             try:
                 took = take_turns(make_jobs(at, names), rounds)
-            except WorkerError as error:
+            except CandidateError as error:
                 print(f"error: {error}", file=sys.stderr)
                 return 1
             measured += took

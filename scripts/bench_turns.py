@@ -20,7 +20,7 @@ QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "
 """A worker's environment: its idle threads sleep, where by default they spin for a while."""
 
 
-class WorkerError(Exception):
+class CandidateError(Exception):
     """A candidate's process has ended too early."""
 
 
@@ -76,7 +76,7 @@ class Worker:
 
         Raises:
             InputError: it has found bad input.
-            WorkerError: its process has ended otherwise.
+            CandidateError: its process has ended otherwise.
         """
         self.measured.first = self._answer()
 
@@ -84,7 +84,7 @@ class Worker:
         """Lets the candidate compute once.
 
         Raises:
-            InputError, WorkerError: as `start`.
+            InputError, CandidateError: as `start`.
         """
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # `_answer` says why
@@ -103,14 +103,14 @@ class Worker:
         last = last_line(self._errors.read())
         if code == 2:
             raise InputError(last.removeprefix("error: "))
-        raise WorkerError(f"{self.name} ended with exit code {code}: {last}")
+        raise CandidateError(f"{self.name} ended with exit code {code}: {last}")
 
 
 def take_turns(jobs: Sequence[Job], rounds: int) -> list[Measured]:
     """Starts the candidates, one after the other, lets them take turns, and ends them.
 
     Raises:
-        InputError, WorkerError: as `Worker.start`.
+        InputError, CandidateError: as `Worker.start`.
     """
     with contextlib.ExitStack() as stack, progress(jobs[0].mode) as bar:
         task = bar.add_task("", total=len(jobs) * (rounds + 1), status="")
