@@ -22,7 +22,7 @@ from scripts import bench_worker
 from scripts.bench import NUMBERS, app, make_jobs, read_sizes
 from scripts.bench_data import draw_pictures, endless_batches
 from scripts.bench_table import fastest_product, limit_turns, make_rows, product_rate
-from scripts.bench_turns import Measured, Worker, CandidateError
+from scripts.bench_turns import CandidateError, Measured, Worker
 from scripts.bench_worker import SIDE, Job, build, make_batch, measure
 from scripts.cli import main
 

@@ -21,7 +21,7 @@ from common.errors import InputError
 from common.names import OUTPUT_STRIDE
 from scripts.bench_data import pictures
 from scripts.bench_table import FORMS, Row, machine, make_rows, show
-from scripts.bench_turns import Measured, CandidateError, take_turns
+from scripts.bench_turns import CandidateError, Measured, take_turns
 from scripts.bench_worker import Job
 from scripts.cli import (
     BackendsOption,
