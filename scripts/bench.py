@@ -164,9 +164,9 @@ def bench(
 ) -> int:
     """Times each backend against the plain loop of the book, and against the bare arithmetic.
 
-    The book's forms are in float32 whatever --dtype is: they get images normalised on the host,
-    which is where the book does it; ours get pictures as decoded. Every call ends when its
-    result is there.
+    The book's forms compute in float32 whatever --dtype says, from images normalised on the host,
+    as its dataset gives them; ours start from pictures as decoded. A call ends when its result
+    is there.
     """
     modes = [one for one in Mode if mode in (one, Mode.all) and one is not Mode.all]
     sizes = read_sizes(size or Config.crop)

@@ -21,6 +21,9 @@ Row = dict[str, Any]
 Turns = Sequence[Mapping[str, float]]
 
 FORMS = ("ours", "bilinear", "book", "limit")
+"""The backend; the book's way with interpolation for its transposed convolution, and as it is; and
+no network at all: its FLOPs, at the rate of a matrix product. `bilinear` is held to the same limit,
+though its head has a twentieth less to do."""
 
 EXPLANATION = (
     "bilinear: the book's loop (float32), interpolating; book: as it is;"
