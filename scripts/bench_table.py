@@ -155,11 +155,12 @@ def machine(measured: Sequence[Measured]) -> dict[str, Any]:
     }
 
 
-def _figures(value: float | None, form: str = "") -> str:
-    """Three figures or whole numbers, or as `form` says; nothing for None."""
+def _figures(value: float | None, times: float = 1) -> str:
+    """Three figures, or a whole number; nothing for None."""
     if value is None:
         return ""
-    return format(value, form or (".0f" if value >= 100 else "#.3g"))
+    value *= times
+    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
 
 
 def _heading(measured: Sequence[Measured]) -> str:
@@ -185,24 +186,23 @@ def show(measured: Sequence[Measured], rows: Sequence[Row]) -> None:
     table = rich.table.Table(box=rich.box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("backend", "form"):
         table.add_column(name, no_wrap=True)
-    columns = ("first", "median", "min..max", "CPU s", "img/s", "x book", "% limit", "MB")
-    for name in (*columns, "x MB"):
+    times = ("first ms", "median ms", "min..max", "CPU ms")
+    for name in (*times, "img/s", "x book", "% limit", "MB", "x MB"):
         table.add_column(name, justify="right", no_wrap=True)
     peaks = {row["backend"]: row["peak_mb"] for row in rows if row["form"] == "book"}
     for row in rows:
-        peak, share = row["peak_mb"], row["share_of_limit"]
         table.add_row(
             row["backend"] or "",
             row["form"],
-            _figures(row["first_seconds"]),
-            _figures(row["seconds"]),
-            "..".join(map(_figures, row["spread"])),
-            _figures(row["cpu_seconds"]),
+            _figures(row["first_seconds"], 1000),
+            _figures(row["seconds"], 1000),
+            "..".join(_figures(end, 1000) for end in row["spread"]),
+            _figures(row["cpu_seconds"], 1000),
             _figures(row["images_per_second"]),
-            _figures(row["speedup_over_book"], ".2f"),
-            _figures(share and 100 * share, ".0f"),
-            _figures(peak, ".0f"),
-            _figures(peak and peak / peaks[row["backend"]], ".2f"),
+            f"{row['speedup_over_book']:.2f}",
+            _figures(row["share_of_limit"], 100),
+            _figures(row["peak_mb"]),
+            _figures(row["peak_mb"], 1 / peaks[row["backend"]]),
             end_section=row["form"] == "limit",
         )
     console.print(table)
