@@ -106,8 +106,9 @@ def test_limit_is_the_work_at_the_rate_of_the_fastest_backend() -> None:
         measured("jax", "ours", 1.0, 1.0, 1.0, dtype="bfloat16"),
         measured("jax", "book", 1.0, 1.0, 1.0),
         measured("jax", "limit", 0.3, 0.4, 0.2, dtype="bfloat16"),
+        measured("jax", "limit", 0.8, 0.8, 0.8),
     ]
-    fastest = fastest_product(taken)
+    fastest = fastest_product(taken, "bfloat16")
     assert fastest is not None
     assert fastest.job.backend == "jax"
     assert product_rate(fastest) == pytest.approx(product / 0.3 / 1e9)
@@ -125,7 +126,8 @@ def test_limit_is_the_work_at_the_rate_of_the_fastest_backend() -> None:
         assert row["cpu_seconds"] is row["first_seconds"] is row["peak_mb"] is None
     assert limits[0]["speedup_over_book"] == pytest.approx(3.0 / limits[0]["seconds"])
     for row in rows:
-        assert row["share_of_limit"] == limits[0]["seconds"] / row["seconds"]
+        seconds = {"bfloat16": 0.3, "float32": 0.8}[row["dtype"]] * work / product
+        assert row["share_of_limit"] == pytest.approx(seconds / row["seconds"])
 
 
 def test_the_book_is_float32_and_mxnet_takes_no_bfloat16_product() -> None:
@@ -135,10 +137,14 @@ def test_the_book_is_float32_and_mxnet_takes_no_bfloat16_product() -> None:
         ("torch", "bilinear", "float32"),
         ("torch", "book", "float32"),
         ("torch", "limit", "bfloat16"),
+        ("torch", "limit", "float32"),
         ("mxnet", "ours", "bfloat16"),
         ("mxnet", "bilinear", "float32"),
         ("mxnet", "book", "float32"),
+        ("mxnet", "limit", "float32"),
     ]
+    single = make_jobs(Job(None, "", "eval", 1, 32, 64), ["mxnet"])
+    assert [job.form for job in single] == ["ours", "bilinear", "book", "limit"]
     reading = make_jobs(Job(None, "", "data", 1, 32, 64), ["torch", "mxnet"])
     assert [(job.backend, job.form) for job in reading] == [(None, "ours"), (None, "book")]
 

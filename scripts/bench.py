@@ -20,7 +20,7 @@ from common.dataset import open_dataset
 from common.errors import InputError
 from common.names import OUTPUT_STRIDE
 from scripts.bench_data import pictures
-from scripts.bench_table import FORMS, Row, machine, make_rows, show
+from scripts.bench_table import Row, machine, make_rows, show
 from scripts.bench_turns import CandidateError, Measured, take_turns
 from scripts.bench_worker import Job
 from scripts.cli import (
@@ -64,13 +64,16 @@ def make_jobs(at: Job, backends: Sequence[str]) -> list[Job]:
     """The candidates of the combination that `at` describes."""
     if at.mode == Mode.data:
         return [dataclasses.replace(at, form=form, dtype="float32") for form in ("ours", "book")]
+    book = dataclasses.replace(at, dtype="float32")  # it knows no other type
     jobs = []
     for name in backends:
-        for form in FORMS:
-            # the book's way has no types to choose from
-            dtype = at.dtype if form in ("ours", "limit") else "float32"
-            if form != "limit" or (name, dtype) not in NO_PRODUCT:
-                jobs.append(dataclasses.replace(at, backend=name, form=form, dtype=dtype))
+        forms = [(at, "ours"), (book, "bilinear"), (book, "book")]
+        forms += [(one, "limit") for one in dict.fromkeys((at, book))]
+        jobs += [
+            dataclasses.replace(one, backend=name, form=form)
+            for one, form in forms
+            if form != "limit" or (name, one.dtype) not in NO_PRODUCT
+        ]
     return jobs
 
 

@@ -20,11 +20,7 @@ from scripts.cli import console
 Row = dict[str, Any]
 Turns = Sequence[Mapping[str, float]]
 
-FORMS = ("ours", "bilinear", "book", "limit")
-"""The backend; the book's way with interpolation for its transposed convolution, and as it is; and
-no network at all: its FLOPs, at the rate of a matrix product. `bilinear` is held to the same limit,
-though its head has a twentieth less to do."""
-
+# `bilinear` is held to the same limit, though its head has a twentieth less to do.
 EXPLANATION = (
     "bilinear: the book's loop (float32), interpolating; book: as it is;"
     " limit: the FLOPs at that rate"
@@ -48,12 +44,12 @@ def product_rate(measured: Measured) -> float:
     return 2 * SIDE[measured.job.device] ** 3 / seconds / 1e9
 
 
-def fastest_product(measured: Iterable[Measured]) -> Measured | None:
-    """The candidate whose rate all limits are of; None where no product was taken.
+def fastest_product(measured: Iterable[Measured], dtype: str) -> Measured | None:
+    """The candidate whose rate the limits in this type are of; None where there is none.
 
     It is that of all backends, so that a framework does not look good by a slow product.
     """
-    products = (one for one in measured if one.job.form == "limit")
+    products = (one for one in measured if (one.job.form, one.job.dtype) == ("limit", dtype))
     return max(products, key=product_rate, default=None)
 
 
@@ -72,19 +68,23 @@ def speedup(book: Turns, turns: Turns) -> float:
 
 
 def make_rows(measured: Sequence[Measured]) -> list[Row]:
-    """The rows of a combination: each backend's forms in turn, then its limit."""
-    product = fastest_product(measured)
-    limit = limit_turns(product) if product else None
+    """The rows of a combination: each backend's forms in turn, then the limit of its own type.
+
+    A row's share is of the limit in the row's type: the book's in float32.
+    """
+    dtypes = {one.job.dtype for one in measured}
+    products = {dtype: fastest_product(measured, dtype) for dtype in dtypes}
+    limits = {dtype: limit_turns(product) for dtype, product in products.items() if product}
     rows = []
     for _, group in itertools.groupby(measured, lambda one: one.job.backend):
         own = [one for one in group if one.job.form != "limit"]
         book = next(one.turns for one in own if one.job.form == "book")
         rows += [_row(one.job, one.turns, book) | _costs(one) for one in own]
-        if limit:
+        if limit := limits.get(own[0].job.dtype):
             rows.append(_row(dataclasses.replace(own[0].job, form="limit"), limit, book))
-    if limit:
-        at_best = statistics.median(turn["seconds"] for turn in limit)
-        for row in rows:
+    for row in rows:
+        if limit := limits.get(row["dtype"]):
+            at_best = statistics.median(turn["seconds"] for turn in limit)
             row["share_of_limit"] = at_best / row["seconds"]
     return rows
 
@@ -172,7 +172,7 @@ def _heading(measured: Sequence[Measured]) -> str:
     count = gflop(job.mode, job.height, job.width)
     source = " from files" if job.data else ""
     text = f"{job.mode}, {job.dtype}, {at}{source}: {count:.3g} GFLOP an image"
-    if product := fastest_product(measured):
+    if product := fastest_product(measured, job.dtype):
         text += f", {product.job.backend}'s product {product_rate(product):.0f} GFLOP/s"
     return text
 
@@ -183,6 +183,11 @@ def show(measured: Sequence[Measured], rows: Sequence[Row]) -> None:
         console.width = WIDTH
     explanation = EXPLANATION_OF_DATA if rows[0]["mode"] == "data" else EXPLANATION
     console.print(f"\n{_heading(measured)}\n{explanation}", soft_wrap=True)
+    book = fastest_product(measured, "float32")
+    if book and rows[0]["dtype"] != "float32":
+        print(
+            f"% limit of the book's forms: of float32's product, {product_rate(book):.0f} GFLOP/s"
+        )
     table = rich.table.Table(box=rich.box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("backend", "form"):
         table.add_column(name, no_wrap=True)

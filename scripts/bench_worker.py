@@ -50,9 +50,10 @@ Turn = Callable[[], contextlib.AbstractContextManager[Call]]
 class Job:
     """What a candidate is to compute.
 
-    `form` and `mode` are `scripts.bench`'s; `backend` is None in mode `data`, where no framework
-    takes part; `data` is a folder in VOC's layout that batches are read from, None for one batch
-    over and over.
+    `form` is `ours`, the backend; `book`, the book's way; `bilinear`, that with interpolation for
+    its transposed convolution; or `limit`, one matrix product. `mode` is one of `scripts.bench`'s.
+    `backend` is None in mode `data`, where no framework takes part. `data` is a folder in VOC's
+    layout that batches are read from, None for one batch over and over.
     """
 
     backend: str | None
@@ -97,6 +98,8 @@ def make_batch(job: Job) -> tuple[NDArray[Any], NDArray[np.uint8]]:
     shape = (job.batch_size, job.height, job.width)
     pictures = random.integers(0, 256, (*shape, 3), np.uint8)
     labels = random.integers(0, Config().num_classes, shape, np.uint8)
+    if job.form == "ours":
+        return pictures, labels
     return np.stack([normalize(picture, job.config()) for picture in pictures]), labels
 
 
