@@ -176,6 +176,7 @@ def _draw_growth(
         axes.plot(*zip(*sorted(limit.items()), strict=True), ":", color="black", label="limit")
     axes.set(xlabel=label, ylabel="milliseconds a batch", title="ours; dashed: in proportion")
     axes.set_xlim(left=0)
+    axes.locator_params(axis="x", nbins=5)
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=8)
 
