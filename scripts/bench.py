@@ -1,50 +1,53 @@
 """`python -m scripts.bench`: the backends' speed and memory, side by side with the book's way.
 
-Each candidate (a backend, in our form or in the book's) lives in a process of its own and
-computes only in its turn; the candidates take turns round by round, so that what slows the
-machine for a while slows all of them.
+Each candidate (a backend in one form) lives in a process of its own and computes only in its turn;
+the candidates take turns round by round, so that what slows the machine for a while slows all of
+them. One combination of mode, batch size and size comes after the other.
 """
 
-import collections
-import contextlib
 import dataclasses
-import json
-import os
-import platform
-import statistics
-import subprocess
+import itertools
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-import rich.box
-import rich.table
 import typer
 
+from common.config import Config, Dtype
+from common.dataset import open_dataset
 from common.errors import InputError
 from common.names import OUTPUT_STRIDE
+from scripts.bench_data import pictures
+from scripts.bench_table import Row, machine, make_rows, show
+from scripts.bench_turns import CandidateError, Measured, take_turns
 from scripts.bench_worker import Job
 from scripts.cli import (
     BackendsOption,
+    DtypeOption,
     JsonOption,
     choose_backends,
-    console,
-    last_line,
     main,
     new_app,
-    progress,
     write_json,
 )
+from scripts.plots import plot_bench
 
 app = new_app()
 
-FORMS = ("ours", "book")
+NUMBERS = ("--batch-size", "--size")
+"""Options that take several whole numbers."""
 
-QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
-"""A worker's environment: its idle threads sleep, where by default they spin for a while."""
+NO_PRODUCT = {("mxnet", "bfloat16")}
+"""Backends that cannot multiply matrices of a type."""
+
+BATCH_SIZE = 4
+
+CLASSES = Config.num_classes
+
+PICTURES = 24
+"""Of the synthetic set, at least; each is drawn in a few hundredths of a second."""
 
 
 class Mode(StrEnum):
@@ -52,230 +55,153 @@ class Mode(StrEnum):
 
     train = "train"
     eval = "eval"
+    predict = "predict"
+    data = "data"
+    all = "all"
 
 
-class WorkerError(Exception):
-    """A candidate's process has ended too early."""
+def make_jobs(at: Job, backends: Sequence[str]) -> list[Job]:
+    """The candidates of the combination that `at` describes."""
+    if at.mode == Mode.data:
+        return [dataclasses.replace(at, form=form, dtype="float32") for form in ("ours", "book")]
+    book = dataclasses.replace(at, dtype="float32")  # it knows no other type
+    jobs = []
+    for name in backends:
+        forms = [(at, "ours"), (book, "bilinear"), (book, "book")]
+        forms += [(one, "limit") for one in dict.fromkeys((at, book))]
+        jobs += [
+            dataclasses.replace(one, backend=name, form=form)
+            for one, form in forms
+            if form != "limit" or (name, one.dtype) not in NO_PRODUCT
+        ]
+    return jobs
 
 
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-class Worker:
-    """A candidate's process, ended with the `with` block."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed in __exit__
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "scripts.bench_worker", json.dumps(dataclasses.asdict(job))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            env={"OMP_NUM_THREADS": str(cores())} | os.environ | QUIET,
-            cwd=Path(__file__).parents[1],
-        )
-
-    def __enter__(self) -> "Worker":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.communicate()
-        self._errors.close()
-
-    def start(self) -> None:
-        """Waits until it is built and warm; `first`: its first call, compilation included.
-
-        Raises:
-            WorkerError: its process has ended.
-        """
-        self.first = self._answer()
-
-    def turn(self) -> dict[str, Any]:
-        """Lets the candidate compute once, and returns what that took.
-
-        Raises:
-            WorkerError: its process has ended.
-        """
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # `_answer` says why
-            self._process.stdin.write("\n")
-            self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if line:
-            answer: dict[str, Any] = json.loads(line)
-            return answer
-        code = self._process.wait()
-        self._errors.seek(0)
-        last = last_line(self._errors.read())
-        name = f"{self.job.backend} ({self.job.form})"
-        raise WorkerError(f"{name} ended with exit code {code}: {last}")
-
-
-def summarize(
-    job: Job, first: Mapping[str, Any], turns: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """A candidate's row, but for its comparison with the book's form: medians over the rounds."""
-    seconds = [turn["seconds"] for turn in turns]
-    median = statistics.median(seconds)
-    return {
-        "backend": job.backend,
-        "form": job.form,
-        "mode": job.mode,
-        "dtype": "float32",
-        "batch_size": job.batch_size,
-        "height": job.height,
-        "width": job.width,
-        "seconds": median,
-        "spread": [min(seconds), max(seconds)],
-        "cpu_seconds": statistics.median(turn["cpu_seconds"] for turn in turns),
-        "first_seconds": first["seconds"],
-        "peak_mb": max(turn["peak_mb"] for turn in turns),
-        "images_per_second": job.batch_size / median,
-    }
-
-
-def speedup(book: Sequence[Mapping[str, Any]], turns: Sequence[Mapping[str, Any]]) -> float:
-    """How many times faster than the book's form: the median over the rounds of book / turn."""
-    pairs = zip(book, turns, strict=True)
-    return float(statistics.median(theirs["seconds"] / turn["seconds"] for theirs, turn in pairs))
-
-
-def run(jobs: Sequence[Job], rounds: int) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Lets the candidates take turns; returns the rows of the result, and all versions.
+def read_sizes(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """The values of `--size`, height and width in turn, as pairs.
 
     Raises:
-        WorkerError: a candidate's process has ended.
+        InputError: one lacks its width, or is no multiple of 32.
     """
-    turns: dict[Job, list[dict[str, Any]]] = collections.defaultdict(list)
-    versions: dict[str, str] = {}
-    with contextlib.ExitStack() as stack, progress("bench") as bar:
-        task = bar.add_task("bench", total=len(jobs) * (rounds + 1), status="")
-        workers = []
-        for job in jobs:
-            bar.update(task, status=f"{job.backend} {job.form}: first call")
-            workers.append(stack.enter_context(Worker(job)))
-            workers[-1].start()
-            versions |= workers[-1].first["versions"]
-            bar.advance(task)
-        for _ in range(rounds):
-            for worker in workers:
-                bar.update(task, status=f"{worker.job.backend} {worker.job.form}")
-                turns[worker.job].append(worker.turn())
-                bar.advance(task)
-        bar.update(task, status="")
-    rows = []
-    for worker in workers:
-        book = turns[dataclasses.replace(worker.job, form="book")]
-        row = summarize(worker.job, worker.first, turns[worker.job])
-        rows.append(row | {"speedup_over_book": speedup(book, turns[worker.job])})
-    return rows, versions
+    if len(numbers) % 2:
+        raise InputError("--size: takes a height and a width")
+    sizes = list(dict.fromkeys(zip(numbers[::2], numbers[1::2], strict=True)))
+    for height, width in sizes:
+        if min(height, width) < OUTPUT_STRIDE or height % OUTPUT_STRIDE or width % OUTPUT_STRIDE:
+            raise InputError(
+                f"--size {height} {width}: the book's network takes multiples of {OUTPUT_STRIDE}"
+            )
+    return sizes
 
 
-def machine(versions: Mapping[str, str]) -> dict[str, Any]:
-    """What the numbers were taken on."""
-    return {
-        "system": f"{platform.system()} {platform.machine()}",
-        "cores": cores(),
-        "threads": int(os.environ.get("OMP_NUM_THREADS", cores())),
-        "versions": {"python": platform.python_version(), **versions},
-    }
-
-
-def show(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
-    """Prints the table, and the line of machine facts."""
-    at = rows[0]
-    console.print(
-        f"{at['mode']}, {at['dtype']}, batch {at['batch_size']} of {at['height']}x{at['width']}\n"
-        "Medians of the rounds. x book: times as fast; MB: peak; x MB: peak over the book's."
-    )
-    table = rich.table.Table(box=rich.box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("backend", "form"):
-        table.add_column(name, no_wrap=True)
-    columns = ("first", "step s", "min..max", "CPU s", "img/s", "x book", "MB", "x MB")
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
-    peaks = {row["backend"]: row["peak_mb"] for row in rows if row["form"] == "book"}
-    for row in rows:
-        low, high = row["spread"]
-        table.add_row(
-            row["backend"],
-            row["form"],
-            f"{row['first_seconds']:.1f}",
-            f"{row['seconds']:.3f}",
-            f"{low:.3f}..{high:.3f}",
-            f"{row['cpu_seconds']:.2f}",
-            f"{row['images_per_second']:.2f}",
-            f"{row['speedup_over_book']:.2f}",
-            f"{row['peak_mb']:.0f}",
-            f"{row['peak_mb'] / peaks[row['backend']]:.2f}",
-        )
-    console.print(table)
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    console.print(
-        f"{facts['system']}, {facts['cores']} cores, {facts['threads']} threads; {versions}"
-    )
-
-
-def check_size(mode: Mode, batch_size: int, height: int, width: int) -> None:
-    """Refuses a batch that one of the forms cannot compute.
+def check_options(
+    modes: Sequence[Mode],
+    batch_sizes: Sequence[int],
+    sizes: Sequence[tuple[int, int]],
+    with_data: bool,
+    data: Path | None,
+) -> None:
+    """Refuses, before all the work, what could not be done or what nothing would read.
 
     Raises:
-        InputError: a side is no multiple of 32, or the training batch has no variance.
+        InputError: the option, and why.
     """
-    if height % OUTPUT_STRIDE or width % OUTPUT_STRIDE:
-        raise InputError(
-            f"--size {height} {width}: the book's network takes multiples of {OUTPUT_STRIDE}"
-        )
-    if mode is Mode.train and batch_size * height * width == OUTPUT_STRIDE**2:
+    if Mode.train in modes and 1 in batch_sizes and (OUTPUT_STRIDE, OUTPUT_STRIDE) in sizes:
         raise InputError("--mode train: one image of 32x32 leaves BatchNorm one value a channel")
+    if with_data and Mode.train not in modes:
+        raise InputError("--with-data: is for --mode train")
+    if data is not None and not with_data and Mode.data not in modes:
+        raise InputError("--data: only --mode data and --with-data read pictures")
+    if data is not None and (classes := open_dataset(data, "train").num_classes) > CLASSES:
+        raise InputError(f"{data}: {classes} classes, the benchmark's network has {CLASSES}")
+
+
+def print_machine(facts: dict[str, Any]) -> None:
+    """The machine in two lines."""
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    print(f"{facts['device']}, {facts['cores']} cores, {facts['threads']} threads")
+    print(versions)
 
 
 @app.command()
 def bench(
     backends: BackendsOption = None,
     mode: Annotated[
-        Mode, typer.Option(help="A training step, or a prediction up to the class map.")
+        Mode,
+        typer.Option(
+            help="A training step; a forward pass to the logits; a prediction up to the class map"
+            " on the host; reading a batch from files; or all four."
+        ),
     ] = Mode.train,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in a batch.")] = 4,
+    batch_size: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1,
+            metavar="N...",
+            help="Images in a batch, or several such.",
+            show_default=str(BATCH_SIZE),
+        ),
+    ] = None,
     size: Annotated[
-        tuple[int, int],
-        typer.Option(min=OUTPUT_STRIDE, metavar="H W", help="The images' height and width."),
-    ] = (320, 480),
+        list[int] | None,
+        typer.Option(
+            metavar="H W...", help="The images' size; may repeat.", show_default="320 480"
+        ),
+    ] = None,
+    dtype: DtypeOption = Dtype.float32,
+    device: Annotated[
+        Literal["cpu", "gpu"], typer.Option(help="Where the networks compute.")
+    ] = "cpu",
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each candidate.")] = 7,
+    with_data: Annotated[
+        bool, typer.Option("--with-data", help="Train on batches that are read on the way.")
+    ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Pictures to read, a folder in VOC's layout. Default: synthetic ones."),
+    ] = None,
     json_file: JsonOption = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the result, a PNG file.")
+    ] = None,
 ) -> int:
-    """Times each backend against the plain loop of the book, in float32 on the CPU.
+    """Times each backend against the plain loop of the book, and against the bare arithmetic.
 
-    Both start from the same NumPy arrays and end with the loss, or the class map, on the host.
+    The book's forms compute in float32 whatever --dtype says, from images normalised on the host,
+    as its dataset gives them; ours start from pictures as decoded. A call ends when its result
+    is there.
     """
-    height, width = size
-    check_size(mode, batch_size, height, width)
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise InputError(f"{json_file}: there is no such folder")  # before all the work
-    jobs = [
-        Job(name, form, mode.value, batch_size, height, width)
-        for name in choose_backends(backends)
-        for form in FORMS
-    ]
-    try:
-        rows, versions = run(jobs, rounds)
-    except WorkerError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    facts = machine(versions)
-    show(rows, facts)
+    modes = [one for one in Mode if mode in (one, Mode.all) and one is not Mode.all]
+    sizes = read_sizes(size or Config.crop)
+    batch_sizes = list(dict.fromkeys(batch_size or [BATCH_SIZE]))
+    check_options(modes, batch_sizes, sizes, with_data, data)
+    for path in (json_file, plot):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise InputError(f"{path}: there is no such folder")  # before all the work
+    names = choose_backends(backends)
+    reading = {Mode.data, *([Mode.train] if with_data else [])}.intersection(modes)
+    count = max(PICTURES, 2 * max(batch_sizes)) if reading else 0
+    measured: list[Measured] = []
+    rows: list[Row] = []
+    with pictures(data, count, crops=sizes) as folder:
+        for one, images, (height, width) in itertools.product(modes, batch_sizes, sizes):
+            source = str(folder) if one in reading else None
+            at = Job(None, "", one, images, height, width, dtype, device, source)
+            try:
+                took = take_turns(make_jobs(at, names), rounds)
+            except CandidateError as error:
+                print(f"error: {error}", file=sys.stderr)
+                return 1
+            measured += took
+            rows += make_rows(took)
+            show(took, make_rows(took))
+    facts = machine(measured) | {"pictures": str(data or "synthetic") if reading else None}
+    print_machine(facts)
     write_json(json_file, {"rows": rows, "machine": facts})
+    if plot is not None:
+        plot_bench(plot, rows)
     return 0
 
 
 if __name__ == "__main__":
-    main(app)
+    main(app, NUMBERS)

@@ -88,21 +88,28 @@ def choose_backends(names: Sequence[str] | None) -> list[str]:
     return chosen
 
 
-def _spread(arguments: Sequence[str]) -> list[str]:
-    """`--backends torch jax` as `--backends torch --backends jax`, which is what Typer knows."""
+def _spread(arguments: Sequence[str], numbers: Sequence[str]) -> list[str]:
+    """`--backends torch jax` as `--backends torch --backends jax`, which is what Typer knows.
+
+    So too the options in `numbers`, whose values are whole numbers.
+    """
     spread: list[str] = []
     for argument in arguments:
-        many = len(spread) > 1 and spread[-2] in ("--backends", "--backend")
-        if many and argument in set(BackendName):
-            spread.append(spread[-2])
+        option = spread[-2] if len(spread) > 1 else ""
+        names = option in ("--backends", "--backend") and argument in set(BackendName)
+        if names or (option in numbers and argument.isdigit()):
+            spread.append(option)
         spread.append(argument)
     return spread
 
 
-def main(app: typer.Typer) -> None:
-    """Runs a command. Bad input of any kind is one line on standard error and exit code 2."""
+def main(app: typer.Typer, numbers: Sequence[str] = ()) -> None:
+    """Runs a command. Bad input of any kind is one line on standard error and exit code 2.
+
+    `numbers`: its options that take several whole numbers, as in `--batch-size 1 4 8`.
+    """
     try:
-        code = app(_spread(sys.argv[1:]), standalone_mode=False)
+        code = app(_spread(sys.argv[1:], numbers), standalone_mode=False)
     except InputError as error:
         fail(str(error))
     except WorkerError as error:

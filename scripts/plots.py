@@ -1,10 +1,12 @@
 """Plots: the curves of a run, curves on top of each other, the confusion matrix."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -76,6 +78,107 @@ def plot_confusion(path: Path, confusion: Sequence[Sequence[int]], names: Sequen
             axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, size=6)
     figure.colorbar(image, ax=axes, shrink=0.8)
     _save(figure, path)
+
+
+_FORM_COLOURS = {"ours": "C0", "bilinear": "0.6", "book": "0.8"}
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def plot_bench(path: Path, rows: Rows) -> None:
+    """The rows of `scripts.bench`; a PNG file.
+
+    One line of panels for each mode: bars of the largest batch and size, and, where there are
+    several batch sizes or sizes, a batch's time against images and against megapixels.
+    """
+    modes = list(dict.fromkeys(row["mode"] for row in rows))
+    batches = {row["batch_size"] for row in rows}
+    sizes = {row["height"] * row["width"] for row in rows}
+    columns = 1 + (len(batches) > 1) + (len(sizes) > 1)
+    by_mode = [[row for row in rows if row["mode"] == mode] for mode in modes]
+    largest = [
+        [
+            row
+            for row in of_mode
+            if row["batch_size"] == max(batches) and row["height"] * row["width"] == max(sizes)
+        ]
+        for of_mode in by_mode
+    ]
+    bars = [sum(row["form"] != "limit" for row in of_mode) for of_mode in largest]
+    heights = [max(1.1 + 0.25 * count, 2.8 if columns > 1 else 0) for count in bars]
+    figure = Figure(figsize=(7.2 + 3.6 * (columns - 1), sum(heights) + 0.5), layout="constrained")
+    grid = figure.subplots(
+        len(modes),
+        columns,
+        squeeze=False,
+        gridspec_kw={"height_ratios": heights, "width_ratios": [7.2, 3.6, 3.6][:columns]},
+    )
+    for of_mode, shown, axes in zip(by_mode, largest, grid, strict=True):
+        _draw_bars(axes[0], shown)
+        if len(batches) > 1:
+            same_size = [r for r in of_mode if r["height"] * r["width"] == max(sizes)]
+            _draw_growth(axes[1], same_size, "images in a batch", lambda r: r["batch_size"])
+        if len(sizes) > 1:
+            same_batch = [r for r in of_mode if r["batch_size"] == max(batches)]
+            _draw_growth(axes[-1], same_batch, "megapixels in a batch", _megapixels)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    once = dict(zip(labels, handles, strict=True))
+    once = {form: once[form] for form in (*_FORM_COLOURS, "limit") if form in once}
+    figure.legend(once.values(), once, loc="outside lower center", ncols=4, frameon=False)
+    _save(figure, path)
+
+
+def _megapixels(row: Mapping[str, Any]) -> float:
+    return float(row["batch_size"] * row["height"] * row["width"] / 1e6)
+
+
+def _draw_bars(axes: Axes, rows: Rows) -> None:
+    """Milliseconds an image, a group of bars for each backend, the limit a line through it."""
+    place, ticks = 0.0, {}
+    for backend, group in itertools.groupby(rows, lambda row: row["backend"]):
+        first = place
+        for row in group:
+            time = 1000 * row["seconds"] / row["batch_size"]
+            if row["form"] == "limit":
+                ends = first - 0.5, place - 0.5
+                axes.vlines(time, *ends, color="black", linestyle=":", label="limit", zorder=3)
+                continue
+            axes.barh(place, time, 0.86, color=_FORM_COLOURS[row["form"]], label=row["form"])
+            text = f"{row['speedup_over_book']:.2f}x book"
+            if row["share_of_limit"] is not None:
+                text += f", {100 * row['share_of_limit']:.0f}% of limit"
+            axes.annotate(
+                text, (time, place), (4, 0), textcoords="offset points", va="center", size=8
+            )
+            place += 1
+        ticks[(first + place - 1) / 2] = backend or "from files"
+        place += 0.5
+    axes.set_yticks(list(ticks), list(ticks.values()))
+    axes.set_ylim(max(place, 5) - 0.75, -0.75)  # from above; few bars are not drawn thicker
+    axes.set_xlim(right=1.35 * axes.get_xlim()[1])  # room for what stands beside the longest bar
+    at = rows[0]
+    kind = "from files," if at["mode"] == "data" else f"{at['dtype']},"
+    title = f"{at['mode']}, {kind} batch {at['batch_size']} of {at['height']}x{at['width']}"
+    axes.set(xlabel="milliseconds an image", title=title)
+
+
+def _draw_growth(
+    axes: Axes, rows: Rows, label: str, amount: Callable[[Mapping[str, Any]], float]
+) -> None:
+    """A batch's time against how much is in it; a straight line from the origin to the largest."""
+    ours = [row for row in rows if row["form"] == "ours"]
+    for k, backend in enumerate(dict.fromkeys(row["backend"] for row in ours)):
+        points = sorted((amount(r), 1000 * r["seconds"]) for r in ours if r["backend"] == backend)
+        axes.plot(*zip(*points, strict=True), "o-", color=f"C{k}", label=backend or "from files")
+        axes.plot(*zip((0, 0), points[-1], strict=True), "--", color=f"C{k}", linewidth=0.8)
+    limit = {amount(row): 1000 * row["seconds"] for row in rows if row["form"] == "limit"}
+    if limit:
+        axes.plot(*zip(*sorted(limit.items()), strict=True), ":", color="black", label="limit")
+    axes.set(xlabel=label, ylabel="milliseconds a batch", title="ours; dashed: in proportion")
+    axes.set_xlim(left=0)
+    axes.locator_params(axis="x", nbins=5)
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=8)
 
 
 def _save(figure: Figure, path: Path) -> None:

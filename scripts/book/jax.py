@@ -13,6 +13,7 @@ import optax
 from flax import nnx
 from numpy.typing import NDArray
 
+from backends.jax.device import select_device
 from backends.jax.model import ResNet18
 from common.bilinear import bilinear_weight
 from common.config import Config
@@ -21,10 +22,13 @@ Array = NDArray[Any]
 
 
 class _FCN(nnx.Module):  # type: ignore[misc]  # Flax has no types here
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, bilinear: bool) -> None:
         classes, rngs = config.num_classes, nnx.Rngs(config.seed)
+        self.bilinear = bilinear
         self.backbone = ResNet18(config)
         self.final_conv = nnx.Conv(512, classes, (1, 1), param_dtype=config.dtype, rngs=rngs)
+        if bilinear:
+            return
         # Padding is counted from the full output's edge: kernel - 1 - padding = 64 - 1 - 16.
         self.transpose_conv = nnx.ConvTranspose(
             classes,
@@ -41,7 +45,12 @@ class _FCN(nnx.Module):  # type: ignore[misc]  # Flax has no types here
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x, _ = self.backbone(x.transpose(0, 2, 3, 1))
-        logits: jax.Array = self.transpose_conv(self.final_conv(x))
+        scores: jax.Array = self.final_conv(x)
+        if self.bilinear:
+            n, h, w, classes = scores.shape
+            logits: jax.Array = jax.image.resize(scores, (n, 32 * h, 32 * w, classes), "bilinear")
+        else:
+            logits = self.transpose_conv(scores)
         return logits
 
 
@@ -57,6 +66,12 @@ def _step(model: _FCN, optimizer: Any, images: jax.Array, labels: jax.Array) -> 
 
 
 @nnx.jit  # type: ignore[untyped-decorator]
+def _logits(model: _FCN, images: jax.Array) -> jax.Array:
+    logits: jax.Array = model(images)
+    return logits
+
+
+@nnx.jit  # type: ignore[untyped-decorator]
 def _predict(model: _FCN, images: jax.Array) -> jax.Array:
     return jnp.argmax(model(images), axis=-1)
 
@@ -64,8 +79,10 @@ def _predict(model: _FCN, images: jax.Array) -> jax.Array:
 class Trainer:
     """The book's network and its optimizer."""
 
-    def __init__(self, config: Config) -> None:
-        self.net = _FCN(config)
+    def __init__(self, config: Config, bilinear: bool = False) -> None:
+        device = select_device(config.device)
+        jax.config.update("jax_default_device", device)  # type: ignore[no-untyped-call]
+        self.net = _FCN(config, bilinear)
         sgd = optax.chain(
             optax.add_decayed_weights(config.weight_decay), optax.sgd(config.learning_rate)
         )
@@ -76,6 +93,12 @@ class Trainer:
         self.net.train()
         loss = _step(self.net, self.optimizer, jnp.asarray(images), jnp.asarray(labels))
         return float(loss)
+
+    def logits(self, images: Array) -> jax.Array:
+        """The scores (N, H, W, classes) in eval mode."""
+        self.net.eval()
+        logits: jax.Array = _logits(self.net, jnp.asarray(images))
+        return logits.block_until_ready()
 
     def predict(self, images: Array) -> NDArray[np.integer[Any]]:
         """The most likely class of each pixel, (N, H, W)."""

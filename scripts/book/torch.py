@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from backends.torch.device import select_device, to_numpy
 from common.bilinear import bilinear_weight
 from common.config import Config
 
@@ -54,18 +55,26 @@ def _resnet18() -> nn.Sequential:
     return net
 
 
+def _upsample(classes: int, bilinear: bool) -> nn.Module:
+    """(N, classes, h, w) -> (N, classes, 32h, 32w)."""
+    if bilinear:
+        return nn.Upsample(scale_factor=32, mode="bilinear", align_corners=False)
+    upsample = nn.ConvTranspose2d(classes, classes, 64, stride=32, padding=16)
+    upsample.weight.data.copy_(torch.from_numpy(bilinear_weight(classes, 64)))
+    return upsample
+
+
 class Trainer:
     """The book's network and its optimizer."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, bilinear: bool = False) -> None:
         torch.manual_seed(config.seed)
+        self.device = select_device(config.device)
         classes = config.num_classes
-        self.net = _resnet18()
         final_conv = nn.Conv2d(512, classes, 1)
-        upsample = nn.ConvTranspose2d(classes, classes, 64, stride=32, padding=16)
-        self.net.append(final_conv).append(upsample)
         nn.init.xavier_uniform_(final_conv.weight)
-        upsample.weight.data.copy_(torch.from_numpy(bilinear_weight(classes, 64)))
+        self.net = _resnet18().append(final_conv).append(_upsample(classes, bilinear))
+        self.net.to(self.device)
         self.optimizer = torch.optim.SGD(
             self.net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -74,15 +83,28 @@ class Trainer:
         """One training step on (N, 3, H, W) float32 and (N, H, W) uint8; the loss before it."""
         self.net.train()
         self.optimizer.zero_grad()
-        logits = self.net(torch.from_numpy(images))
-        loss = functional.cross_entropy(logits, torch.from_numpy(labels).long())
+        logits = self.net(self._to_device(images))
+        loss = functional.cross_entropy(logits, self._to_device(labels).long())
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return loss.item()
 
+    def logits(self, images: Array) -> torch.Tensor:
+        """The scores (N, classes, H, W) in eval mode."""
+        logits = self._evaluate(images)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return logits
+
     def predict(self, images: Array) -> NDArray[np.integer[Any]]:
         """The most likely class of each pixel, (N, H, W)."""
+        return to_numpy(self._evaluate(images).argmax(dim=1))
+
+    @torch.no_grad()
+    def _evaluate(self, images: Array) -> torch.Tensor:
         self.net.eval()
-        with torch.no_grad():
-            classes: torch.Tensor = self.net(torch.from_numpy(images)).argmax(dim=1)
-        return classes.numpy()
+        logits: torch.Tensor = self.net(self._to_device(images))
+        return logits
+
+    def _to_device(self, array: Array) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.device)
