@@ -1,7 +1,6 @@
 """The pictures of `scripts.bench`, and the batches made from them: ours, and in the book's way."""
 
 import contextlib
-import importlib
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from common.config import Config
 from common.dataset import Dataset, open_dataset
 from common.errors import InputError
 from common.shapes import write_shapes
+from scripts.book.data import book_item
 from scripts.cli import console
 
 PICTURE = (375, 500)
@@ -78,7 +78,6 @@ def endless_batches(form: str, folder: Path, config: Config) -> Batches:
 
 def _book_batches(dataset: Dataset, config: Config) -> Batches:
     """One item after the other, in this process, of the pictures that are as large as the crop."""
-    book_item = importlib.import_module("scripts.book.data").book_item
     large = [index for index in range(len(dataset)) if _is_large(dataset, index, config.crop)]
     if len(large) < config.batch_size:
         height, width = config.crop

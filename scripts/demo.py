@@ -26,7 +26,6 @@ from common.initial import initial_weights
 from common.metrics import confusion_matrix, summarize
 from common.pictures import blend, legend, sheet
 from common.shapes import SHAPES_TRAIN, SHAPES_VAL, write_shapes
-from common.transforms import normalize
 from scripts.cli import BackendOption, console, main, new_app, write_json
 from scripts.evaluate import config_of, evaluate_dataset
 from scripts.plots import plot_losses
@@ -57,7 +56,7 @@ def one(backend: BackendOption, folder: Path) -> None:
     assert val is not None
     framework = load_backend(backend)
     exact = framework.Trainer(config.replace(dtype=Dtype.float64), start.arrays)
-    arrays = {"logits": exact.activations(normalize(val.read(0)[0], config)[None])["logits"]}
+    arrays = {"logits": exact.activations(val.read(0)[0][None])["logits"]}
     trainer = framework.Trainer(config, start.arrays)
     untrained = evaluate_dataset(trainer, val, config)
     run = Run(folder / f"run-{backend}", config, val.class_names)
@@ -65,7 +64,7 @@ def one(backend: BackendOption, folder: Path) -> None:
     metrics = run_training(backend, trainer, train, val, config, run)
     assert metrics is not None
     for k in range(SHOWN):
-        arrays[f"mask{k}"] = trainer.predict(normalize(val.read(k)[0], config)[None])[0]
+        arrays[f"mask{k}"] = trainer.predict(val.read(k)[0][None])[0]
     write_tensors(folder / f"{backend}.safetensors", arrays, {})
     result = {
         "version": framework.versions()[backend],

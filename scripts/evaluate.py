@@ -16,7 +16,6 @@ from common.dataset import Dataset, open_dataset
 from common.errors import InputError
 from common.metrics import confusion_matrix, summarize
 from common.protocol import Trainer
-from common.transforms import normalize
 from scripts.cli import (
     BackendOption,
     DataOption,
@@ -49,7 +48,7 @@ def evaluate_dataset(
     confusion = np.zeros((dataset.num_classes, dataset.num_classes), np.int64)
     pairs = map_ahead(dataset.read, range(len(dataset)))
     for count, (image, label) in enumerate(pairs, start=1):
-        prediction = trainer.predict(normalize(image, config)[None])[0]
+        prediction = trainer.predict(image[None])[0]
         confusion += confusion_matrix(label, prediction, dataset.num_classes)
         on_image(count)
     return summarize(confusion, dataset.class_names)

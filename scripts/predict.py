@@ -17,7 +17,6 @@ from common.dataset import find_images, read_image
 from common.errors import InputError
 from common.pictures import overlay, save_mask
 from common.protocol import Trainer
-from common.transforms import normalize
 from scripts.cli import (
     BackendOption,
     DeviceOption,
@@ -86,7 +85,7 @@ def predictions(
         if isinstance(image, InputError):
             yield path, image
         else:
-            yield Prediction(path, image, trainer.predict(normalize(image, config)[None])[0])
+            yield Prediction(path, image, trainer.predict(image[None])[0])
 
 
 def save(found: Prediction, folder: Path, class_names: tuple[str, ...]) -> dict[str, Any]:
