@@ -53,6 +53,10 @@ _TORCH_EPS, _MXNET_EPS, _JAX_EPS = "eps=config.bn_eps", "epsilon=config.bn_eps",
 _TORCH_MOMENTUM, _MXNET_MOMENTUM = "momentum=1 - config.bn_decay", "momentum=config.bn_decay"
 _JAX_MOMENTUM = "config.bn_eps, config.bn_decay"
 _JAX_STATISTICS = "jnp.mean(x, axis=(0, 1, 2)), jnp.var(x, axis=(0, 1, 2))"
+_JAX_STEP = """\
+        self.model.train()
+        structure, parameters, buffers = nnx.split(self.model, nnx.Param, nnx.BatchStat)
+        loss,"""
 
 
 def _eps(name: str, why: str, expected: str, value: str, setting: str = "generic") -> Fault:
@@ -143,7 +147,7 @@ FAULTS: list[Fault] = [
             "            self.running_var.data -= (self.running_var - kept) / n\n"
             "        return y"
         ),
-        mxnet=Patch("train", "        self._unbias(running_vars, images.shape)\n", ""),
+        mxnet=Patch("train", "        self._unbias(running_vars, x.shape)\n", ""),
         jax=_m(" * var * (n / (n - 1))", " * var"),
     ),
     fault(
@@ -195,9 +199,9 @@ FAULTS: list[Fault] = [
             "        return F.concat(*[norm(F, i, *args) for i in halves], dim=0)"
         ),
         jax=_m(
-            "        return (x - mean)",
+            "        x = (x - mean)",
             "            mean, var = x.mean((1, 2), keepdims=True), x.var((1, 2), keepdims=True)\n"
-            "        return (x - mean)",
+            "        x = (x - mean)",
         ),
     ),
     fault(
@@ -255,7 +259,7 @@ FAULTS: list[Fault] = [
         mxnet=_mxnet(
             "        return norm(F, x, gamma, F.zeros_like(beta), running_mean, running_var)"
         ),
-        jax=_m(" + self.bias[...]\n\n\nclass Basic", "\n\n\nclass Basic"),
+        jax=_m(" + self.bias[...]\n        return x.astype", "\n        return x.astype"),
     ),
     fault(
         "gamma_frozen",
@@ -287,8 +291,8 @@ FAULTS: list[Fault] = [
         ),
         mxnet=_OPERATOR,
         jax=_m(
-            "        return (x - mean)",
-            "            mean, var = jax.lax.stop_gradient((mean, var))\n        return (x - mean)",
+            "        x = (x - mean)",
+            "            mean, var = jax.lax.stop_gradient((mean, var))\n        x = (x - mean)",
         ),
     ),
     fault(
@@ -308,9 +312,8 @@ FAULTS: list[Fault] = [
         _MEAN,
         torch=Patch(
             "train",
-            "        logits = self.model(self._to_device(images))\n",
-            "        self.model(self._to_device(images))\n"
-            "        logits = self.model(self._to_device(images))\n",
+            "        loss = cross_entropy(",
+            "        self._forward(images)\n        loss = cross_entropy(",
         ),
         mxnet=Patch(
             "train",
@@ -319,9 +322,9 @@ FAULTS: list[Fault] = [
         ),
         jax=Patch(
             "train",
-            "        logits, activations = model(images",
+            "        cells, activations = model(images",
             "        model(images.transpose(0, 2, 3, 1))\n"
-            "        logits, activations = model(images",
+            "        cells, activations = model(images",
         ),
     ),
     fault(
@@ -330,19 +333,15 @@ FAULTS: list[Fault] = [
         "train/stem",
         torch=Patch(
             "train",
-            "        self.model.train()\n        images, labels",
-            "        self.model.eval()\n        images, labels",
+            "        self.model.train()\n        self.optimizer",
+            "        self.model.eval()\n        self.optimizer",
         ),
         mxnet=Patch(
             "train",
-            "        with autograd.record():\n            output = self.model(self",
-            "        with autograd.record(train_mode=False):\n            output = self.model(self",
+            "        with autograd.record():\n            output = self.model(x)",
+            "        with autograd.record(train_mode=False):\n            output = self.model(x)",
         ),
-        jax=Patch(
-            "train",
-            "        self.model.train()\n        images, labels",
-            "        self.model.eval()\n        images, labels",
-        ),
+        jax=Patch("train", _JAX_STEP, _JAX_STEP.replace("train", "eval", 1)),
     ),
     fault(
         "train_mode_in_eval",
@@ -351,9 +350,8 @@ FAULTS: list[Fault] = [
         torch=Patch("train", "        self.model.eval()\n", "        self.model.train()\n"),
         mxnet=Patch(
             "train",
-            "        return self.model(self._to_device(pad_images(images)))",
-            "        with autograd.train_mode():\n"
-            "            return self.model(self._to_device(pad_images(images)))",
+            "        return self.model(",
+            "        with autograd.train_mode():\n            return self.model(",
         ),
         jax=Patch("train", "        self.model.eval()\n", "        self.model.train()\n"),
     ),

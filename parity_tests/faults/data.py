@@ -2,147 +2,142 @@
 
 from parity_tests.faults.apply import Fault, Patch, everywhere, fault
 
-_STEM = "eval/stem"
+_IMAGES = "images_to_device(images,"
+_PICTURE = "[:, :, :height, :width]"
 
 
-def _images(expression: str) -> tuple[Patch, Patch]:
+def _counted(
+    name: str, why: str, expected: str, old: str, new: str, counts: tuple[int, int, int]
+) -> Fault:
+    """A fault whose patch is the same text in each `train.py`, where it stands so many times."""
+    torch, mxnet, jax = (Patch("train", old, new, count) for count in counts)
+    return fault(name, why, expected, torch=torch, mxnet=mxnet, jax=jax)
+
+
+def _images(name: str, why: str, expression: str) -> Fault:
     """The images replaced where `train.py` takes them in, for evaluation and for training."""
-    return (
-        Patch("train", "pad_images(images))", f"pad_images({expression}))"),
-        Patch("train", "pad_batch(images, labels)", f"pad_batch({expression}, labels)"),
-    )
+    new = _IMAGES.replace("(images", f"({expression}")
+    return _counted(name, why, "eval/stem", _IMAGES, new, (1, 2, 2))
 
 
 def _labels(expression: str) -> Patch:
-    return Patch("train", "pad_batch(images, labels)", f"pad_batch(images, {expression})")
+    return Patch("train", "label_cells(labels)", f"label_cells({expression})")
 
 
-_SHORT = "-images.shape[2] % 32, -images.shape[3] % 32"
-_WIDER = "((0, 0), (0, 0), (0, -images.shape[2] % 32), (0, -images.shape[3] % 32))"
+_ROWS, _COLUMNS = "-images.shape[2] % 32", "-images.shape[3] % 32"
+_WIDER = f"((0, 0), (0, 0), (0, {_ROWS}), (0, {_COLUMNS}))"
+_BEFORE = f"((0, 0), (0, 0), ({_ROWS}, 0), ({_COLUMNS}, 0))"
+
+
+def _padded_before(count: int) -> tuple[Patch, Patch]:
+    """Images, which stand so many times, and labels padded at the top and at the left."""
+    return (
+        Patch("train", _IMAGES, f"images_to_device(np.pad(images, {_BEFORE}),", count),
+        _labels(
+            "np.pad(labels, ((0, 0), (-labels.shape[1] % 32, 0), (-labels.shape[2] % 32, 0)),"
+            " constant_values=255)"
+        ),
+    )
+
 
 FAULTS: list[Fault] = [
-    everywhere(
+    _images(
         "image_bgr",
         "OpenCV and old Caffe recipes read blue first, Pillow red.",
-        _STEM,
-        *_images("images[:, ::-1]"),
+        "images[:, ::-1]",
     ),
-    everywhere(
+    _images(
         "image_rows_flipped",
         "An axis is reversed in the image alone: a BMP's rows, an augmentation left on.",
-        _STEM,
-        *_images("images[:, :, ::-1]"),
+        "images[:, :, ::-1]",
     ),
-    everywhere(
+    _images(
         "image_columns_flipped",
         "The random flip of the port mirrors the image and not the label.",
-        _STEM,
-        *_images("images[..., ::-1]"),
+        "images[..., ::-1]",
     ),
-    everywhere(
+    _images(
         "image_height_and_width_swapped",
         "Pillow's size is (width, height), an array's shape (height, width).",
-        _STEM,
-        *_images("images.swapaxes(2, 3).reshape(images.shape)"),
+        "images.swapaxes(2, 3).reshape(images.shape)",
     ),
-    everywhere(
+    _images(
         "image_reshaped_to_layout",
         "Channels-last data are reshaped to (3, H, W) where they should be transposed.",
-        _STEM,
-        *_images("images.transpose(0, 2, 3, 1).reshape(images.shape)"),
+        "images.transpose(0, 2, 3, 1).reshape(images.shape)",
     ),
-    everywhere(
+    _images(
         "image_normalised_twice",
         "Both the loader and the model subtract the mean and divide by the deviation.",
-        _STEM,
-        *_images("(images - 0.45) / 0.225"),
+        "(images - 0.45) / 0.225",
     ),
-    everywhere(
+    _images(
         "image_scaled_by_255",
         "One side works on 0..1, the other on 0..255.",
-        _STEM,
-        *_images("images * 255"),
+        "images * 255",
     ),
-    everywhere(
+    _images(
         "image_standardised_by_itself",
         "per_image_standardization takes the mean of each image, not of the data set.",
-        _STEM,
-        *_images("images - images.mean(axis=(2, 3), keepdims=True)"),
+        "images - images.mean(axis=(2, 3), keepdims=True)",
     ),
-    everywhere(
+    _images(
         "image_crop_one_pixel_off",
         "The image's crop starts one pixel later than the label's.",
-        _STEM,
-        *_images("np.roll(images, -1, axis=3)"),
+        "np.roll(images, -1, axis=3)",
     ),
-    everywhere(
+    _images(
         "image_in_float32",
         "The loader makes float32 of the images, also in a float64 run.",
-        _STEM,
-        *_images("images.astype(np.float32)"),
+        "images.astype(np.float32)",
     ),
-    everywhere(
+    _images(
         "image_in_float16",
         "The loader stores normalised images in half precision to save space.",
-        _STEM,
-        *_images("images.astype(np.float16)"),
+        "images.astype(np.float16)",
     ),
-    everywhere(
+    fault(
         "padded_at_top_left",
         "Padding to a multiple of 32 is put before the image, cropping starts at 0.",
-        _STEM,
-        Patch("train", "pad_images(images))", f"np.roll(pad_images(images), ({_SHORT}), (2, 3)))"),
-        Patch(
-            "train",
-            "images, labels = pad_batch(images, labels)",
-            f"shift = ({_SHORT})\n"
-            "        images, labels = pad_batch(images, labels)\n"
-            "        images = np.roll(images, shift, (2, 3))\n"
-            "        labels = np.roll(labels, shift, (1, 2))",
-        ),
+        "eval/stem",
+        torch=_padded_before(1),
+        mxnet=_padded_before(2),
+        jax=_padded_before(2),
     ),
-    everywhere(
+    _images(
         "padded_with_the_edge",
         "The image is padded by repeating its last row and column, not with zeros.",
-        _STEM,
-        *_images(f"np.pad(images, {_WIDER}, mode='edge')"),
+        f"np.pad(images, {_WIDER}, mode='edge')",
     ),
-    everywhere(
+    _counted(
         "logits_cropped_at_the_centre",
         "The paper's crop layer cuts the middle out of the padded output.",
         "eval/logits",
-        Patch(
-            "train",
-            "crop_activations(arrays, images.shape)",
-            'crop_activations({**arrays, "logits": arrays["logits"]['
-            ":, :, (-images.shape[2] % 32) // 2 :, (-images.shape[3] % 32) // 2 :]}, images.shape)",
-        ),
+        _PICTURE,
+        f"[:, :, -height % 32 // 2 :, -width % 32 // 2 :]{_PICTURE}",
+        (1, 1, 2),
     ),
     everywhere(
         "mask_cropped_at_bottom_right",
         "The mask is cut with a negative index, as if the padding stood first.",
         "eval/mask",
-        Patch("train", "classes[:, :height, :width]", "classes[:, -height:, -width:]"),
+        Patch(
+            "train",
+            "(classes, images)[:, 0]",
+            f"(classes, np.pad(images, {_WIDER}))[:, 0, -images.shape[2] :, -images.shape[3] :]",
+        ),
     ),
-    fault(
+    everywhere(
         "mask_upsampled_from_the_grid",
         "The class is chosen before upsampling, and the coarse mask is enlarged.",
         "eval/mask",
-        torch=Patch(
+        Patch(
             "train",
-            "self._evaluate(images).max(dim=1).indices",
-            "self._evaluate(images)[:, :, 16::32, 16::32].max(dim=1).indices"
-            ".repeat_interleave(32, 1).repeat_interleave(32, 2)",
-        ),
-        mxnet=Patch(
-            "train",
-            "nd.argmax(logits, axis=-1)",
-            "nd.argmax(logits[:, 16::32, 16::32], axis=-1).repeat(32, axis=1).repeat(32, axis=2)",
-        ),
-        jax=Patch(
-            "train",
-            "jnp.argmax(logits, axis=-1)",
-            "jnp.argmax(logits[:, 16::32, 16::32], axis=-1).repeat(32, 1).repeat(32, 2)",
+            "    def predict(self, images: Array) -> NDArray[np.uint8]:\n",
+            "    def predict(self, images: Array) -> NDArray[np.uint8]:\n"
+            '        coarse = self.activations(images)["final_conv"].argmax(1).astype(np.uint8)\n'
+            "        fine = coarse.repeat(32, 1).repeat(32, 2)\n"
+            "        return fine[:, : images.shape[2], : images.shape[3]]\n",
         ),
     ),
     everywhere(

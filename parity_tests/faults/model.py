@@ -1,6 +1,6 @@
 """Mistakes in the network's layers, batch normalisation apart."""
 
-from parity_tests.faults.apply import Fault, Patch, fault
+from parity_tests.faults.apply import Fault, Patch, everywhere, fault
 
 _LOGITS = "eval/logits"
 
@@ -20,6 +20,7 @@ _MXNET_SUM = "F.relu(x + shortcut)"
 _JAX_SUM = "nnx.relu(x + shortcut)"
 _TORCH_STEM_CONV = "_conv(3, 64, 7, stride=2, padding=3"
 _JAX_STEM_CONV = "_conv(3, 64, 7, 2, 3, config)\n"
+_CROP = "x[:, :, s // 2 : -s // 2, s // 2 : -s // 2]"
 
 
 def _sum(new: str, relu: str | None = None) -> tuple[Patch, Patch, Patch]:
@@ -319,10 +320,7 @@ FAULTS: list[Fault] = [
         _LOGITS,
         torch=_m("self.bias.repeat_interleave(s * s)", "x.new_zeros(c * s * s)"),
         mxnet=_m("F.tile(bias, reps=(s * s,))", "F.zeros_like(F.tile(bias, reps=(s * s,)))"),
-        jax=_m(
-            " + jnp.tile(\n            self.bias[...], s * s\n        )",
-            "",
-        ),
+        jax=_m(" + self.bias[...][:, None, None]", ""),
     ),
     _taps(
         "upsampling_kernel_flipped",
@@ -358,54 +356,50 @@ FAULTS: list[Fault] = [
         _LOGITS,
         torch=_m(
             "        x = functional.pad(x, (1, 1, 1, 1))",
-            '        return functional.interpolate(x, scale_factor=s, mode="bilinear",'
+            '        up = functional.interpolate(x, scale_factor=s, mode="bilinear",'
             " align_corners=True)\n"
+            "        up = functional.pad(up, (s // 2,) * 4).unfold(2, s, s).unfold(3, s, s)\n"
+            "        return up.permute(0, 2, 3, 1, 4, 5).reshape(-1, c, s, s)\n"
             "        x = functional.pad(x, (1, 1, 1, 1))",
         ),
         mxnet=_m(
             "        x = F.pad(x, mode",
             "        up = F.contrib.BilinearResize2D(x, scale_height=s, scale_width=s)\n"
-            "        return up.transpose((0, 2, 3, 1))\n"
+            '        up = F.pad(up, mode="constant", pad_width=(0, 0, 0, 0) + (s // 2,) * 4)\n'
+            "        up = up.reshape((0, 0, -4, -1, s, -4, -1, s)).transpose((0, 2, 4, 3, 5, 1))\n"
+            "        return up.reshape((-1, s, s, c))\n"
             "        x = F.pad(x, mode",
         ),
         jax=_m(
             "        x = jnp.pad(x, ((0, 0), (1",
-            '        return jax.image.resize(x, (n, s * h, s * w, c), "bilinear")\n'
+            "        n, h, w, c = x.shape\n"
+            '        up = jax.image.resize(x, (n, s * h, s * w, c), "bilinear")\n'
+            "        half = (s // 2, s // 2)\n"
+            "        up = jnp.pad(up, ((0, 0), half, half, (0, 0)))\n"
+            "        up = up.reshape(n, h + 1, s, w + 1, s, c).transpose(0, 1, 3, 5, 2, 4)\n"
+            "        return up.reshape(-1, c, s, s)\n"
             "        x = jnp.pad(x, ((0, 0), (1",
         ),
     ),
-    fault(
+    everywhere(
         "upsampling_crop_one_pixel_off",
-        "The padding of the transposed convolution is 17 before and 15 after.",
+        "The transposed convolution's padding of 16 is cropped as 17 before and 15 after.",
         _LOGITS,
-        torch=_m("x[:, :, p:-p, p:-p]", "x[:, :, p + 1 : 1 - p, p + 1 : 1 - p]"),
-        mxnet=_m(
-            "begin=(None, p, p, None), end=(None, -p, -p, None)",
-            "begin=(None, p + 1, p + 1, None), end=(None, 1 - p, 1 - p, None)",
-        ),
-        jax=_m("x[:, p:-p, p:-p]", "x[:, p + 1 : 1 - p, p + 1 : 1 - p]"),
+        _m(_CROP, "x[:, :, s // 2 + 1 : 1 - s // 2, s // 2 + 1 : 1 - s // 2]"),
     ),
-    fault(
+    everywhere(
         "upsampling_cropped_at_one_end",
         "The output's size is right, but all of the padding is cut at the bottom and right.",
         _LOGITS,
-        torch=_m("x[:, :, p:-p, p:-p]", "x[:, :, : -2 * p, : -2 * p]"),
-        mxnet=_m(
-            "begin=(None, p, p, None), end=(None, -p, -p, None)",
-            "begin=(None, None, None, None), end=(None, -2 * p, -2 * p, None)",
-        ),
-        jax=_m("x[:, p:-p, p:-p]", "x[:, : -2 * p, : -2 * p]"),
+        _m(_CROP, "x[:, :, :-s, :-s]"),
     ),
     fault(
         "upsampling_cells_transposed",
-        "Depth to space orders a cell's rows and columns the other way.",
+        "The pixels of a cell are laid out column by column.",
         _LOGITS,
-        torch=_m("permute(0, 3, 1, 4, 2, 5)\n", "permute(0, 3, 1, 5, 2, 4)\n"),
-        mxnet=_m(".transpose((3, 5, 1, 2, 4, 0))", ".transpose((5, 3, 1, 2, 4, 0))"),
-        jax=_m(
-            "cells.reshape(n, h + 1, w + 1, s, s, c).transpose(0, 1, 3, 2, 4, 5)",
-            "cells.reshape(n, h + 1, w + 1, s, s, c).transpose(0, 1, 4, 2, 3, 5)",
-        ),
+        torch=_m("cells.view(-1, c, s, s)", "cells.view(-1, c, s, s).transpose(2, 3)"),
+        mxnet=_m("cells.reshape((-1, s, s, c))", "cells.reshape((-1, s, s, c)).swapaxes(1, 2)"),
+        jax=_m("cells.reshape(-1, c, s, s)", "cells.reshape(-1, c, s, s).swapaxes(2, 3)"),
     ),
     fault(
         "upsampling_in_float32",

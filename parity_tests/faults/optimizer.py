@@ -28,7 +28,7 @@ _JAX_RATE = "self._to_device(np.asarray(rate)),"
 _JAX_UPDATE = "jax.tree.map(lambda v: -rate * v, updates)"
 _JAX_DECAY = "optax.add_decayed_weights(weight_decay)"
 _JAX_IMPORT = _o("import optax\n", "import jax\nimport optax\n")
-_JAX_PAD = "        images, labels = pad_batch(images, labels)\n"
+_JAX_CALL = "        loss, parameters, buffers, self.optimizer.state, trace = _step(\n"
 
 
 def _by_name(condition: str) -> Patch:
@@ -211,8 +211,8 @@ FAULTS: list[Fault] = [
             "        self.optimizer = build_optimizer(self.model, self.config)\n" + _MXNET_RATE,
         ),
         jax=_t(
-            _JAX_PAD,
-            "        self.optimizer = build_optimizer(self.model, self.config)\n" + _JAX_PAD,
+            _JAX_CALL,
+            "        self.optimizer = build_optimizer(self.model, self.config)\n" + _JAX_CALL,
         ),
     ),
     fault(
@@ -254,10 +254,10 @@ FAULTS: list[Fault] = [
             _o(_MXNET_STEP, "        weight -= state\n"),
         ),
         jax=_t(
-            _JAX_PAD,
+            _JAX_CALL,
             '        scale, self.rate = getattr(self, "rate", rate) / rate, rate\n'
             "        state = jax.tree.map(lambda v: v * scale, self.optimizer.state)\n"
-            "        self.optimizer.state = state\n" + _JAX_PAD,
+            "        self.optimizer.state = state\n" + _JAX_CALL,
         ),
     ),
     fault(
@@ -277,8 +277,8 @@ FAULTS: list[Fault] = [
             _t("        nd.waitall()", _MXNET_RATE + "        nd.waitall()"),
         ),
         jax=_t(
-            _JAX_PAD,
-            '        rate, self.rate = getattr(self, "rate", rate), rate\n' + _JAX_PAD,
+            _JAX_CALL,
+            '        rate, self.rate = getattr(self, "rate", rate), rate\n' + _JAX_CALL,
         ),
     ),
     fault(
@@ -296,9 +296,9 @@ FAULTS: list[Fault] = [
             + _MXNET_RATE.replace("rate)", "rate * (0.1 if self.k == 2 else 1))"),
         ),
         jax=_t(
-            _JAX_PAD,
+            _JAX_CALL,
             '        self.k = getattr(self, "k", 0) + 1\n'
-            "        rate = rate * (0.1 if self.k == 2 else 1)\n" + _JAX_PAD,
+            "        rate = rate * (0.1 if self.k == 2 else 1)\n" + _JAX_CALL,
         ),
     ),
     fault(
