@@ -153,9 +153,9 @@ def test_every_label_is_in_one_cell_and_the_rest_is_void(height: int, width: int
     assert np.array_equal(np.sort(cells[cells != VOID]), np.sort(labels[labels != VOID]))
 
 
-def decoded(height: int = 60, width: int = 90) -> tuple[Array, Array]:
-    """Two pictures as decoded (2, height, width, 3) uint8, and normalised (2, 3, ...) float64."""
-    pictures = np.random.default_rng(7).integers(0, 256, (2, height, width, 3), np.uint8)
+def decoded() -> tuple[Array, Array]:
+    """Two pictures as decoded (2, 60, 90, 3) uint8, and normalised (2, 3, 60, 90) float64."""
+    pictures = np.random.default_rng(7).integers(0, 256, (2, 60, 90, 3), np.uint8)
     config = Config()
     normal = (pictures / 255 - np.array(config.mean)) / np.array(config.std)
     return pictures, normal.transpose(0, 3, 1, 2)
@@ -184,7 +184,7 @@ def test_a_step_from_pictures_is_one_from_normalised_images(backend: str) -> Non
 
 
 def test_mean_and_std_are_the_run_s_own(backend: str) -> None:
-    pictures, _ = decoded(32, 32)
+    pictures, _ = decoded()
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
     normal = ((pictures / 255 - np.array(mean)) / np.array(std)).transpose(0, 3, 1, 2)
     trainer = new_trainer(backend, dtype=Dtype.float64, mean=mean, std=std)
