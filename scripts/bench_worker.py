@@ -197,9 +197,15 @@ def _peak_mb(job: Job) -> float:
     return kilobytes / 1024
 
 
-def measure(job: Job, turn: Turn, calls: int) -> dict[str, Any]:
-    """Seconds and CPU seconds of one call, the mean of `calls`, and the peak memory in MB."""
+def measure(job: Job, turn: Turn, calls: int, untimed: int = 0) -> dict[str, Any]:
+    """Seconds and CPU seconds of one call, the mean of `calls`, and the peak memory in MB.
+
+    The `untimed` calls come first: they bring back to caches and memory what the other
+    candidates, and a system that reclaims the pages of who waits, have driven out.
+    """
     with turn() as call:
+        for _ in range(untimed):
+            call()
         cpu, wall = _cpu_seconds(), time.perf_counter()
         for _ in range(calls):
             call()
@@ -222,7 +228,7 @@ def take_turns(job: Job, answers: TextIO) -> None:
     measure(job, turn, 1)
     print(json.dumps(first | about(job)), file=answers)
     for _ in sys.stdin:
-        print(json.dumps(measure(job, turn, job.calls)), file=answers)
+        print(json.dumps(measure(job, turn, job.calls, untimed=1)), file=answers)
 
 
 def main() -> None:

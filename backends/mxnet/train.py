@@ -13,6 +13,7 @@ from backends.mxnet.model import assemble, build_model
 from backends.mxnet.optimizer import build_optimizer, export_momentum, import_momentum
 from backends.mxnet.weights import export_weights, import_weights, named_tensors, trained_tensors
 from common.config import Config
+from common.memory import keep_pages
 from common.names import ACTIVATIONS, tensors
 from common.transforms import image_size, label_cells
 
@@ -23,6 +24,7 @@ class Trainer:
     """The network and its optimizer on one device: see `common.protocol.Trainer`."""
 
     def __init__(self, config: Config, weights: Mapping[str, Array]) -> None:
+        keep_pages()
         self.config = config
         self.device = select_device(config.device)
         self.model = build_model(config)

@@ -8,10 +8,7 @@ from numpy.typing import NDArray
 
 from common.config import Config
 from common.errors import InputError
-from common.memory import keep_pages
 from common.transforms import image_size, pad_images, scale_and_offset
-
-keep_pages()
 
 
 def select_device(name: str) -> torch.device:
