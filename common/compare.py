@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.config import Dtype
 from common.differences import TRUTH, Difference, Finding, Mask, Report
 from common.errors import InputError
-from common.gates import ABSOLUTE_FLOOR, EPS, Gate, fixed_gate
+from common.gates import ABSOLUTE_FLOOR, EPS, Gate, coarser, fixed_gate
 from common.order import execution_order, inherits, layer_of, stage_of
 from common.traces import Trace
 
@@ -107,11 +108,14 @@ def _own_findings(trace: Trace, order: Sequence[str]) -> list[Finding]:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         findings.append(Finding(trace.label, missing[0], f"{missing[0]} is missing{more}"))
     for name, array in found.items():
-        dtype = "uint8" if name == "eval/mask" else trace.dtype
+        dtype = "uint8" if name == "eval/mask" else Dtype(trace.dtype).storage
         if name not in order:
             findings.append(Finding(trace.label, name, f"{name} is not part of a trace"))
         elif array.dtype.name != dtype:
             findings.append(Finding(trace.label, name, f"{name} is {array.dtype}, not {dtype}"))
+    if trace.dtype == Dtype.bfloat16:
+        text = "bfloat16 has no gates: what it differs by is told, and nothing is proven"
+        findings.append(Finding(trace.label, "", text))
     spoilt = [name for name in order if name in found and not np.isfinite(found[name]).all()]
     if spoilt:
         name, array = spoilt[0], found[spoilt[0]]
@@ -144,7 +148,9 @@ def _difference(
         float(np.linalg.norm(b.astype(np.float64))),
         float(gap.max(initial=0.0)),
         tuple(int(index) for index in place),
-        vanishes=bool(gap.size and np.sqrt(np.mean(gap**2)) <= ABSOLUTE_FLOOR[dtype]),
+        vanishes=bool(
+            gap.size and np.sqrt(np.mean(gap**2)) <= ABSOLUTE_FLOOR[Dtype(dtype).storage]
+        ),
     )
     if a.dtype == np.float32 and name != "eval/mask" and np.isfinite(gap).all():
         apart = ulps(a, b.astype(np.float32))
@@ -154,8 +160,8 @@ def _difference(
 
 def stage_gate(difference: Difference, trace: Trace, against: str) -> Gate | None:
     """The fixed gate of a difference between a trace and a reference of dtype `against`."""
-    dtype = "float32" if "float32" in (trace.dtype, against) else "float64"
-    if difference.name == "eval/mask":
+    dtype = coarser(trace.dtype, against)
+    if difference.name == "eval/mask" and dtype != Dtype.bfloat16:
         return Gate(0.0, 0.0, "no pixel whose best class is clear may differ")
     gate = fixed_gate(dtype, difference.stage)
     if gate is None:
@@ -190,7 +196,7 @@ def _own_update_error(a: Trace, b: Trace, name: str) -> float | None:
 def _mask(a: Trace, reference: Trace) -> Mask:
     """The class maps, where the reference's logits are further apart than the gate allows."""
     logits = reference.arrays["eval/logits"].astype(np.float64)
-    dtype = "float32" if "float32" in (a.dtype, reference.dtype) else "float64"
+    dtype = coarser(a.dtype, reference.dtype)
     gate = fixed_gate(dtype, "forward")
     # ten times: an error of the gate's size, as a whole, may be several times larger at a pixel
     noise = 10 * (gate.limit if gate else 0) * float(np.sqrt(np.mean(logits**2)))
@@ -208,7 +214,7 @@ def _measure(
     Gates are the fixed ones of `stage_gate`.
     """
     mine, theirs = values(trace), values(reference)
-    dtype = "float32" if "float32" in (trace.dtype, reference.dtype) else "float64"
+    dtype = coarser(trace.dtype, reference.dtype)
     differences: list[Difference] = []
     findings: list[Finding] = []
     mask = None

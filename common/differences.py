@@ -131,8 +131,7 @@ class Report:
                     f" {_count(len(parted), 'value')}, of which {new} new, and"
                     f" {len(parted) - new} that follow."
                 )
-            elif not faults:
-                gated = [d for d in self.of(trace) if d.gate]
+            elif not faults and (gated := [d for d in self.of(trace) if d.gate]):
                 if not any(d.largest for d in gated):
                     sentences.append(
                         f"{trace} equals {self.reference} to the last bit, {len(gated)} values."

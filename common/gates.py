@@ -12,8 +12,13 @@ ABSOLUTE_FLOOR = {"float64": 1e-17, "float32": 1e-10}
 """Root mean square below which a difference is none, by dtype: where a value vanishes, an error
 relative to it says nothing."""
 
-EPS = {"float64": 2.0**-52, "float32": 2.0**-23}
+EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "bfloat16": 2.0**-7}
 """The distance from 1 to the next number, by dtype."""
+
+
+def coarser(*dtypes: str) -> str:
+    """The one that distinguishes the fewest numbers."""
+    return max(dtypes, key=EPS.__getitem__)
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,10 @@ _FLOORS = {
         "update": (3e-5, 1.2e-5),
         "buffer": (1.5e-6, 6.0e-7),
     },
+    "bfloat16": {},
 }
 """By dtype and stage: the limit, and the measured floor. In float32 there is no gate on later
-steps: training is chaotic there."""
+steps: training is chaotic there. In bfloat16 the first step is already."""
 
 _NOTES = {
     ("float64", "update"): "an update is a difference of weights, rounded to their size",
@@ -70,7 +76,7 @@ _NOTES = {
 def fixed_gate(dtype: str, stage: str) -> Gate | None:
     """The gate of a stage: float64 against float64, or float32 against the float64 truth.
 
-    None where nothing is asked: later steps in float32.
+    None where nothing is asked: later steps in float32, all of bfloat16.
     """
     if stage not in _FLOORS[dtype]:
         return None

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.checkpoint import FLOAT_TYPES, read_tensors, write_tensors, write_weights
-from common.config import VOID, Config, float32
+from common.config import VOID, Config, Dtype, float32
 from common.errors import InputError
 from common.initial import generic_weights
 from common.names import ARCHITECTURES, LAYERS, tensors
@@ -36,7 +36,7 @@ class Trace:
 
     @property
     def dtype(self) -> str:
-        """`float32` or `float64`, as told; else that of the first array of floats."""
+        """One of `common.config.Dtype`, as told; else that of the first array of floats."""
         if "dtype" in self.metadata:
             return self.metadata["dtype"]
         kinds = (array.dtype.name for array in self.arrays.values())
@@ -96,8 +96,8 @@ def _trace_fault(arrays: Arrays, metadata: Mapping[str, str]) -> str | None:
     architecture = metadata.get("architecture", ARCHITECTURES[0])
     if architecture not in ARCHITECTURES:
         return f"architecture {architecture!r} is unknown, have {', '.join(ARCHITECTURES)}"
-    if metadata.get("dtype", FLOAT_TYPES[0]) not in FLOAT_TYPES:
-        return f"dtype {metadata['dtype']!r} is unknown, have {', '.join(FLOAT_TYPES)}"
+    if metadata.get("dtype", Dtype.float64) not in set(Dtype):
+        return f"dtype {metadata['dtype']!r} is unknown, have {', '.join(Dtype)}"
     if not arrays:
         return "holds no arrays"
     if "num_classes" not in metadata and arrays.get("eval/logits", np.zeros(0)).ndim != 4:
@@ -251,7 +251,7 @@ def make_trace(
         # traced as the first: where a step is compiled, one program is enough
         losses.append(trainer.traced_step(image[step], label[step], rate)[0])
         on_step(step, losses[-1])
-    trace["loss"] = np.array(losses, config.dtype)
+    trace["loss"] = np.array(losses, config.dtype.storage)
     trace.update(_with_prefix("final", trainer.weights()))
     trace.update(_with_prefix("momentum", trainer.momentum()))
     return trace

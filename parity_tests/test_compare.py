@@ -9,6 +9,7 @@ import pytest
 
 from common.checkpoint import write_tensors
 from common.compare import compare, ulps
+from common.config import Dtype
 from common.differences import Report
 from common.errors import InputError
 from common.gates import ABSOLUTE_FLOOR, GATES
@@ -36,7 +37,7 @@ def make(label: str, **metadata: str) -> Trace:
         if name.startswith("update/"):
             arrays[name] = -RATE * (arrays[name.replace("update/", "grad/")] + 0.1)
     arrays["loss"] = random.uniform(1, 2, STEPS)
-    arrays = {name: array.astype(dtype) for name, array in arrays.items()}
+    arrays = {name: array.astype(Dtype(dtype).storage) for name, array in arrays.items()}
     arrays["eval/mask"] = arrays["eval/logits"].argmax(axis=1).astype(np.uint8)
     told = {"format": "rosetta-trace", "schema": "1", "backend": label, "dtype": "float64"}
     told |= {"architecture": "resnet18", "num_classes": str(CLASSES), "steps": str(STEPS)}
@@ -317,6 +318,29 @@ def test_ulps() -> None:
     assert ulps(a, b).tolist() == [1, 0, 0, 2, 2**23]
 
 
+def test_bfloat16_is_told_and_not_judged(tmp_path: Path, run_command: Command) -> None:
+    truth, mine = make("truth"), changed(make("mine", dtype="bfloat16"), **{"eval/stem": worse(1)})
+    line = "bfloat16 has no gates: what it differs by is told, and nothing is proven"
+    for report in (compare([mine], truth), compare([truth, mine]), compare([mine, make("b")])):
+        assert not report.passed
+        assert line in [finding.text for finding in report.findings]
+        assert all(d.gate is None and d.status == "ungated" for d in report.differences)
+        assert "within every gate" not in report.verdict()
+        assert "to the last bit" not in report.verdict()
+    assert compare([mine], truth).worst("mine")["forward"].error == pytest.approx(1)
+    files = [write(tmp_path / f"{trace.label}.safetensors", trace) for trace in (truth, mine)]
+    code, out, err = run_command(
+        *("compare", files[1], "--truth", files[0]),
+        *("--json", tmp_path / "r.json", "--html", tmp_path / "r.html"),
+    )
+    assert (code, err) == (1, "")
+    assert f"finding: mine: {line}" in out
+    assert "eval/stem" in out
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert found["stages"]["mine"]["forward"]["tensor"] == "eval/stem"
+    assert found["gates"] == []
+
+
 def single(label: str) -> Trace:
     return make(label, dtype="float32")
 
@@ -467,7 +491,7 @@ def test_a_mask_that_is_not_of_the_logits_is_a_finding() -> None:
 def test_read_trace_tells_what_is_wrong(tmp_path: Path) -> None:
     for metadata, text in (
         ({"architecture": "resnet50"}, "architecture 'resnet50' is unknown"),
-        ({"dtype": "bfloat16"}, "dtype 'bfloat16' is unknown"),
+        ({"dtype": "float16"}, "dtype 'float16' is unknown"),
         ({"num_classes": "many"}, "num_classes 'many' is not a number"),
     ):
         path = write(

@@ -74,7 +74,7 @@ def test_the_same_public_names_in_the_same_order(backend: str, file: str) -> Non
 def test_the_trainer_has_the_protocol_s_methods(backend: str) -> None:
     expected = methods(ROOT / "common" / "protocol.py", "Trainer")
     assert methods(ROOT / "backends" / backend / "train.py", "Trainer") == expected
-    assert len(expected) == 9
+    assert len(expected) == 10
 
 
 def test_the_same_exports(backend: str) -> None:

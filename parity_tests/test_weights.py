@@ -27,7 +27,7 @@ from common.voc import VOC_CLASSES
 from parity_tests.conftest import batches, new_trainer, weights
 
 
-@pytest.mark.parametrize("dtype", list(Dtype))
+@pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.float64])
 def test_round_trip_through_a_backend(backend: str, dtype: Dtype) -> None:
     exported = new_trainer(backend, dtype=dtype).weights()
     assert list(exported) == list(weights())

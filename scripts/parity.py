@@ -314,6 +314,8 @@ def parity(
 ) -> None:
     """Do all backends compute the same thing? Exit code 0 only when every gate holds, else 1."""
     chosen = choose_backends(backends)
+    if dtype is Dtype.bfloat16:
+        raise InputError("--dtype bfloat16: parity judges float64 and float32 alone")
     if dtype is Dtype.float64 and len(chosen) < 2:
         raise InputError(f"--backends {chosen[0]}: alone; float64 is held against another backend")
     for path in (json_path, html_path):
