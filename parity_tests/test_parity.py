@@ -69,7 +69,7 @@ def test_float64_masks_are_equal(name: str) -> None:
 
 
 def test_dtypes_shapes_and_finite_values(backend: str) -> None:
-    for dtype in Dtype:
+    for dtype in (Dtype.float32, Dtype.float64):
         for name, array in trace(backend, dtype).items():
             assert array.dtype == (np.uint8 if name == "eval/mask" else dtype), name
             assert np.isfinite(array).all(), name
