@@ -4,6 +4,7 @@ import contextlib
 import enum
 import json
 import sys
+import warnings
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -103,11 +104,17 @@ def _spread(arguments: Sequence[str], numbers: Sequence[str]) -> list[str]:
     return spread
 
 
+def _note(message: Warning | str, *_: object) -> None:
+    """A warning as one line, without the place in our code that gave it."""
+    print(f"note: {message}", file=sys.stderr)
+
+
 def main(app: typer.Typer, numbers: Sequence[str] = ()) -> None:
     """Runs a command. Bad input of any kind is one line on standard error and exit code 2.
 
     `numbers`: its options that take several whole numbers, as in `--batch-size 1 4 8`.
     """
+    warnings.showwarning = _note
     try:
         code = app(_spread(sys.argv[1:], numbers), standalone_mode=False)
     except InputError as error:

@@ -1,6 +1,7 @@
 """JAX: a training step, and the network on whole images."""
 
 import functools
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from backends.jax.loss import cross_entropy
 from backends.jax.model import FCN, assemble, build_model
 from backends.jax.optimizer import build_optimizer, export_momentum, import_momentum
 from backends.jax.weights import export_weights, import_weights, trained_tensors
-from common.config import Config
+from common.config import Config, Dtype
 from common.names import tensors
 from common.transforms import image_size, label_cells
 
@@ -100,6 +101,9 @@ class Trainer:
     def __init__(self, config: Config, weights: Mapping[str, Array]) -> None:
         self.config = config
         self.device = select_device(config.device)
+        # differs: XLA computes bfloat16 convolutions on a CPU by way of float32.
+        if config.dtype == Dtype.bfloat16 and self.device.platform == "cpu":
+            warnings.warn("jax on a CPU is slower in bfloat16 than in float32", stacklevel=2)
         self.model = build_model(config)
         import_weights(self.model, weights)
         nnx.update(self.model, jax.device_put(nnx.state(self.model), self.device))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import mxnet as mx
 import numpy as np
 from mxnet import autograd, nd
 from numpy.typing import NDArray
@@ -12,7 +13,8 @@ from backends.mxnet.loss import cross_entropy
 from backends.mxnet.model import assemble, build_model
 from backends.mxnet.optimizer import build_optimizer, export_momentum, import_momentum
 from backends.mxnet.weights import export_weights, import_weights, named_tensors, trained_tensors
-from common.config import Config
+from common.config import Config, Dtype
+from common.errors import InputError
 from common.memory import keep_pages
 from common.names import ACTIVATIONS, tensors
 from common.transforms import image_size, label_cells
@@ -25,6 +27,11 @@ class Trainer:
 
     def __init__(self, config: Config, weights: Mapping[str, Array]) -> None:
         keep_pages()
+        # differs: MXNet has a bfloat16 convolution, but neither BatchNorm nor SGD for it.
+        if config.dtype == Dtype.bfloat16:
+            raise InputError(
+                f"--dtype bfloat16: mxnet {mx.__version__} trains in float32 and float64 alone"
+            )
         self.config = config
         self.device = select_device(config.device)
         self.model = build_model(config)
