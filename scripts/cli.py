@@ -4,8 +4,8 @@ import contextlib
 import enum
 import json
 import sys
-import warnings
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -114,7 +114,7 @@ def main(app: typer.Typer, numbers: Sequence[str] = ()) -> None:
 
     `numbers`: its options that take several whole numbers, as in `--batch-size 1 4 8`.
     """
-    warnings.showwarning = _note
+    warnings.showwarning = _note  # type: ignore[assignment]  # of its parameters, one is shown
     try:
         code = app(_spread(sys.argv[1:], numbers), standalone_mode=False)
     except InputError as error:
