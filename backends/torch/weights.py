@@ -77,7 +77,8 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     arrays = {}
     for name, tensor in state.items():
         try:
-            arrays[name] = to_numpy(tensor)
+            # not `to_numpy`: a file of bfloat16 is not one of float32
+            arrays[name] = tensor.detach().contiguous().numpy().copy()
         except (TypeError, RuntimeError) as error:  # bfloat16, quantized; sparse, no data
             kind = f"{tensor.dtype} {tensor.layout}".replace("torch.", "")
             raise InputError(f"{path}: {name} is {kind}, which NumPy lacks") from error
