@@ -435,13 +435,15 @@ def training(shapes: Dataset, tmp_path: Path) -> Iterator[subprocess.Popen[str]]
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # a shell's background job ignores Ctrl-C, and so would what it starts
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     log = tmp_path / "run" / "log.jsonl"
     until(lambda: process.poll() is not None or (log.exists() and log.stat().st_size > 0))
     assert process.poll() is None, process.communicate()[1]
     yield process
     process.kill()
-    process.wait()
+    process.communicate()
 
 
 def test_ctrl_c_ends_everything_without_a_word_more(training: subprocess.Popen[str]) -> None:

@@ -15,5 +15,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     # differs: void has no one in its one-hot column and so adds nothing; by integer index it
     # would give NaN.
     truth = jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype, axis=1)
-    total = -jnp.sum(truth * jax.nn.log_softmax(logits, axis=1))
+    # differs: XLA on a CPU adds one by one, which in float32 costs digits that the others keep.
+    total = -jnp.sum(truth * jax.nn.log_softmax(logits, axis=1), dtype=jnp.float64)
+    total = total.astype(logits.dtype)
     return total / jnp.maximum(jnp.sum(labels != VOID), 1)
