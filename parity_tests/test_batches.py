@@ -428,15 +428,15 @@ def training(shapes: Dataset, tmp_path: Path) -> Iterator[subprocess.Popen[str]]
     """`python -m scripts.train`, past its first steps, in a process group of its own."""
     arguments = ["--backend", "torch", "--data", str(shapes.root), "--out", str(tmp_path / "run")]
     sizes = ["--batch-size", "2", "--crop", "32", "64", "--steps", "100000", "--device", "cpu"]
+    # a shell's background job ignores Ctrl-C, and so would what it starts
+    program = ["env", "--default-signal=INT", sys.executable]
     process = subprocess.Popen(
-        [sys.executable, "-m", "scripts.train", *arguments, *sizes],
+        [*program, "-m", "scripts.train", *arguments, *sizes],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # a shell's background job ignores Ctrl-C, and so would what it starts
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     log = tmp_path / "run" / "log.jsonl"
     until(lambda: process.poll() is not None or (log.exists() and log.stat().st_size > 0))

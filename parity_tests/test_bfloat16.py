@@ -97,6 +97,7 @@ def test_the_loss_falls(name: str) -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.needs("mxnet")
 def test_mxnet_says_that_it_has_no_bfloat16() -> None:
     line = "^--dtype bfloat16: mxnet 1.9.1 trains in float32 and float64 alone$"
     with pytest.raises(InputError, match=line):

@@ -35,7 +35,7 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1 = _conv(in_channels, channels, 3, stride, padding=1)
         self.bn1 = _batch_norm(channels, config)
-        self.relu = nn.ReLU()
+        self.relu = nn.ReLU(inplace=True)
         self.conv2 = _conv(channels, channels, 3, padding=1)
         self.bn2 = _batch_norm(channels, config)
         self.downsample = None
@@ -58,7 +58,7 @@ class ResNet18(nn.Module):
         super().__init__()
         self.conv1 = _conv(3, 64, 7, stride=2, padding=3)
         self.bn1 = _batch_norm(64, config)
-        self.relu = nn.ReLU()
+        self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.layer1 = nn.Sequential(BasicBlock(64, 64, 1, config), BasicBlock(64, 64, 1, config))
         self.layer2 = nn.Sequential(BasicBlock(64, 128, 2, config), BasicBlock(128, 128, 1, config))
