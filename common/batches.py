@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from common.config import Config
 from common.dataset import Dataset
 from common.errors import InputError, WorkerError
+from common.memory import keep_pages
 from common.transforms import random_crop
 
 
@@ -85,17 +86,9 @@ def training_batch(dataset: Dataset, config: Config, step: int, memory: Any | No
     return Batch(epoch, index == per_epoch - 1, images, labels, names)
 
 
-def _keep_freed_memory() -> None:
-    """Has glibc keep what an image leaves for the next one: page faults cost a third of the time.
-
-    It gives back to the system only what is larger than the largest block freed so far.
-    """
-    bytearray(1 << 24)
-
-
 def _work(dataset: Dataset, config: Config, memory: Any, pipe: "Connection[Any, Any]") -> None:
     """Makes each batch that is asked for in the shared memory, until the other end closes."""
-    _keep_freed_memory()
+    keep_pages()  # without, page faults cost a third of the time
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             try:
@@ -186,7 +179,7 @@ def training_batches(
     """
     steps = range(first_step, total_steps(dataset, config))
     if config.workers == 0:
-        _keep_freed_memory()
+        keep_pages()
         for step in steps:
             yield training_batch(dataset, config, step)
         return

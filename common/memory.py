@@ -11,7 +11,7 @@ def keep_pages() -> None:
     """Lets freed memory stay with the process, for the next training step; glibc alone.
 
     By default glibc gives each freed block of more than 32 MB, and the free end of the heap, back
-    to the system, and the next step pays for every page of it anew: a fifth of a step's time.
+    to the system, and the next step pays for every page of it anew: a quarter of a step's time.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

@@ -16,13 +16,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from backends import load_backend
 from common.config import Config, Device
+from common.errors import WorkerError
 from common.flops import forward_flops, training_flops
 from common.transforms import normalize
 from scripts import bench_worker
 from scripts.bench import NUMBERS, app, make_jobs, read_sizes
 from scripts.bench_data import draw_pictures, endless_batches
 from scripts.bench_table import fastest_product, limit_turns, make_rows, product_rate
-from scripts.bench_turns import CandidateError, Measured, Worker
+from scripts.bench_turns import Measured, Worker
 from scripts.bench_worker import SIDE, Job, build, make_batch, measure
 from scripts.cli import main
 
@@ -224,7 +225,7 @@ def test_a_candidate_that_dies_is_named() -> None:
     message = r"^torch \(ours\) ended with exit code 1: ValueError"
     with (
         Worker(Job("torch", "ours", "train", 2, 32, 32, dtype="int")) as worker,
-        pytest.raises(CandidateError, match=message),
+        pytest.raises(WorkerError, match=message),
     ):
         worker.start()
 

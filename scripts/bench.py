@@ -7,7 +7,6 @@ them. One combination of mode, batch size and size comes after the other.
 
 import dataclasses
 import itertools
-import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -21,7 +20,7 @@ from common.errors import InputError
 from common.names import OUTPUT_STRIDE
 from scripts.bench_data import pictures
 from scripts.bench_table import Row, machine, make_rows, show
-from scripts.bench_turns import CandidateError, Measured, take_turns
+from scripts.bench_turns import Measured, take_turns
 from scripts.bench_worker import Job
 from scripts.cli import (
     BackendsOption,
@@ -164,7 +163,7 @@ def bench(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the result, a PNG file.")
     ] = None,
-) -> int:
+) -> None:
     """Times each backend against the plain loop of the book, and against the bare arithmetic.
 
     The book's forms compute in float32 whatever --dtype says, from images normalised on the host,
@@ -187,20 +186,16 @@ def bench(
         for one, images, (height, width) in itertools.product(modes, batch_sizes, sizes):
             source = str(folder) if one in reading else None
             at = Job(None, "", one, images, height, width, dtype, device, source)
-            try:
-                took = take_turns(make_jobs(at, names), rounds)
-            except CandidateError as error:
-                print(f"error: {error}", file=sys.stderr)
-                return 1
+            took = take_turns(make_jobs(at, names), rounds)
+            made = make_rows(took)
+            show(took, made)
             measured += took
-            rows += make_rows(took)
-            show(took, make_rows(took))
+            rows += made
     facts = machine(measured) | {"pictures": str(data or "synthetic") if reading else None}
     print_machine(facts)
     write_json(json_file, {"rows": rows, "machine": facts})
     if plot is not None:
         plot_bench(plot, rows)
-    return 0
 
 
 if __name__ == "__main__":

@@ -12,16 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.errors import InputError
+from common.errors import InputError, WorkerError
 from scripts.bench_worker import Job
 from scripts.cli import last_line, progress
 
 QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
 """A worker's environment: its idle threads sleep, where by default they spin for a while."""
-
-
-class CandidateError(Exception):
-    """A candidate's process has ended too early."""
 
 
 @dataclasses.dataclass
@@ -76,7 +72,7 @@ class Worker:
 
         Raises:
             InputError: it has found bad input.
-            CandidateError: its process has ended otherwise.
+            WorkerError: its process has ended otherwise.
         """
         self.measured.first = self._answer()
 
@@ -84,7 +80,7 @@ class Worker:
         """Lets the candidate compute once.
 
         Raises:
-            InputError, CandidateError: as `start`.
+            InputError, WorkerError: as `start`.
         """
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # `_answer` says why
@@ -103,14 +99,14 @@ class Worker:
         last = last_line(self._errors.read())
         if code == 2:
             raise InputError(last.removeprefix("error: "))
-        raise CandidateError(f"{self.name} ended with exit code {code}: {last}")
+        raise WorkerError(f"{self.name} ended with exit code {code}: {last}")
 
 
 def take_turns(jobs: Sequence[Job], rounds: int) -> list[Measured]:
     """Starts the candidates, one after the other, lets them take turns, and ends them.
 
     Raises:
-        InputError, CandidateError: as `Worker.start`.
+        InputError, WorkerError: as `Worker.start`.
     """
     with contextlib.ExitStack() as stack, progress(jobs[0].mode) as bar:
         task = bar.add_task("", total=len(jobs) * (rounds + 1), status="")

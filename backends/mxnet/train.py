@@ -17,7 +17,7 @@ from common.config import Config, Dtype
 from common.errors import InputError
 from common.memory import keep_pages
 from common.names import ACTIVATIONS, tensors
-from common.transforms import image_size, label_cells
+from common.transforms import image_size, label_cells, padded_size
 
 Array = NDArray[Any]
 
@@ -26,8 +26,8 @@ class Trainer:
     """The network and its optimizer on one device: see `common.protocol.Trainer`."""
 
     def __init__(self, config: Config, weights: Mapping[str, Array]) -> None:
-        keep_pages()
-        # differs: MXNet has a bfloat16 convolution, but neither BatchNorm nor SGD for it.
+        keep_pages()  # differs: JAX does without
+        # differs: MXNet's convolution takes bfloat16; no network is built around it here.
         if config.dtype == Dtype.bfloat16:
             raise InputError(
                 f"--dtype bfloat16: mxnet {mx.__version__} trains in float32 and float64 alone"
@@ -98,7 +98,7 @@ class Trainer:
     def _assemble(self, cells: nd.NDArray, images: Array) -> nd.NDArray:
         """Cells as pictures, cropped to the images' own size."""
         height, width = image_size(images)
-        return assemble(cells, height + -height % 32, width + -width % 32)[:, :, :height, :width]
+        return assemble(cells, *padded_size(images))[:, :, :height, :width]
 
     def _evaluate(self, images: Array, *, traced: bool) -> Any:
         # differs: outside autograd.record() a block is in eval mode.

@@ -15,7 +15,7 @@ from backends.torch.weights import export_weights, import_weights, trained_tenso
 from common.config import Config, Dtype
 from common.memory import keep_pages
 from common.names import tensors
-from common.transforms import image_size, label_cells
+from common.transforms import image_size, label_cells, padded_size
 
 Array = NDArray[Any]
 
@@ -24,7 +24,7 @@ class Trainer:
     """The network and its optimizer on one device: see `common.protocol.Trainer`."""
 
     def __init__(self, config: Config, weights: Mapping[str, Array]) -> None:
-        keep_pages()
+        keep_pages()  # differs: JAX does without
         self.config = config
         self.device = select_device(config.device)
         self.model = build_model(config)
@@ -93,7 +93,7 @@ class Trainer:
     def _assemble(self, cells: torch.Tensor, images: Array) -> torch.Tensor:
         """Cells as pictures, cropped to the images' own size."""
         height, width = image_size(images)
-        return assemble(cells, height + -height % 32, width + -width % 32)[:, :, :height, :width]
+        return assemble(cells, *padded_size(images))[:, :, :height, :width]
 
     def _export(self, activations: Mapping[str, torch.Tensor], images: Array) -> dict[str, Array]:
         logits = self._assemble(activations["logits"], images)
