@@ -362,7 +362,9 @@ FAULTS: list[Fault] = [
         torch=_m(
             "self.relu(self.bn1(self.conv1(x)))  # (N", "self.bn1(self.relu(self.conv1(x)))  # (N"
         ),
-        mxnet=_m("F.relu(self.bn1(self.conv1(x)))  # (N", "self.bn1(F.relu(self.conv1(x)))  # (N"),
+        mxnet=_m(
+            "self.relu(self.bn1(self.conv1(x)))  # (N", "self.bn1(self.relu(self.conv1(x)))  # (N"
+        ),
         jax=_m(
             "nnx.relu(self.bn1(self.conv1(x)))  # (N", "self.bn1(nnx.relu(self.conv1(x)))  # (N"
         ),

@@ -10,22 +10,22 @@ def _m(old: str, new: str, count: int = 1) -> Patch:
 
 
 _TORCH_STEM = "self.relu(self.bn1(self.conv1(x)))  # (N"
-_MXNET_STEM = "F.relu(self.bn1(self.conv1(x)))  # (N"
+_MXNET_STEM = "self.relu(self.bn1(self.conv1(x)))  # (N"
 _JAX_STEM = "nnx.relu(self.bn1(self.conv1(x)))  # (N"
 _TORCH_INNER = "self.relu(self.bn1(self.conv1(x)))\n        x = self.bn2"
-_MXNET_INNER = "F.relu(self.bn1(self.conv1(x)))\n"
+_MXNET_INNER = "self.relu(self.bn1(self.conv1(x)))\n"
 _JAX_INNER = "nnx.relu(self.bn1(self.conv1(x)))\n"
 _TORCH_SUM = "functional.relu(x + shortcut)"
-_MXNET_SUM = "F.relu(x + shortcut)"
+_MXNET_SUM = "self.relu(x + shortcut)"
 _JAX_SUM = "nnx.relu(x + shortcut)"
 _TORCH_STEM_CONV = "_conv(3, 64, 7, stride=2, padding=3"
 _JAX_STEM_CONV = "_conv(3, 64, 7, 2, 3, config)\n"
-_CROP = "x[:, :, s // 2 : -s // 2, s // 2 : -s // 2]"
+_CROP = "s // 2 : -s // 2, s // 2 : -s // 2]"  # of both axes, in every layout
 
 
 def _sum(new: str, relu: str | None = None) -> tuple[Patch, Patch, Patch]:
     """The block's last line replaced; `{relu}` stands for the framework's function."""
-    names = ("functional.relu", "F.relu", "nnx.relu")
+    names = ("functional.relu", "self.relu", "nnx.relu")
     return tuple(  # type: ignore[return-value]
         _m(old, new.format(relu=relu or name))
         for old, name in zip((_TORCH_SUM, _MXNET_SUM, _JAX_SUM), names, strict=True)
@@ -217,7 +217,7 @@ FAULTS: list[Fault] = [
             ),
             _m(
                 "        return x, inner  # (N",
-                "        x = F.relu(self.bn1(x))\n        return x, inner  # (N",
+                "        x = self.relu(self.bn1(x))\n        return x, inner  # (N",
             ),
         ),
         jax=(
@@ -260,7 +260,7 @@ FAULTS: list[Fault] = [
         "A loop over layers adds an activation after the last convolution too.",
         ("eval/final_conv", _LOGITS),
         torch=_m("self.final_conv(x)", "functional.relu(self.final_conv(x))"),
-        mxnet=_m("self.final_conv(x)  #", "F.relu(self.final_conv(x))  #"),
+        mxnet=_m("self.final_conv(x)  #", "self.backbone.relu(self.final_conv(x))  #"),
         jax=_m("self.final_conv(x)  #", "nnx.relu(self.final_conv(x))  #"),
     ),
     _block_end(
@@ -385,13 +385,13 @@ FAULTS: list[Fault] = [
         "upsampling_crop_one_pixel_off",
         "The transposed convolution's padding of 16 is cropped as 17 before and 15 after.",
         _LOGITS,
-        _m(_CROP, "x[:, :, s // 2 + 1 : 1 - s // 2, s // 2 + 1 : 1 - s // 2]"),
+        _m(_CROP, "s // 2 + 1 : 1 - s // 2, s // 2 + 1 : 1 - s // 2]"),
     ),
     everywhere(
         "upsampling_cropped_at_one_end",
         "The output's size is right, but all of the padding is cut at the bottom and right.",
         _LOGITS,
-        _m(_CROP, "x[:, :, :-s, :-s]"),
+        _m(_CROP, ":-s, :-s]"),
     ),
     fault(
         "upsampling_cells_transposed",
@@ -467,7 +467,7 @@ FAULTS: list[Fault] = [
         "The shortcut is stored detached, so the gradient takes the long way alone.",
         "grad/backbone.layer4.0.downsample.1.bias",
         torch=_m(_TORCH_SUM, "functional.relu(x + shortcut.detach())"),
-        mxnet=_m(_MXNET_SUM, "F.relu(x + F.BlockGrad(shortcut))"),
+        mxnet=_m(_MXNET_SUM, "self.relu(x + F.BlockGrad(shortcut))"),
         jax=_m(_JAX_SUM, "nnx.relu(x + jax.lax.stop_gradient(shortcut))"),
     ),
     fault(
