@@ -1,4 +1,4 @@
-"""`common.dataset`: what is read, and that every fault is one line that names its file."""
+"""Data read from files: what is read, and that every fault is one line that names its file."""
 
 import io
 import warnings
@@ -18,10 +18,9 @@ from common.dataset import (
     check_split,
     find_faults,
     open_dataset,
-    read_image,
-    read_mask,
 )
 from common.errors import InputError
+from common.image_files import read_image, read_mask
 from common.voc import VOC_CLASSES, voc_palette
 
 SIZE = (20, 30)

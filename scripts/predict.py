@@ -13,8 +13,8 @@ from backends import load_backend
 from common.ahead import map_ahead
 from common.checkpoint import read_weights, write_whole
 from common.config import Config
-from common.dataset import find_images, read_image
 from common.errors import InputError
+from common.image_files import find_images, read_image
 from common.pictures import overlay, save_mask
 from common.protocol import Trainer
 from scripts.cli import (

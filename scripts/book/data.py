@@ -39,8 +39,9 @@ def book_item(
     height, width = crop
     top = random.integers(0, image.shape[1] - height + 1)
     left = random.integers(0, image.shape[2] - width + 1)
-    image = image[:, top : top + height, left : left + width]
+    normal = np.ascontiguousarray(image, np.float32)
+    normal = (normal / 255 - MEAN) / STD  # the whole picture, then the crop
+    normal = np.ascontiguousarray(normal[:, top : top + height, left : left + width])
     mask = mask[top : top + height, left : left + width]
-    normal = (np.ascontiguousarray(image, np.float32) / 255 - MEAN) / STD
     colour = (mask[..., 0] * 256 + mask[..., 1]) * 256 + mask[..., 2]
     return normal, colormap2label()[colour]
