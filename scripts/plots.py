@@ -92,18 +92,12 @@ def plot_bench(path: Path, rows: Rows) -> None:
     several batch sizes or sizes, a batch's time against images and against megapixels.
     """
     modes = list(dict.fromkeys(row["mode"] for row in rows))
-    batches = {row["batch_size"] for row in rows}
-    sizes = {row["height"] * row["width"] for row in rows}
+    batches, sizes = set(map(_images, rows)), set(map(_pixels, rows))
     columns = 1 + (len(batches) > 1) + (len(sizes) > 1)
     by_mode = [[row for row in rows if row["mode"] == mode] for mode in modes]
-    largest = [
-        [
-            row
-            for row in of_mode
-            if row["batch_size"] == max(batches) and row["height"] * row["width"] == max(sizes)
-        ]
-        for of_mode in by_mode
-    ]
+    same_size = [_largest(of_mode, _pixels) for of_mode in by_mode]
+    same_batch = [_largest(of_mode, _images) for of_mode in by_mode]
+    largest = [_largest(of_size, _images) for of_size in same_size]
     bars = [sum(row["form"] != "limit" for row in of_mode) for of_mode in largest]
     heights = [max(1.1 + 0.25 * count, 2.8 if columns > 1 else 0) for count in bars]
     figure = Figure(figsize=(7.2 + 3.6 * (columns - 1), sum(heights) + 0.5), layout="constrained")
@@ -113,14 +107,12 @@ def plot_bench(path: Path, rows: Rows) -> None:
         squeeze=False,
         gridspec_kw={"height_ratios": heights, "width_ratios": [7.2, 3.6, 3.6][:columns]},
     )
-    for of_mode, shown, axes in zip(by_mode, largest, grid, strict=True):
-        _draw_bars(axes[0], shown)
+    for k, axes in enumerate(grid):
+        _draw_bars(axes[0], largest[k])
         if len(batches) > 1:
-            same_size = [r for r in of_mode if r["height"] * r["width"] == max(sizes)]
-            _draw_growth(axes[1], same_size, "images in a batch", lambda r: r["batch_size"])
+            _draw_growth(axes[1], same_size[k], "images in a batch", _images)
         if len(sizes) > 1:
-            same_batch = [r for r in of_mode if r["batch_size"] == max(batches)]
-            _draw_growth(axes[-1], same_batch, "megapixels in a batch", _megapixels)
+            _draw_growth(axes[-1], same_batch[k], "megapixels in a batch", _megapixels)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     once = dict(zip(labels, handles, strict=True))
     once = {form: once[form] for form in (*_FORM_COLOURS, "limit") if form in once}
@@ -128,8 +120,22 @@ def plot_bench(path: Path, rows: Rows) -> None:
     _save(figure, path)
 
 
+def _images(row: Mapping[str, Any]) -> int:
+    return int(row["batch_size"])
+
+
+def _pixels(row: Mapping[str, Any]) -> int:
+    return int(row["height"] * row["width"])
+
+
 def _megapixels(row: Mapping[str, Any]) -> float:
-    return float(row["batch_size"] * row["height"] * row["width"] / 1e6)
+    return _images(row) * _pixels(row) / 1e6
+
+
+def _largest(rows: Rows, amount: Callable[[Mapping[str, Any]], int]) -> Rows:
+    """The rows of the largest amount."""
+    most = max(map(amount, rows))
+    return [row for row in rows if amount(row) == most]
 
 
 def _draw_bars(axes: Axes, rows: Rows) -> None:
