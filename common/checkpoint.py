@@ -195,6 +195,20 @@ def read_weights(path: Path) -> Weights:
     arrays, metadata = read_tensors(path)
     momentum = {k.removeprefix(MOMENTUM): v for k, v in arrays.items() if k.startswith(MOMENTUM)}
     arrays = {k: v for k, v in arrays.items() if not k.startswith(MOMENTUM)}
+    return weights_of(path, arrays, metadata, momentum)
+
+
+def weights_of(
+    path: Path,
+    arrays: dict[str, Array],
+    metadata: Mapping[str, str],
+    momentum: dict[str, Array] | None = None,
+) -> Weights:
+    """Canonical arrays and the metadata of a file, checked; what it does not say is the default.
+
+    Raises:
+        InputError: the metadata or a tensor is not what the network needs.
+    """
     architecture = metadata.get("architecture", ARCHITECTURES[0])
     if architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
@@ -209,9 +223,24 @@ def read_weights(path: Path) -> Weights:
         tuple(names or default_class_names(num_classes)),
         _statistics(path, metadata, "mean", IMAGENET_MEAN),
         _statistics(path, metadata, "std", IMAGENET_STD),
-        momentum,
+        momentum or {},
         dict(metadata),
     )
+
+
+def metadata_of(
+    architecture: str, class_names: Sequence[str], mean: Sequence[float], std: Sequence[float]
+) -> dict[str, str]:
+    """What a file says of the network, its classes, and the images that it was made for."""
+    return {
+        "architecture": architecture,
+        "num_classes": str(len(class_names)),
+        "class_names": json.dumps(list(class_names)),
+        "channels": "RGB",
+        "range": "[0, 1]",
+        "mean": json.dumps(list(mean)),
+        "std": json.dumps(list(std)),
+    }
 
 
 def write_weights(
@@ -229,12 +258,6 @@ def write_weights(
     Raises:
         InputError: the file cannot be written.
     """
-    metadata = {
-        "architecture": architecture,
-        "num_classes": str(len(class_names)),
-        "class_names": json.dumps(list(class_names)),
-        "mean": json.dumps(list(mean)),
-        "std": json.dumps(list(std)),
-    }
+    metadata = metadata_of(architecture, class_names, mean, std)
     velocity = {MOMENTUM + name: array for name, array in (momentum or {}).items()}
     write_tensors(path, {**arrays, **velocity}, metadata | extra)

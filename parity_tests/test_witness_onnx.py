@@ -21,7 +21,7 @@ from scripts.witness.onnx import export_onnx, onnx_trace
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("onnx") / "network.onnx"
-    export_onnx(path, weights(), Config(num_classes=NUM_CLASSES))
+    export_onnx(path, weights(), Config(num_classes=NUM_CLASSES), {})
     return path
 
 

@@ -30,6 +30,16 @@ class BackendName(enum.StrEnum):
     jax = "jax"
 
 
+class ArchitectureName(enum.StrEnum):
+    """The values of `--architecture`."""
+
+    resnet18 = "resnet18"
+    resnet18_v2 = "resnet18_v2"
+
+
+ArchitectureOption = Annotated[
+    ArchitectureName, typer.Option(help="The backbone: torchvision's, or Gluon's v2.")
+]
 BackendOption = Annotated[BackendName, typer.Option(help="The framework that computes.")]
 BackendsOption = Annotated[
     list[BackendName] | None,
@@ -46,6 +56,9 @@ ScheduleOption = Annotated[
     Schedule, typer.Option(help="The learning rate over the run: constant, or poly's fall.")
 ]
 WeightsOption = Annotated[
+    Path, typer.Option(help="A network with its head: a checkpoint, or what `convert` can read.")
+]
+CanonicalOption = Annotated[
     Path, typer.Option(help="Canonical weights, a safetensors file, or a checkpoint.")
 ]
 DataOption = Annotated[

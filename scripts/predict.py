@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from backends import load_backend
 from common.ahead import map_ahead
-from common.checkpoint import read_weights, write_whole
+from common.checkpoint import write_whole
 from common.config import Config
 from common.errors import InputError
 from common.image_files import find_images, read_image
@@ -30,6 +30,7 @@ from scripts.cli import (
     write_json,
 )
 from scripts.evaluate import config_of
+from scripts.weights_files import load_network
 
 app = new_app()
 
@@ -137,7 +138,7 @@ def predict(
     """
     paths = _listed(images)
     _check_outputs(out, paths)
-    start = read_weights(weights)
+    start = load_network(weights)
     config = config_of(start, device=device, dtype=dtype)
     trainer = load_backend(backend).Trainer(config, start.arrays)
 
