@@ -68,6 +68,21 @@ def export_weights(model: FCN) -> dict[str, NDArray[Any]]:
     return arrays
 
 
+def _read_once(path: Path) -> None:
+    """Reads every value of a checkpoint that is one database, and so finds one that is missing.
+
+    Orbax asks for all at once; if one fails, the others find their event loop closed and each
+    complains of it on standard error.
+    """
+    import tensorstore
+
+    if (path / "manifest.ocdbt").exists():
+        base = {"driver": "file", "path": f"{path.absolute()}/"}
+        store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+        for key in store.list().result():
+            store.read(key).result()
+
+
 def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """The arrays of an Orbax checkpoint (a folder), nested names joined by dots, and its metadata.
 
@@ -81,6 +96,7 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
             warnings.catch_warnings(action="ignore"),  # that no sharding is asked for
             orbax.checkpoint.PyTreeCheckpointer() as checkpointer,
         ):
+            _read_once(path)
             tree = checkpointer.restore(path.absolute())
             metadata = checkpointer.metadata(path.absolute()).custom_metadata or {}
     except (ValueError, OSError, KeyError) as error:
