@@ -16,7 +16,7 @@ import typer
 
 from backends import BACKENDS, load_backend, missing_packages
 from common.checkpoint import write_whole
-from common.config import Device, Dtype, Schedule
+from common.config import Architecture, Device, Dtype, Schedule
 from common.errors import InputError, WorkerError
 
 console = rich.console.Console(highlight=False)
@@ -30,6 +30,9 @@ class BackendName(enum.StrEnum):
     jax = "jax"
 
 
+ArchitectureOption = Annotated[
+    Architecture, typer.Option(help="The backbone: torchvision's, or Gluon's v2.")
+]
 BackendOption = Annotated[BackendName, typer.Option(help="The framework that computes.")]
 BackendsOption = Annotated[
     list[BackendName] | None,
