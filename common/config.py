@@ -17,6 +17,20 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 """RGB statistics after division by 255 (torchvision's ImageNet recipe)."""
 
 
+class Architecture(enum.StrEnum):
+    """The backbone: the book's ResNet-18 in PyTorch, or that in MXNet, with pre-activation."""
+
+    resnet18 = "resnet18"
+    resnet18_v2 = "resnet18_v2"
+
+
+class UpsampleInit(enum.StrEnum):
+    """How the transposed convolution starts: as bilinear interpolation, or at random."""
+
+    bilinear = "bilinear"
+    xavier = "xavier"
+
+
 class Dtype(enum.StrEnum):
     """The type of weights and activations; bfloat16: of products and activations, see `storage`."""
 
@@ -77,7 +91,8 @@ class Config:
     the rate is rounded after scheduling (`common.schedule.learning_rate`).
     """
 
-    architecture: str = "resnet18"
+    architecture: Architecture = Architecture.resnet18
+    upsample_init: UpsampleInit = UpsampleInit.bilinear
     num_classes: int = 21
     dtype: Dtype = Dtype.float32
     device: Device = Device.auto

@@ -20,10 +20,10 @@ from common.checkpoint import (
     write_weights,
     write_whole,
 )
-from common.config import IMAGENET_MEAN, IMAGENET_STD, Config, Dtype
+from common.config import IMAGENET_MEAN, IMAGENET_STD, Architecture, Config, Dtype
 from common.errors import InputError
 from common.formats import HEAD, names_in, rename
-from scripts.cli import ArchitectureName, JsonOption, main, new_app, write_json
+from scripts.cli import JsonOption, main, new_app, write_json
 from scripts.weights_files import FRAMEWORKS, MXNET, ORBAX, SAFETENSORS, TORCH, Loaded, load_weights
 
 Array = NDArray[Any]
@@ -197,16 +197,14 @@ def convert(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of that head.")] = Config.seed,
     architecture: Annotated[
-        ArchitectureName | None, typer.Option(help="What IN must be; of `imagenet`, else resnet18.")
+        Architecture | None, typer.Option(help="What IN must be; of `imagenet`, else resnet18.")
     ] = None,
     json: JsonOption = None,
 ) -> None:
     """Writes one program's weights for another; the options are described by `HELP`."""
     container = _container(to, out)
     _check_places(source, out, json, container)
-    loaded = load_weights(
-        source, num_classes=num_classes, seed=seed, architecture=architecture and str(architecture)
-    )
+    loaded = load_weights(source, num_classes=num_classes, seed=seed, architecture=architecture)
     notes = remarks(loaded, to, container)
     count = write_output(out, loaded.weights, to, container)
     digest = None if out.is_dir() else sha256(out)

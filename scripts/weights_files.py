@@ -20,7 +20,7 @@ from common.checkpoint import (
     read_weights,
     weights_of,
 )
-from common.config import Config
+from common.config import Architecture, Config, UpsampleInit
 from common.errors import InputError
 from common.formats import COUNTER, HEAD, Renamed, recognise
 from common.initial import initial_weights
@@ -35,7 +35,7 @@ FRAMEWORKS = {TORCH: "torch", MXNET: "mxnet", ORBAX: "jax"}
 """Which backend reads and writes a container; safetensors needs none."""
 
 IMAGENET = "imagenet"
-PUBLISHERS = {"resnet18": "torch", "resnet18_v2": "mxnet"}
+PUBLISHERS = {Architecture.resnet18: "torch", Architecture.resnet18_v2: "mxnet"}
 """Which backend has the ImageNet weights of an architecture, whichever trains on them."""
 
 CLASSES = ("num_classes", "class_names")
@@ -102,7 +102,7 @@ def _is_imagenet(path: Path) -> bool:
     return path == Path(IMAGENET) and not path.exists()
 
 
-def read_source(path: Path, architecture: str | None = None) -> Source:
+def read_source(path: Path, architecture: Architecture | None = None) -> Source:
     """Every tensor of a file of any known container, or of `imagenet` for an architecture.
 
     Raises:
@@ -145,19 +145,22 @@ def _told(path: Path, source: Source, renamed: Renamed, num_classes: int | None)
 
 
 def _weights(
-    path: Path, source: Source, renamed: Renamed, num_classes: int | None, seed: int
+    path: Path,
+    source: Source,
+    renamed: Renamed,
+    num_classes: int | None,
+    seed: int,
+    upsample_init: UpsampleInit,
 ) -> Weights:
-    if (
-        source.container == SAFETENSORS
-        and renamed.has_head
-        and renamed.arrays.keys() == source.arrays.keys()
-    ):
-        return read_weights(path)  # ours: it may be a checkpoint
+    same_names = renamed.arrays.keys() == source.arrays.keys()
+    ours = same_names and source.container == SAFETENSORS and "architecture" in source.metadata
+    if ours and renamed.has_head:
+        return read_weights(path)  # it may be a checkpoint
     metadata = _told(path, source, renamed, num_classes)
     arrays = renamed.arrays
     if not renamed.has_head:
         count = int(metadata["num_classes"])
-        initial = initial_weights(renamed.architecture, count, seed)
+        initial = initial_weights(renamed.architecture, count, seed, upsample_init)
         arrays = arrays | {name: initial[name] for name in HEAD}
     return weights_of(path, arrays, metadata)
 
@@ -190,13 +193,15 @@ def load_weights(
     num_classes: int | None = None,
     class_names: tuple[str, ...] | None = None,
     seed: int = Config.seed,
-    architecture: str | None = None,
+    upsample_init: UpsampleInit = Config.upsample_init,
+    architecture: Architecture | None = None,
 ) -> Loaded:
     """A whole network from any file or from `imagenet`, checked; a head that lacks is made.
 
     `num_classes`, `class_names` and `architecture` are what the caller needs: of a head, the
     number of its classes must agree, one that is made gets it; names are taken where the file has
-    none. None leaves each to the file, or to `Config`.
+    none. None leaves each to the file, or to `Config`. A head is made of `seed` and
+    `upsample_init`.
 
     Raises:
         InputError: the file cannot be read, is not one of our networks, or another one than the
@@ -206,7 +211,7 @@ def load_weights(
     renamed = recognise(path, source.arrays)
     if architecture not in (None, renamed.architecture):
         raise InputError(f"{path}: its network is {renamed.architecture}, not {architecture}")
-    weights = _weights(path, source, renamed, num_classes, seed)
+    weights = _weights(path, source, renamed, num_classes, seed, upsample_init)
     if num_classes not in (None, weights.num_classes):
         raise InputError(f"{path}: its head has {weights.num_classes} classes, not {num_classes}")
     named = renamed.has_head and "class_names" in source.metadata

@@ -69,10 +69,13 @@ def export_weights(model: FCN) -> dict[str, NDArray[Any]]:
 
 
 def _read_once(path: Path) -> None:
-    """Reads every value of a checkpoint that is one database, and so finds one that is missing.
+    """Reads every value of a checkpoint that is one database.
 
     Orbax asks for all at once; if one fails, the others find their event loop closed and each
     complains of it on standard error.
+
+    Raises:
+        ValueError: a value is missing or damaged.
     """
     import tensorstore
 
@@ -80,7 +83,8 @@ def _read_once(path: Path) -> None:
         base = {"driver": "file", "path": f"{path.absolute()}/"}
         store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
         for key in store.list().result():
-            store.read(key).result()
+            if not store.read(key).result().value:  # its file is missing
+                raise ValueError(f"{key.decode()} has no value")
 
 
 def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
