@@ -212,19 +212,16 @@ def _from_flax(name: str, array: Array) -> Array:
 
 
 def rename(arrays: Mapping[str, Array], naming: str, architecture: str) -> dict[str, Array]:
-    """Canonical arrays under the names of `naming`; what that does not have is left out.
-
-    Raises:
-        InputError: nobody has this architecture under such names.
-    """
-    if naming not in NAMINGS[architecture]:
-        raise InputError(f"{naming} has no {architecture}")
+    """Canonical arrays under the names of `naming`; what that does not have is left out."""
     names = names_in(naming, architecture)
     renamed = {other: arrays[name] for name, other in names.items()}
     if naming == "flax":
         return {name: _to_flax(name, array) for name, array in renamed.items()}
     fixed = fixed_in(naming, architecture)
-    return {name: np.full(3, value, np.float32) for name, value in fixed.items()} | renamed
+    return {
+        name: np.full_like(arrays["backbone.bn0.running_mean"], value)
+        for name, value in fixed.items()
+    } | renamed
 
 
 def _plain(names: Mapping[str, Array]) -> dict[str, str]:

@@ -239,7 +239,7 @@ def test_from_gluon(tmp_path: Path, architecture: str, how: str) -> None:
 
 
 @pytest.mark.needs("mxnet")
-@pytest.mark.parametrize("how", SAVES)
+@pytest.mark.parametrize("how", ["save_parameters", "collect_params"])
 def test_from_gluoncv(tmp_path: Path, how: str) -> None:
     save, suffix = SAVES[how]
     model = gluon_model(import_gluoncv_resnet().resnet18_v1b(pretrained=False))
@@ -250,7 +250,7 @@ def test_from_gluoncv(tmp_path: Path, how: str) -> None:
 
 
 @pytest.mark.needs("mxnet")
-@pytest.mark.parametrize("how", SAVES)
+@pytest.mark.parametrize("how", ["save_parameters", "export"])
 @pytest.mark.parametrize("architecture", [V1, V2])
 def test_from_the_book_in_mxnet(tmp_path: Path, architecture: str, how: str) -> None:
     save, suffix = SAVES[how]
@@ -504,7 +504,7 @@ def test_v2_is_refused_where_nobody_has_it(
     write_weights(Path("W"), initial_weights(V2, 1, 0), V2, ["a"])
     code, out, err = run_command("convert", "W", "out", "--to", to)
     assert (code, out) == (2, "")
-    assert err == f"error: W: {to} has no resnet18_v2\n"
+    assert err == f"error: W: its network is resnet18_v2, and --to {to} is of another\n"
     assert [path.name for path in Path().iterdir()] == ["W"]
 
 

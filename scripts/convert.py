@@ -22,7 +22,7 @@ from common.checkpoint import (
 )
 from common.config import IMAGENET_MEAN, IMAGENET_STD, Architecture, Config, Dtype
 from common.errors import InputError
-from common.formats import HEAD, names_in, rename
+from common.formats import HEAD, NAMINGS, names_in, rename
 from scripts.cli import JsonOption, main, new_app, write_json
 from scripts.weights_files import FRAMEWORKS, MXNET, ORBAX, SAFETENSORS, TORCH, Loaded, load_weights
 
@@ -149,8 +149,7 @@ def write_output(out: Path, weights: Weights, to: To, container: str) -> int:
     """Writes the file, whole or not at all; the number of its tensors.
 
     Raises:
-        InputError: the file cannot be written, needs a framework that is not installed, or has no
-            place for this architecture.
+        InputError: the file cannot be written, or needs a framework that is not installed.
     """
     arrays = rename(weights.arrays, to.naming, weights.architecture)
     names, mean, std = weights.class_names, weights.mean, weights.std
@@ -205,6 +204,9 @@ def convert(
     container = _container(to, out)
     _check_places(source, out, json, container)
     loaded = load_weights(source, num_classes=num_classes, seed=seed, architecture=architecture)
+    has = loaded.weights.architecture
+    if to.naming not in NAMINGS[has]:
+        raise InputError(f"{source}: its network is {has}, and --to {to} is of another")
     notes = remarks(loaded, to, container)
     count = write_output(out, loaded.weights, to, container)
     digest = None if out.is_dir() else sha256(out)
@@ -217,7 +219,7 @@ def convert(
     result = {
         "input": {"path": str(source), "naming": loaded.naming, "container": loaded.container},
         "output": {"path": str(out), "naming": to, "container": container, "sha256": digest},
-        "architecture": loaded.weights.architecture,
+        "architecture": has,
         "tensors": count,
         "num_classes": loaded.weights.num_classes,
         "notes": notes,
