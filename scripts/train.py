@@ -67,7 +67,11 @@ def start_weights(path: Path | None, config: Config, train: Dataset) -> Weights:
         InputError: the file is no weights file, or its classes are not the data's.
     """
     if path is None:
-        arrays: Arrays = dict(initial_weights(config.architecture, train.num_classes, config.seed))
+        arrays: Arrays = dict(
+            initial_weights(
+                config.architecture, train.num_classes, config.seed, config.upsample_init
+            )
+        )
         return Weights(arrays, config.architecture, train.num_classes, train.class_names)
     weights = read_weights(path)
     check_classes(path, weights, train)
@@ -295,7 +299,7 @@ def train(
     show_config: Annotated[
         bool, typer.Option("--show-config", help="Print the settings, as a recipe, and do nothing.")
     ] = False,
-    architecture: ArchitectureOption = Config.architecture,  # type: ignore[assignment]
+    architecture: ArchitectureOption = Config.architecture,
     upsample_init: Annotated[
         UpsampleInit, typer.Option(help="How the transposed convolution starts.")
     ] = Config.upsample_init,
