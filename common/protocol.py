@@ -75,6 +75,9 @@ class Backend(Protocol):
     def versions(self) -> dict[str, str]:
         """Versions of the framework and of what it computes with, by package."""
 
+    def to_numpy(self, tensor: Any) -> Array:
+        """The framework's tensor as a contiguous array, same dtype; float32 for bfloat16."""
+
     def read_arrays(self, path: Path) -> Arrays:
         """Named arrays from a file in the framework's own format; nothing else is unpickled.
 
