@@ -75,8 +75,8 @@ def _side_by_side(logits: Logits, image: Picture, columns: list[Tile]) -> Array:
 def tiled_logits(logits: Logits, image: Picture, options: Inference) -> Iterator[Array]:
     """The logits of a picture (H, W, 3), in bands (classes, n, W) from its top.
 
-    Where tiles overlap, their logits are averaged by the tiles' weights. Not more than one row of
-    tiles is held at a time. Without tiles the band is one, the whole.
+    Where tiles overlap, their logits are averaged by the tiles' weights. A row of tiles makes a
+    band, so that memory does not grow with the height. Without tiles the whole is one band.
     """
     if options.tile is None:
         yield logits(image[None])[0]
