@@ -6,6 +6,8 @@ Names and layouts are torchvision's: convolutions (out, in, kh, kw), the transpo
 
 from dataclasses import dataclass
 
+from common.config import Config, Decay
+
 ARCHITECTURES = ("resnet18",)
 
 LAYERS = (
@@ -101,3 +103,11 @@ def tensors(architecture: str, num_classes: int) -> dict[str, TensorSpec]:
         TensorSpec("transpose_conv.bias", (num_classes,), "bias", 1),
     ]
     return {spec.name: spec for spec in specs}
+
+
+def decayed_tensors(config: Config) -> frozenset[str]:
+    """The tensors that weight decay acts on: all that are trained, or `Decay.kernels`."""
+    specs = tensors(config.architecture, config.num_classes).values()
+    if config.decay == Decay.kernels:
+        return frozenset(spec.name for spec in specs if spec.role == "weight")
+    return frozenset(spec.name for spec in specs if spec.trainable)

@@ -46,7 +46,7 @@ from PIL import Image
 
 import backends
 from common.batches import _Worker
-from common.checkpoint import read_tensors, write_tensors, write_weights
+from common.checkpoint import read_tensors, read_weights, write_tensors, write_weights
 from common.dataset import CLASS_NAMES, IMAGES, MASKS, SPLITS
 from common.errors import InputError
 from common.image_files import open_image
@@ -78,6 +78,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 
 READ = "check train evaluate predict"
 """The commands that read pictures."""
+CHECKED = "check evaluate predict"
 SCORE = "check train evaluate"
 """Those that read masks and splits too."""
 USE = "train evaluate predict convert"
@@ -312,6 +313,22 @@ def turned() -> Image.Exif:
     return exif
 
 
+EXTREMES = ((1, 1), (1, 2000), (2000, 1), (5, 7), (48, 20))
+"""Widths and heights."""
+
+
+def pairs(sizes: Sequence[tuple[int, int]]) -> Callable[[], None]:
+    """A training split of pairs of these sizes."""
+
+    def change() -> None:
+        for k, size in enumerate(sizes):
+            stripes(size).save(IMAGE.with_stem(f"n{k}"))
+            mask_of(size).save(MASK.with_stem(f"n{k}"))
+        SPLIT.write_text("".join(f"n{k}\n" for k in range(len(sizes))))
+
+    return change
+
+
 # What is done to a folder
 
 
@@ -408,6 +425,19 @@ def more_classes(count: int) -> Callable[[], None]:
 def header(length: int, content: bytes = b"{}") -> Callable[[bytes], bytes]:
     """A safetensors file that says its header is `length` bytes long."""
     return lambda data: struct.pack("<Q", length) + content
+
+
+def as_checkpoint() -> None:
+    """The weights with a momentum, as a run saves them."""
+    found = read_weights(WEIGHTS)
+    momentum = {"final_conv.bias": found.arrays["final_conv.bias"]}
+    names = found.class_names
+    write_weights(WEIGHTS, found.arrays, "resnet18", names, momentum=momentum)
+
+
+def flipped(data: bytes) -> bytes:
+    """One bit of the last value is another; every number stays finite."""
+    return data[:-4] + bytes([data[-4] ^ 1]) + data[-3:]
 
 
 class Payload:
@@ -542,10 +572,14 @@ PICTURES = [
         refuses=SCORE,
     ),
     *(
-        Row(
-            f"{width}x{height} pixels, the crop 64x32", pair(stripes((width, height))), accepts=READ
-        )
-        for width, height in ((1, 1), (1, 2000), (2000, 1), (5, 7), (48, 20))
+        Row(f"{width}x{height} pixels", pair(stripes((width, height))), accepts=CHECKED)
+        for width, height in EXTREMES
+    ),
+    Row(
+        f"{', '.join(f'{width}x{height}' for width, height in EXTREMES)} pixels, the crop 64x32",
+        pairs(EXTREMES),
+        accepts="train",
+        arguments=["--batch-size", str(len(EXTREMES))],
     ),
 ]
 
@@ -649,12 +683,13 @@ FOLDERS = [
         )
     ),
     *(
-        Row(fault, text(SPLIT, content), accepts="train evaluate", like=as_it_is)
-        for fault, content in (
-            ("blank lines in a split", "\ntrain_00000\n\n  \ntrain_00001\n\n"),
-            ("CRLF in a split", "train_00000\r\ntrain_00001\r\n"),
-            ("byte-order mark in a split", "\ufefftrain_00000\ntrain_00001\n"),
-            ("no newline at a split's end", "train_00000\ntrain_00001"),
+        Row(fault, text(SPLIT, content), accepts=commands, like=as_it_is)
+        for fault, content, commands in (
+            ("blank lines in a split", "\ntrain_00000\n\n  \ntrain_00001\n\n", "evaluate"),
+            ("CRLF in a split", "train_00000\r\ntrain_00001\r\n", "evaluate"),
+            ("byte-order mark in a split", "\ufefftrain_00000\ntrain_00001\n", "evaluate"),
+            ("no newline at a split's end", "train_00000\ntrain_00001", "evaluate"),
+            ("all four", "\ufeff\r\ntrain_00000\r\n\r\ntrain_00001", "train evaluate"),
         )
     ),
     *(
@@ -674,11 +709,11 @@ FOLDERS = [
         )
     ),
     *(
-        Row(fault, linked(path, target), accepts=SCORE, like=as_it_is)
-        for fault, path, target in (
-            ("an image is a link within the data", IMAGE, DATA / "raw" / "x.jpg"),
-            ("JPEGImages is a link to elsewhere", IMAGE.parent, "elsewhere"),
-            ("the data is a link to elsewhere", DATA, "elsewhere"),
+        Row(fault, linked(path, target), accepts=commands, like=as_it_is)
+        for fault, path, target, commands in (
+            ("an image is a link within the data", IMAGE, DATA / "raw" / "x.jpg", SCORE),
+            ("JPEGImages is a link to elsewhere", IMAGE.parent, "elsewhere", SCORE),
+            ("the data is a link to elsewhere", DATA, "elsewhere", "check evaluate"),
         )
     ),
     Row(
@@ -711,6 +746,12 @@ WEIGHTS_ROWS = [
             ("header of 99 MB in a file of 10 bytes", header(99_000_000)),
             ("header that claims more than there is", lambda data: data[:20_000] + data[-1000:]),
         )
+    ),
+    Row(
+        "a bit of a checkpoint flipped",
+        several(as_checkpoint, rewrite(WEIGHTS, flipped)),
+        f"{WEIGHTS}: damaged: its contents are not those of its sha256",
+        refuses=USE,
     ),
     Row("no such weights", missing(WEIGHTS), f"{WEIGHTS}: no such file", refuses=USE),
     *(
@@ -827,7 +868,7 @@ PLACES = [
     Row(
         "output folder that is a file",
         as_it_is,
-        "result.json: cannot be made: File exists",
+        "result.json: cannot be made: (File exists|Not a directory)",
         refuses="train predict",
         arguments=["--out", "result.json"],
     ),
@@ -912,6 +953,14 @@ MACHINE = [
         refuses=RUN,
         arguments=["--backend", "mxnet"],
         during=numpy_2,
+    ),
+    Row(
+        "a process that reads the data is killed",
+        as_it_is,
+        r"a process that reads the data has ended \(SIGKILL\)",
+        stops="train",
+        arguments=["--workers", "1"],
+        during=worker_killed,
     ),
 ]
 
