@@ -92,10 +92,10 @@ def report(message: str) -> None:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
 
 
-def fail(message: str, code: int = 2) -> NoReturn:
-    """One line on standard error, and the exit code: 2 for bad input."""
+def fail(message: str) -> NoReturn:
+    """One line on standard error, and exit code 2."""
     report(message)
-    raise SystemExit(code)
+    raise SystemExit(2)
 
 
 def choose_backends(names: Sequence[str] | None) -> list[str]:
@@ -161,10 +161,8 @@ def main(app: typer.Typer, numbers: Sequence[str] = ()) -> None:
     warnings.showwarning = note  # type: ignore[assignment]  # of its parameters, one is shown
     try:
         code = app(_spread(sys.argv[1:], numbers), standalone_mode=False)
-    except InputError as error:
+    except (InputError, WorkerError) as error:
         fail(str(error))
-    except WorkerError as error:
-        fail(str(error), code=1)
     except StoppedError as error:
         print(error, file=sys.stderr)
         raise SystemExit(error.code) from None

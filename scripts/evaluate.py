@@ -52,7 +52,7 @@ def evaluate_dataset(
     """The metrics of `common.metrics.summarize` over a split; each image whole, in its own size.
 
     Raises:
-        InputError: an image or a mask cannot be read, or a label is no class.
+        InputError: an image or a mask cannot be read, a label is no class, or all are void.
     """
     confusion = np.zeros((dataset.num_classes, dataset.num_classes), np.int64)
     pairs = map_ahead(dataset.read, range(len(dataset)))
@@ -60,6 +60,8 @@ def evaluate_dataset(
         prediction = trainer.predict(image[None])[0]
         confusion += confusion_matrix(label, prediction, dataset.num_classes)
         on_image(count)
+    if not confusion.any():
+        raise InputError(f"{dataset.split_path}: every mask it names is void everywhere")
     return summarize(confusion, dataset.class_names)
 
 

@@ -18,6 +18,7 @@ from common.pictures import prediction_sheet
 from common.protocol import Arrays
 from common.recipes import RECIPES, description, find_recipe, read_recipe, write_recipe
 from common.run_folder import RunFolder
+from common.transforms import check_batch
 from scripts.cli import (
     ArchitectureOption,
     BackendName,
@@ -44,7 +45,8 @@ def open_data(folder: Path, config: Config) -> tuple[Dataset, Dataset | None]:
     """The train split and, where there is one, the val split, every file of both checked.
 
     Raises:
-        InputError: a file or a label is bad, or `--void background` has no background to go to.
+        InputError: a file or a label is bad, a batch too small, or `--void background` has no
+            background to go to.
     """
     train = open_dataset(folder, "train")
     has_val = (train.root / "ImageSets" / "Segmentation" / "val.txt").exists()
@@ -54,6 +56,7 @@ def open_data(folder: Path, config: Config) -> tuple[Dataset, Dataset | None]:
             f"{folder}: --void background, but class 0 is {train.class_names[0]}, not background"
         )
     total_steps(train, config)
+    check_batch(config.batch_size, *config.crop)
     for dataset in (train, val):
         if dataset is not None:
             check_split(dataset)
