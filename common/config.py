@@ -2,15 +2,18 @@
 
 import dataclasses
 import enum
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from common.errors import InputError
+
 VOID = 255
 """Label value of pixels that no class owns; the loss and the metrics skip them."""
+
+OUTPUT_STRIDE = 32
+"""Height and width of the input are padded to multiples of this; `final_conv` sees 1/32 of it."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -59,6 +62,13 @@ class Schedule(enum.StrEnum):
     poly = "poly"
 
 
+class Decay(enum.StrEnum):
+    """What weight decay pulls to 0: every trained tensor, or the convolutions' kernels alone."""
+
+    all = "all"
+    kernels = "kernels"
+
+
 class Void(enum.StrEnum):
     """How labels of 255 are read: ignored, or as class 0 (the book's way)."""
 
@@ -66,6 +76,15 @@ class Void(enum.StrEnum):
     background = "background"
 
 
+_ENUMS = {
+    "architecture": Architecture,
+    "upsample_init": UpsampleInit,
+    "dtype": Dtype,
+    "device": Device,
+    "schedule": Schedule,
+    "decay": Decay,
+    "void": Void,
+}
 _ROUNDED = ("momentum", "weight_decay", "bn_eps", "bn_decay")
 
 
@@ -100,8 +119,11 @@ class Config:
     learning_rate: float = 0.02
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    decay: Decay = Decay.all
     schedule: Schedule = Schedule.poly
     poly_power: float = 0.9
+    warmup: float = 0.0
+    """The rate rises in proportion to the step over this share of the run."""
     bn_eps: float = 1e-5
     bn_decay: float = 0.9
     """running = bn_decay * running + (1 - bn_decay) * batch"""
@@ -124,9 +146,13 @@ class Config:
     seed: int = 0
     workers: int = 2
     """Processes that read ahead; 0: none, the batches are made where they are asked for."""
+    save_minutes: float = 5.0
+    """A checkpoint is written when so much time has passed since the last, besides that at the end
+    of each epoch; 0: after every step."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dtype", Dtype(self.dtype))
+        for name, kind in _ENUMS.items():
+            object.__setattr__(self, name, kind(getattr(self, name)))
         for name in _ROUNDED:
             object.__setattr__(self, name, float32(getattr(self, name)))
 
@@ -139,10 +165,6 @@ class Config:
         values = dataclasses.asdict(self)
         return values | {name: _shortest(values[name]) for name in _ROUNDED}
 
-    def write(self, path: Path, **more: Any) -> None:
-        """Writes the values, and `more`, as JSON."""
-        path.write_text(json.dumps(self.to_dict() | more, indent=2) + "\n")
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Config":
         """The inverse of `to_dict`; keys that are no field are ignored."""
@@ -150,3 +172,42 @@ class Config:
         tuples = {name: tuple(values[name]) for name in names if isinstance(values[name], list)}
         changes: dict[str, Any] = {name: values[name] for name in names}
         return cls(**(changes | tuples))
+
+
+MAX_SCALE = 8.0
+"""A picture is enlarged by no more before it is predicted."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Inference:
+    """How pictures are predicted, see `common.inference`; by default whole, once, as they are.
+
+    Raises:
+        InputError: on construction, of values that make no sense.
+    """
+
+    flip: bool = False
+    """Each view is also seen mirrored."""
+    scales: tuple[float, ...] = (1.0,)
+    """A picture is seen in each of these times its own size."""
+    tile: tuple[int, int] | None = None
+    """Height and width of the tiles that a view is cut into, multiples of 32; None: it is not."""
+    overlap: int = 192
+    """So many pixels, at least, neighbouring tiles share."""
+
+    def __post_init__(self) -> None:
+        for scale in self.scales:
+            if not 0 < scale <= MAX_SCALE:
+                raise InputError(f"--scales {scale:g}: above 0 and at most {MAX_SCALE:g} is wanted")
+        if self.tile is None:
+            if self.overlap != Inference.overlap:
+                raise InputError(f"--overlap {self.overlap}: is for --tile")
+            return
+        tile = f"--tile {self.tile[0]} {self.tile[1]}"
+        if any(size < OUTPUT_STRIDE or size % OUTPUT_STRIDE for size in self.tile):
+            raise InputError(f"{tile}: multiples of {OUTPUT_STRIDE} are wanted")
+        if not 0 <= self.overlap <= min(self.tile) - OUTPUT_STRIDE:
+            raise InputError(
+                f"--overlap {self.overlap}: from 0 to {min(self.tile) - OUTPUT_STRIDE} is wanted"
+                f" with {tile}"
+            )

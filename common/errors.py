@@ -11,5 +11,17 @@ class InputError(Exception):
 class WorkerError(Exception):
     """A process that helps this one is gone; nobody's input is at fault.
 
-    The command line prints the message as it stands and exits with code 1.
+    The command line prints the message as it stands and exits with code 2.
     """
+
+
+class StoppedError(Exception):
+    """A run was asked to stop, and has saved where it is.
+
+    The command line prints the message as it stands and exits with `code`, as a shell gives it to
+    what a signal has ended: 128 and the signal's number.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code

@@ -6,7 +6,7 @@ one value a channel for BatchNorm. So are the names, torchvision's; those of v2 
 
 from dataclasses import dataclass
 
-from common.config import Architecture
+from common.config import OUTPUT_STRIDE, Architecture, Config, Decay
 
 ARCHITECTURES = tuple(Architecture)
 """The first is that of files that tell none."""
@@ -47,9 +47,6 @@ def activation_names(architecture: str) -> tuple[str, ...]:
         for name in (*(relu for relu in relus if relu.startswith(f"{layer}.relu")), layer)
     )
 
-
-OUTPUT_STRIDE = 32
-"""Height and width of the input are padded to multiples of this; `final_conv` sees 1/32 of it."""
 
 UPSAMPLE_KERNEL = 64
 """The transposed convolution: kernel 64, stride 32, padding 16."""
@@ -156,3 +153,11 @@ def tensors(architecture: str, num_classes: int) -> dict[str, TensorSpec]:
         TensorSpec("transpose_conv.bias", (num_classes,), "bias", 1),
     ]
     return {spec.name: spec for spec in specs}
+
+
+def decayed_tensors(config: Config) -> frozenset[str]:
+    """The tensors that weight decay acts on: all that are trained, or `Decay.kernels`."""
+    specs = tensors(config.architecture, config.num_classes).values()
+    if config.decay == Decay.kernels:
+        return frozenset(spec.name for spec in specs if spec.role == "weight")
+    return frozenset(spec.name for spec in specs if spec.trainable)

@@ -75,6 +75,12 @@ class Backend(Protocol):
     def versions(self) -> dict[str, str]:
         """Versions of the framework and of what it computes with, by package."""
 
+    def threads(self) -> int:
+        """How many threads compute on a CPU; with another number, sums round otherwise."""
+
+    def to_numpy(self, tensor: Any) -> Array:
+        """The framework's tensor as a contiguous array, same dtype; float32 for bfloat16."""
+
     def read_arrays(self, path: Path) -> tuple[Arrays, dict[str, str]]:
         """Named arrays and metadata from a file in the framework's own format.
 

@@ -1,6 +1,7 @@
 """JAX: weights between the canonical names and the model, and Orbax checkpoints."""
 
 import functools
+import json
 import re
 import warnings
 from collections.abc import Mapping
@@ -76,15 +77,20 @@ def _read_once(path: Path) -> None:
 
     Raises:
         ValueError: a value is missing or damaged.
+        OSError: the folder is no checkpoint.
     """
     import tensorstore
 
-    if (path / "manifest.ocdbt").exists():
-        base = {"driver": "file", "path": f"{path.absolute()}/"}
-        store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
-        for key in store.list().result():
-            if not store.read(key).result().value:  # its file is missing
-                raise ValueError(f"{key.decode()} has no value")
+    if not json.loads((path / "_METADATA").read_text()).get("use_ocdbt"):
+        return
+    base = {"driver": "file", "path": f"{path.absolute()}/"}
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+    keys = store.list().result()
+    if not keys:
+        raise ValueError("it holds no arrays")
+    for key in keys:
+        if not store.read(key).result().value:  # its file is missing
+            raise ValueError(f"{key.decode()} has no value")
 
 
 def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:

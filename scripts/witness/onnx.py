@@ -21,8 +21,8 @@ import typer
 
 from backends.torch import FCN, build_model, import_weights
 from common.checkpoint import read_weights, sha256, write_tensors, write_whole
-from common.config import Config, Dtype
-from common.names import OUTPUT_STRIDE, layer_names
+from common.config import OUTPUT_STRIDE, Config, Dtype
+from common.names import layer_names
 from common.protocol import Array, Arrays
 from common.traces import FORMAT, read_batches
 from common.transforms import image_size, pad_images
