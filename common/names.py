@@ -6,7 +6,7 @@ one value a channel for BatchNorm. So are the names, torchvision's; those of v2 
 
 from dataclasses import dataclass
 
-from common.config import Architecture
+from common.config import Architecture, Config, Decay
 
 ARCHITECTURES = tuple(Architecture)
 """The first is that of files that tell none."""
@@ -156,3 +156,11 @@ def tensors(architecture: str, num_classes: int) -> dict[str, TensorSpec]:
         TensorSpec("transpose_conv.bias", (num_classes,), "bias", 1),
     ]
     return {spec.name: spec for spec in specs}
+
+
+def decayed_tensors(config: Config) -> frozenset[str]:
+    """The tensors that weight decay acts on: all that are trained, or `Decay.kernels`."""
+    specs = tensors(config.architecture, config.num_classes).values()
+    if config.decay == Decay.kernels:
+        return frozenset(spec.name for spec in specs if spec.role == "weight")
+    return frozenset(spec.name for spec in specs if spec.trainable)

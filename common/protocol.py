@@ -75,6 +75,9 @@ class Backend(Protocol):
     def versions(self) -> dict[str, str]:
         """Versions of the framework and of what it computes with, by package."""
 
+    def threads(self) -> int:
+        """How many threads compute on a CPU; with another number, sums round otherwise."""
+
     def read_arrays(self, path: Path) -> Arrays:
         """Named arrays from a file in the framework's own format; nothing else is unpickled.
 

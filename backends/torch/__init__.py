@@ -1,6 +1,13 @@
 """The network in PyTorch."""
 
-from backends.torch.device import images_to_device, select_device, to_device, to_numpy, versions
+from backends.torch.device import (
+    images_to_device,
+    select_device,
+    threads,
+    to_device,
+    to_numpy,
+    versions,
+)
 from backends.torch.loss import cross_entropy
 from backends.torch.model import (
     FCN,
@@ -43,6 +50,7 @@ __all__ = [
     "named_tensors",
     "read_arrays",
     "select_device",
+    "threads",
     "to_device",
     "to_numpy",
     "trained_tensors",
