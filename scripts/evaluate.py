@@ -91,7 +91,8 @@ def _fraction(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _print(result: dict[str, Any]) -> None:
+def print_metrics(result: dict[str, Any]) -> None:
+    """The per-class table and the four metrics."""
     table = rich.table.Table("class", rich.table.Column("IoU", justify="right"), box=None)
     table.add_column("accuracy", justify="right")
     for row in result["per_class"]:
@@ -130,7 +131,7 @@ def evaluate(
         result = evaluate_dataset(trainer, dataset, config, show)
     if options != Inference():
         result["inference"] = dataclasses.asdict(options)
-    _print(result)
+    print_metrics(result)
     write_json(json_path, result)
     if confusion is not None:
         names = dataset.class_names
