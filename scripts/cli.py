@@ -18,6 +18,7 @@ from backends import BACKENDS, load_backend, missing_packages
 from common.checkpoint import write_whole
 from common.config import Architecture, Device, Dtype, Inference, Schedule
 from common.errors import InputError, StoppedError, WorkerError
+from common.inference import check_options
 
 console = rich.console.Console(highlight=False)
 
@@ -122,7 +123,9 @@ def inference_of(
     Raises:
         InputError: a value makes no sense.
     """
-    return Inference(flip, tuple(scales or Inference.scales), tile, overlap)
+    options = Inference(flip, tuple(scales or Inference.scales), tile, overlap)
+    check_options(options)
+    return options
 
 
 def _is_number(text: str) -> bool:
