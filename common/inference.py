@@ -12,9 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from common.config import Inference
-from common.errors import InputError
-from common.names import OUTPUT_STRIDE
+from common.config import OUTPUT_STRIDE, Inference
 from common.protocol import Backend, Trainer
 
 Array = NDArray[Any]
@@ -24,29 +22,6 @@ Logits = Callable[[Picture], Array]
 
 ROWS = 32
 """So many rows of a picture are decided at a time."""
-
-MAX_SCALE = 8.0
-"""No view is larger."""
-
-
-def check_options(options: Inference) -> None:
-    """Refuses what makes no sense.
-
-    Raises:
-        InputError: the option, and what is wanted.
-    """
-    for scale in options.scales:
-        if not 0 < scale <= MAX_SCALE:
-            raise InputError(f"--scales {scale:g}: above 0 and at most {MAX_SCALE:g} is wanted")
-    if options.tile is None:
-        if options.overlap != Inference.overlap:
-            raise InputError(f"--overlap {options.overlap}: is for --tile")
-        return
-    tile, most = "--tile {} {}".format(*options.tile), min(options.tile) - OUTPUT_STRIDE
-    if most < 0 or any(size % OUTPUT_STRIDE for size in options.tile):
-        raise InputError(f"{tile}: multiples of {OUTPUT_STRIDE} are wanted")
-    if not 0 <= options.overlap <= most:
-        raise InputError(f"--overlap {options.overlap}: from 0 to {most} is wanted with {tile}")
 
 
 class Tile(NamedTuple):

@@ -16,6 +16,7 @@ from backends import load_backend
 from common.checkpoint import write_weights
 from common.compare import relative_l2
 from common.config import Config, Dtype, Inference
+from common.errors import InputError
 from common.inference import predictor, resized, scores, tiled_logits, tiles
 from common.initial import generic_weights
 from common.names import ARCHITECTURES
@@ -245,7 +246,6 @@ BAD = {
     "--tile -32 64": "--tile -32 64: multiples of 32",
     "--tile 64": "",
     "--tile 256 128": "--overlap 192: from 0 to 96 is wanted with --tile 256 128",
-    "--tile 64 96 --overlap 33": "--overlap 33: from 0 to 32 is wanted with --tile 64 96",
     "--tile 128 128 --overlap -1": "--overlap -1: from 0 to 96 is wanted with --tile 128 128",
     "--overlap 64": "--overlap 64: is for --tile",
 }
@@ -265,3 +265,9 @@ def test_bad_values_are_one_line(
     assert err.startswith("error: ")
     assert BAD[options] in err
     assert not (tmp_path / "out").exists()
+
+
+def test_options_are_checked_where_they_are_made() -> None:
+    with pytest.raises(InputError, match="--overlap 33"):
+        Inference(tile=(64, 64), overlap=33)
+    assert Inference(tile=(64, 64), overlap=32).tile == (64, 64)

@@ -18,7 +18,6 @@ from backends import BACKENDS, load_backend, missing_packages
 from common.checkpoint import write_whole
 from common.config import Architecture, Device, Dtype, Inference, Schedule
 from common.errors import InputError, StoppedError, WorkerError
-from common.inference import check_options
 
 console = rich.console.Console(highlight=False)
 
@@ -50,6 +49,9 @@ ScheduleOption = Annotated[
     Schedule, typer.Option(help="The learning rate over the run: constant, or poly's fall.")
 ]
 WeightsOption = Annotated[
+    Path, typer.Option(help="A network with its head: a checkpoint, or what `convert` can read.")
+]
+CanonicalOption = Annotated[
     Path, typer.Option(help="Canonical weights, a safetensors file, or a checkpoint.")
 ]
 DataOption = Annotated[
@@ -93,10 +95,10 @@ def report(message: str) -> None:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
 
 
-def fail(message: str, code: int = 2) -> NoReturn:
-    """One line on standard error, and the exit code: 2 for bad input."""
+def fail(message: str) -> NoReturn:
+    """One line on standard error, and exit code 2."""
     report(message)
-    raise SystemExit(code)
+    raise SystemExit(2)
 
 
 def choose_backends(names: Sequence[str] | None) -> list[str]:
@@ -123,9 +125,7 @@ def inference_of(
     Raises:
         InputError: a value makes no sense.
     """
-    options = Inference(flip, tuple(scales or Inference.scales), tile, overlap)
-    check_options(options)
-    return options
+    return Inference(flip, tuple(scales or Inference.scales), tile, overlap)
 
 
 def _is_number(text: str) -> bool:
@@ -164,10 +164,8 @@ def main(app: typer.Typer, numbers: Sequence[str] = ()) -> None:
     warnings.showwarning = note  # type: ignore[assignment]  # of its parameters, one is shown
     try:
         code = app(_spread(sys.argv[1:], numbers), standalone_mode=False)
-    except InputError as error:
+    except (InputError, WorkerError) as error:
         fail(str(error))
-    except WorkerError as error:
-        fail(str(error), code=1)
     except StoppedError as error:
         print(error, file=sys.stderr)
         raise SystemExit(error.code) from None
