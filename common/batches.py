@@ -100,14 +100,14 @@ def _work(dataset: Dataset, config: Config, memory: Any, pipe: "Connection[Any, 
 
 @contextlib.contextmanager
 def _quiet_start() -> Iterator[None]:
-    """Processes that start in here ignore Ctrl-C and do not import the program's main module.
+    """Processes that start in here ignore Ctrl-C and SIGTERM and do not import the main module.
 
-    Ctrl-C goes to every process of a terminal; the parent alone answers it. Spawning would
+    Both may go to every process of a group; the parent alone answers. Spawning would
     import the main module anew, and so all that a command needs and a worker does not.
     """
     multiprocessing.resource_tracker.ensure_running()  # starting it would unblock the signal
     main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
@@ -159,7 +159,7 @@ class _Worker:
 
     def close(self) -> None:
         """Ends the process at once."""
-        self._process.terminate()
+        self._process.kill()
         self._process.join()
         self._pipe.close()
 

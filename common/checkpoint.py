@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from common.config import IMAGENET_MEAN, IMAGENET_STD, VOID
+from common.config import IMAGENET_MEAN, IMAGENET_STD, VOID, Architecture
 from common.errors import InputError
 from common.names import ARCHITECTURES, tensors
 from common.voc import VOC_CLASSES
@@ -26,6 +27,9 @@ FLOAT_TYPES = ("float32", "float64")
 
 _NUMPY_TYPES = {"BOOL", "U8", "I8", "U16", "I16", "F16", "U32", "I32", "F32", "U64", "I64", "F64"}
 """The value types of safetensors that NumPy has too; bfloat16 and float8 are not among them."""
+
+DIGEST = "sha256"
+"""Metadata key of a checkpoint: `digest` of all that is in it."""
 
 MOMENTUM = "momentum/"
 """Prefix of SGD's v in a checkpoint; a plain weights file has none."""
@@ -40,7 +44,7 @@ class Weights:
     """
 
     arrays: dict[str, Array]
-    architecture: str
+    architecture: Architecture
     num_classes: int
     class_names: tuple[str, ...]
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -85,10 +89,30 @@ def read_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
         raise InputError(f"{path}: not a readable safetensors file: {reason}") from error
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def _second_name(path: Path, name: Path) -> None:
+    """Lets `name` be what `path` is, in place of what it was; without links, `path` moves there."""
+    spare = name.with_name(f".{name.name}.link")
+    spare.unlink(missing_ok=True)
+    try:
+        spare.hardlink_to(path)
+        spare.replace(name)
+    except FileNotFoundError:  # there is none yet
+        pass
+    except OSError:  # a file system without links
+        path.replace(name)
+
+
+def write_whole(
+    path: Path,
+    write: Callable[[Path], None],
+    check: Callable[[Path], object] = lambda temporary: None,
+    previous: Path | None = None,
+) -> None:
     """Calls `write` on a temporary file beside `path`, then moves it there: whole or not at all.
 
-    The file is flushed to the disk before it takes the name, and the folder after.
+    The file is flushed to the disk before it takes the name, and the folder after. `check` reads
+    it before it takes the name, and refuses it by an InputError. What had the name keeps
+    `previous`.
 
     Raises:
         InputError: the folder cannot be written to, or the disk is full; `path` is untouched.
@@ -102,6 +126,9 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
             temporary.chmod(0o644)
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
+            check(temporary)
+            if previous is not None:
+                _second_name(path, previous)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -115,15 +142,33 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         raise InputError(f"{path}: cannot be written: {reason}") from error
 
 
-def write_tensors(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
-    """Writes arrays and metadata as one safetensors file.
+def write_tensors(
+    path: Path,
+    arrays: Mapping[str, Array],
+    metadata: Mapping[str, str],
+    check: Callable[[Path], object] = lambda temporary: None,
+    previous: Path | None = None,
+) -> None:
+    """Writes arrays and metadata as one safetensors file; `check`, `previous` as `write_whole`.
 
     Raises:
         InputError: the file cannot be written.
     """
     # safetensors writes an array that is not contiguous wrongly, without a word
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    write_whole(path, lambda p: safetensors.numpy.save_file(contiguous, p, dict(metadata)))
+    facts = dict(metadata)
+    write_whole(path, lambda p: safetensors.numpy.save_file(contiguous, p, facts), check, previous)
+
+
+def digest(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
+    """SHA-256 over names, types, shapes, values and metadata, but for the key `DIGEST` itself."""
+    facts = sorted((key, value) for key, value in metadata.items() if key != DIGEST)
+    state = hashlib.sha256(json.dumps(facts).encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        state.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        state.update(array.data)
+    return state.hexdigest()
 
 
 def check_arrays(
@@ -189,10 +234,14 @@ def _num_classes(path: Path, metadata: Mapping[str, str], arrays: Mapping[str, A
 def read_weights(path: Path) -> Weights:
     """A canonical weights file or a checkpoint, checked whole before anything uses it.
 
+    A checkpoint's digest is checked as well, so a bit that flipped is found.
+
     Raises:
         InputError: the file, its metadata or a tensor is not what the network needs.
     """
     arrays, metadata = read_tensors(path)
+    if DIGEST in metadata and metadata[DIGEST] != digest(arrays, metadata):
+        raise InputError(f"{path}: damaged: its contents are not those of its {DIGEST}")
     momentum = {k.removeprefix(MOMENTUM): v for k, v in arrays.items() if k.startswith(MOMENTUM)}
     arrays = {k: v for k, v in arrays.items() if not k.startswith(MOMENTUM)}
     architecture = metadata.get("architecture", ARCHITECTURES[0])
@@ -204,7 +253,7 @@ def read_weights(path: Path) -> Weights:
     names = _list(path, metadata, "class_names", str, num_classes)
     return Weights(
         arrays,
-        architecture,
+        Architecture(architecture),
         num_classes,
         tuple(names or default_class_names(num_classes)),
         _statistics(path, metadata, "mean", IMAGENET_MEAN),
@@ -222,9 +271,13 @@ def write_weights(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
     momentum: Mapping[str, Array] | None = None,
-    **extra: str,
+    extra: Mapping[str, str] = MappingProxyType({}),
+    previous: Path | None = None,
 ) -> None:
     """Writes canonical weights; with `momentum` and `extra`, a checkpoint.
+
+    A checkpoint has its digest, and is read again before it takes the name; what had the name
+    keeps `previous`.
 
     Raises:
         InputError: the file cannot be written.
@@ -236,5 +289,10 @@ def write_weights(
         "mean": json.dumps(list(mean)),
         "std": json.dumps(list(std)),
     }
-    velocity = {MOMENTUM + name: array for name, array in (momentum or {}).items()}
-    write_tensors(path, {**arrays, **velocity}, metadata | extra)
+    if momentum is None:
+        write_tensors(path, arrays, metadata)
+        return
+    both = {**arrays, **{MOMENTUM + name: array for name, array in momentum.items()}}
+    facts = {**metadata, **extra}
+    facts[DIGEST] = digest(both, facts)
+    write_tensors(path, both, facts, read_weights, previous)

@@ -2,9 +2,7 @@
 
 import dataclasses
 import enum
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,20 @@ VOID = 255
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """RGB statistics after division by 255 (torchvision's ImageNet recipe)."""
+
+
+class Architecture(enum.StrEnum):
+    """The backbone: the book's ResNet-18 in PyTorch, or that in MXNet, with pre-activation."""
+
+    resnet18 = "resnet18"
+    resnet18_v2 = "resnet18_v2"
+
+
+class UpsampleInit(enum.StrEnum):
+    """How the transposed convolution starts: as bilinear interpolation, or at random."""
+
+    bilinear = "bilinear"
+    xavier = "xavier"
 
 
 class Dtype(enum.StrEnum):
@@ -45,6 +57,13 @@ class Schedule(enum.StrEnum):
     poly = "poly"
 
 
+class Decay(enum.StrEnum):
+    """What weight decay pulls to 0: every trained tensor, or the convolutions' kernels alone."""
+
+    all = "all"
+    kernels = "kernels"
+
+
 class Void(enum.StrEnum):
     """How labels of 255 are read: ignored, or as class 0 (the book's way)."""
 
@@ -52,6 +71,15 @@ class Void(enum.StrEnum):
     background = "background"
 
 
+_ENUMS = {
+    "architecture": Architecture,
+    "upsample_init": UpsampleInit,
+    "dtype": Dtype,
+    "device": Device,
+    "schedule": Schedule,
+    "decay": Decay,
+    "void": Void,
+}
 _ROUNDED = ("momentum", "weight_decay", "bn_eps", "bn_decay")
 
 
@@ -77,7 +105,8 @@ class Config:
     the rate is rounded after scheduling (`common.schedule.learning_rate`).
     """
 
-    architecture: str = "resnet18"
+    architecture: Architecture = Architecture.resnet18
+    upsample_init: UpsampleInit = UpsampleInit.bilinear
     num_classes: int = 21
     dtype: Dtype = Dtype.float32
     device: Device = Device.auto
@@ -85,8 +114,11 @@ class Config:
     learning_rate: float = 0.02
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    decay: Decay = Decay.all
     schedule: Schedule = Schedule.poly
     poly_power: float = 0.9
+    warmup: float = 0.0
+    """The rate rises in proportion to the step over this share of the run."""
     bn_eps: float = 1e-5
     bn_decay: float = 0.9
     """running = bn_decay * running + (1 - bn_decay) * batch"""
@@ -109,9 +141,13 @@ class Config:
     seed: int = 0
     workers: int = 2
     """Processes that read ahead; 0: none, the batches are made where they are asked for."""
+    save_minutes: float = 5.0
+    """A checkpoint is written when so much time has passed since the last, besides that at the end
+    of each epoch; 0: after every step."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dtype", Dtype(self.dtype))
+        for name, kind in _ENUMS.items():
+            object.__setattr__(self, name, kind(getattr(self, name)))
         for name in _ROUNDED:
             object.__setattr__(self, name, float32(getattr(self, name)))
 
@@ -123,10 +159,6 @@ class Config:
         """The values for JSON; rounded ones in their shortest decimal form."""
         values = dataclasses.asdict(self)
         return values | {name: _shortest(values[name]) for name in _ROUNDED}
-
-    def write(self, path: Path, **more: Any) -> None:
-        """Writes the values, and `more`, as JSON."""
-        path.write_text(json.dumps(self.to_dict() | more, indent=2) + "\n")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Config":

@@ -13,3 +13,15 @@ class WorkerError(Exception):
 
     The command line prints the message as it stands and exits with code 1.
     """
+
+
+class StoppedError(Exception):
+    """A run was asked to stop, and has saved where it is.
+
+    The command line prints the message as it stands and exits with `code`, as a shell gives it to
+    what a signal has ended: 128 and the signal's number.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code

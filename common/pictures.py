@@ -94,3 +94,20 @@ def sheet(titles: Sequence[str], rows: Sequence[Sequence[Image.Image]]) -> Image
             y += row_height + _MARGIN
         x += columns[k] + _MARGIN
     return page
+
+
+def prediction_sheet(
+    titles: Sequence[str],
+    rows: Sequence[tuple[NDArray[np.uint8], Sequence[NDArray[np.uint8]]]],
+    class_names: Sequence[str],
+) -> Image.Image:
+    """Images (H, W, 3), each with its masks (H, W) over it beside it; a legend of all below."""
+    masks = [mask for _, row in rows for mask in row]
+    found = {int(label) for mask in masks for label in np.unique(mask)} - {0, VOID}
+    pictures = [[image, *(blend(image, mask) for mask in row)] for image, row in rows]
+    page = sheet(titles, [[Image.fromarray(picture) for picture in row] for row in pictures])
+    labels = legend(sorted(found), class_names, page.width)
+    whole = Image.new("RGB", (page.width, page.height + labels.height), _WHITE)
+    whole.paste(page, (0, 0))
+    whole.paste(labels, (0, page.height))
+    return whole

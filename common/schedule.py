@@ -7,9 +7,13 @@ def learning_rate(config: Config, step: int, total_steps: int) -> float:
     """The rate of step `step` (from 0) of `total_steps`, a float32 value.
 
     `constant`: config.learning_rate. `poly`: times (1 - step / total_steps) ** poly_power
-    (Chen et al., 2017, DeepLab), which would reach 0 one step after the last.
+    (Chen et al., 2017, DeepLab), which would reach 0 one step after the last. Either is times
+    (step + 1) / n during the first n = round(warmup * total_steps) steps (Goyal et al., 2017).
     """
     rate = config.learning_rate
+    warm = round(config.warmup * total_steps)
+    if step < warm:
+        rate *= (step + 1) / warm
     if config.schedule == Schedule.poly:
         rate *= (1 - step / total_steps) ** config.poly_power
     return float32(rate)

@@ -5,12 +5,14 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,10 +23,11 @@ from common.batches import steps_per_epoch, total_steps, training_batch, trainin
 from common.config import Config, Void
 from common.dataset import Dataset, open_dataset
 from common.errors import InputError, WorkerError
+from common.run_folder import RunFolder
 from common.shapes import write_shapes
 from common.transforms import mean_colour, normalize, random_crop
 from scripts.book.data import book_item
-from scripts.train import Run
+from scripts.training import Training
 
 ROOT = Path(__file__).parent.parent
 
@@ -389,15 +392,17 @@ def test_options_reach_the_batches(
     assert Config.from_dict(json.loads(json.dumps(expected.to_dict()))) == expected
 
 
-def test_the_status_says_what_the_last_steps_waited_for(tmp_path: Path) -> None:
-    run = Run(tmp_path / "run", Config(batch_size=4), ("a",))
-    for step in range(30):
-        run.log(0.5, 0.5 if step < 10 else 0.02, step=step, loss=2.0, lr=0.01)
-    assert run.status() == "loss 2.0000  lr 0.01  8.0 images/s"
-    run.log(0.5, 0.5, step=30, loss=2.0, lr=0.01)
-    assert run.status() == "loss 2.0000  lr 0.01  8.0 images/s  waits for data 9%"
-    run.val.append({"step": 31, "mean_iou": 0.5, "pixel_accuracy": 0.5})
-    run.close()
+def test_the_status_says_what_the_last_steps_waited_for(shapes: Dataset, tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run") as folder:
+        training = Training("torch", Any, shapes, None, Config(batch_size=4), folder)
+        folder.steps.append({"step": 0, "loss": 2.0, "lr": 0.01})
+        training.seconds, training.waits = [0.5] * 30, [0.5] * 10 + [0.02] * 20
+        assert training.status() == "loss 2.0000  lr 0.01  8.0 images/s"
+        training.seconds.append(0.5)
+        training.waits.append(0.5)
+        folder.val.append({"step": 0, "mean_iou": 0.25})
+        expected = "loss 2.0000  lr 0.01  8.0 images/s  waits for data 9%  best IoU 0.250"
+        assert training.status() == expected
 
 
 # The whole command, in a process of its own
@@ -446,16 +451,37 @@ def training(shapes: Dataset, tmp_path: Path) -> Iterator[subprocess.Popen[str]]
     process.communicate()
 
 
-def test_ctrl_c_ends_everything_without_a_word_more(training: subprocess.Popen[str]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+def test_a_signal_to_the_whole_group_ends_the_step_and_saves(
+    training: subprocess.Popen[str], number: signal.Signals
+) -> None:
     started = children(training.pid)
     assert len(started) == 3  # two workers, and what multiprocessing keeps itself
     for pid in started:
         loaded = Path(f"/proc/{pid}/maps").read_text()
         assert not any(name in loaded for name in ("torch", "mxnet", "jaxlib", "matplotlib"))
     assert sum("numpy" in Path(f"/proc/{pid}/maps").read_text() for pid in started) == 2
-    os.killpg(training.pid, signal.SIGINT)
-    assert training.communicate(timeout=30)[1] == "interrupted\n"
-    assert training.returncode == 130
+    os.killpg(training.pid, number)
+    asked, said = training.communicate(timeout=60)[1].strip().splitlines()
+    assert asked == "finishing the step, then saving; once more stops at once"
+    assert re.fullmatch(
+        rf"stopped by {number.name} after step \d+ of 100000, saved:"
+        r" python -m scripts.train --resume \S+/run goes on",
+        said,
+    )
+    assert training.returncode == 128 + number
+    until(lambda: not any(map(is_running, started)))
+
+
+def test_a_second_signal_stops_at_once(training: subprocess.Popen[str]) -> None:
+    started = children(training.pid)
+    assert training.stderr is not None
+    training.send_signal(signal.SIGSTOP)  # so that both come within one step
+    for number in (signal.SIGINT, signal.SIGTERM):
+        training.send_signal(number)
+    training.send_signal(signal.SIGCONT)
+    assert training.wait(timeout=30) in (-signal.SIGINT, -signal.SIGTERM)
+    assert "stopped by" not in training.stderr.read()
     until(lambda: not any(map(is_running, started)))
 
 

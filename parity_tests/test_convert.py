@@ -230,7 +230,7 @@ def test_nested_orbax_tree(convert: Callable[..., Outcome], arrays: Arrays) -> N
 def test_checkpoint_of_a_run(convert: Callable[..., Outcome], arrays: Arrays) -> None:
     names, mean, std = list("abcde"), (0.1, 0.2, 0.3), (1.0, 2.0, 3.0)
     momentum = {n: arrays[n] for n, spec in tensors("resnet18", 5).items() if spec.trainable}
-    write_weights(Path("last"), arrays, "resnet18", names, mean, std, momentum, step="7")
+    write_weights(Path("last"), arrays, "resnet18", names, mean, std, momentum, {"step": "7"})
     done = convert("last", "w.safetensors")
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith("left out: the checkpoint's momentum, 64 tensors\n")

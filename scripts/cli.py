@@ -16,8 +16,8 @@ import typer
 
 from backends import BACKENDS, load_backend, missing_packages
 from common.checkpoint import write_whole
-from common.config import Device, Dtype, Schedule
-from common.errors import InputError, WorkerError
+from common.config import Architecture, Device, Dtype, Schedule
+from common.errors import InputError, StoppedError, WorkerError
 
 console = rich.console.Console(highlight=False)
 
@@ -30,6 +30,9 @@ class BackendName(enum.StrEnum):
     jax = "jax"
 
 
+ArchitectureOption = Annotated[
+    Architecture, typer.Option(help="The backbone: torchvision's, or Gluon's v2.")
+]
 BackendOption = Annotated[BackendName, typer.Option(help="The framework that computes.")]
 BackendsOption = Annotated[
     list[BackendName] | None,
@@ -104,8 +107,8 @@ def _spread(arguments: Sequence[str], numbers: Sequence[str]) -> list[str]:
     return spread
 
 
-def _note(message: Warning | str, *_: object) -> None:
-    """A warning as one line, without the place in our code that gave it."""
+def note(message: Warning | str, *_: object) -> None:
+    """A word on standard error, of a warning without the place in our code that gave it."""
     print(f"note: {message}", file=sys.stderr)
 
 
@@ -114,13 +117,16 @@ def main(app: typer.Typer, numbers: Sequence[str] = ()) -> None:
 
     `numbers`: its options that take several whole numbers, as in `--batch-size 1 4 8`.
     """
-    warnings.showwarning = _note  # type: ignore[assignment]  # of its parameters, one is shown
+    warnings.showwarning = note  # type: ignore[assignment]  # of its parameters, one is shown
     try:
         code = app(_spread(sys.argv[1:], numbers), standalone_mode=False)
     except InputError as error:
         fail(str(error))
     except WorkerError as error:
         fail(str(error), code=1)
+    except StoppedError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(error.code) from None
     except typer.TyperException as error:
         fail(error.format_message())
     except OSError as error:  # a name that is too long, a folder without permission, ...
@@ -157,7 +163,7 @@ def progress(description: str) -> rich.progress.Progress:
     """A progress bar with a count, the time left and a free field `status`."""
     return rich.progress.Progress(
         rich.progress.TextColumn(description),
-        rich.progress.BarColumn(bar_width=24),
+        rich.progress.BarColumn(bar_width=12),
         rich.progress.MofNCompleteColumn(),
         rich.progress.TextColumn("{task.fields[status]}"),
         rich.progress.TimeRemainingColumn(),

@@ -24,12 +24,14 @@ from common.dataset import Dataset, open_dataset
 from common.errors import InputError
 from common.initial import initial_weights
 from common.metrics import confusion_matrix, summarize
-from common.pictures import blend, legend, sheet
+from common.pictures import prediction_sheet, sheet
+from common.run_folder import RunFolder
 from common.shapes import SHAPES_TRAIN, SHAPES_VAL, write_shapes
 from scripts.cli import BackendOption, console, main, new_app, write_json
 from scripts.evaluate import config_of, evaluate_dataset
 from scripts.plots import plot_losses
-from scripts.train import Run, open_data, run_training
+from scripts.train import open_data
+from scripts.training import Training
 
 app = new_app()
 
@@ -59,9 +61,11 @@ def one(backend: BackendOption, folder: Path) -> None:
     arrays = {"logits": exact.activations(val.read(0)[0][None])["logits"]}
     trainer = framework.Trainer(config, start.arrays)
     untrained = evaluate_dataset(trainer, val, config)
-    run = Run(folder / f"run-{backend}", config, val.class_names)
-    config.write(run.folder / "config.json", backend=backend, versions=framework.versions())
-    metrics = run_training(backend, trainer, train, val, config, run)
+    with RunFolder(folder / f"run-{backend}") as run:
+        run.create()
+        training = Training(backend, trainer, train, val, config, run)
+        training.run()
+    metrics = training.metrics
     assert metrics is not None
     for k in range(SHOWN):
         arrays[f"mask{k}"] = trainer.predict(val.read(k)[0][None])[0]
@@ -69,7 +73,7 @@ def one(backend: BackendOption, folder: Path) -> None:
     result = {
         "version": framework.versions()[backend],
         "losses": [line["loss"] for line in run.steps],
-        "seconds_per_step": statistics.median(run.seconds),
+        "seconds_per_step": statistics.median(training.seconds),
         "untrained_mean_iou": untrained["mean_iou"],
         "pixel_accuracy": metrics["pixel_accuracy"],
         "mean_iou": metrics["mean_iou"],
@@ -133,14 +137,8 @@ def draw(folder: Path, val: Dataset, results: dict[str, Any], masks: dict[str, A
     rows = []
     for k in range(SHOWN):
         image, label = val.read(k)
-        shown = [image, blend(image, label), *(blend(image, masks[n][f"mask{k}"]) for n in masks)]
-        rows.append([Image.fromarray(picture) for picture in shown])
-    page = sheet(["image", "truth", *masks], rows)
-    labels = legend(range(1, val.num_classes), val.class_names, page.width)
-    whole = Image.new("RGB", (page.width, page.height + labels.height))
-    whole.paste(page, (0, 0))
-    whole.paste(labels, (0, page.height))
-    whole.save(paths[1])
+        rows.append((image, [label, *(found[f"mask{k}"] for found in masks.values())]))
+    prediction_sheet(["image", "truth", *masks], rows, val.class_names).save(paths[1])
     source = val.read(0)[0]
     large = np.rint(upsample(source.astype(np.float64), UPSAMPLING)).astype(np.uint8)
     titles = ["source", f"{UPSAMPLING} times as large, by the bilinear kernel"]

@@ -82,7 +82,8 @@ def _fraction(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _print(result: dict[str, Any]) -> None:
+def print_metrics(result: dict[str, Any]) -> None:
+    """The per-class table and the four metrics."""
     table = rich.table.Table("class", rich.table.Column("IoU", justify="right"), box=None)
     table.add_column("accuracy", justify="right")
     for row in result["per_class"]:
@@ -113,7 +114,7 @@ def evaluate(
     trainer = load_backend(backend).Trainer(config, start.arrays)
     with image_progress(f"evaluate {backend}", len(dataset)) as show:
         result = evaluate_dataset(trainer, dataset, config, show)
-    _print(result)
+    print_metrics(result)
     write_json(json_path, result)
     if confusion is not None:
         names = dataset.class_names

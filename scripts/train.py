@@ -1,172 +1,43 @@
-"""Trains the network and keeps a run folder."""
+"""Trains the network and keeps a run folder; goes on with a run, in any backend."""
 
-import contextlib
-import json
 import math
-import statistics
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import rich.progress
+import numpy as np
 import typer
 
 from backends import load_backend
-from common.batches import total_steps, training_batches
-from common.checkpoint import Weights, read_weights, write_weights, write_whole
-from common.config import VOID, Config, Void
+from common.batches import total_steps
+from common.checkpoint import Weights, read_weights, write_whole
+from common.config import VOID, Config, Decay, UpsampleInit, Void
 from common.dataset import Dataset, check_split, open_dataset
 from common.errors import InputError
 from common.initial import initial_weights
-from common.protocol import Arrays, Backend, Trainer
-from common.schedule import learning_rate
+from common.pictures import prediction_sheet
+from common.protocol import Arrays
+from common.recipes import RECIPES, description, find_recipe, read_recipe, write_recipe
+from common.run_folder import RunFolder
 from scripts.cli import (
-    BackendOption,
-    DataOption,
+    ArchitectureOption,
+    BackendName,
     DeviceOption,
     DtypeOption,
     JsonOption,
     ScheduleOption,
-    console,
     main,
     new_app,
-    progress,
+    note,
     write_json,
 )
-from scripts.evaluate import check_classes, evaluate_dataset
-from scripts.plots import plot_run
+from scripts.evaluate import check_classes, evaluate_dataset, print_metrics
+from scripts.plots import plot_confusion, plot_run
+from scripts.training import Training, data_digest
 
 app = new_app()
 
-RECENT, SLOW_DATA = 20, 0.05
-"""The steps that the status line tells of; the share of their time spent waiting it mentions."""
-
-
-class Run:
-    """A run folder: `config.json`, `log.jsonl`, `val.jsonl`, checkpoints and curves.
-
-    `log.jsonl` has a line a step (`step`, `epoch`, `loss`, `lr`), `val.jsonl` a line for each
-    time the val split was measured. `seconds` is the time of each step, `waits` the part of it
-    in which the step waited for its batch.
-    `last.safetensors` is written at the end of an epoch and of the run, `best.safetensors` when
-    the mean IoU is then the highest so far, or without a val split every time.
-
-    Raises:
-        InputError: the folder cannot be made, or holds something.
-    """
-
-    def __init__(self, folder: Path, config: Config, class_names: tuple[str, ...]) -> None:
-        self.folder, self.config, self.class_names = folder, config, class_names
-        self.steps: list[dict[str, Any]] = []
-        self.seconds: list[float] = []
-        self.waits: list[float] = []
-        self.val: list[dict[str, Any]] = []
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if any(folder.iterdir()):
-                raise InputError(f"{folder}: is not empty; --out wants a new folder")
-            self._log = (folder / "log.jsonl").open("w")
-        except OSError as error:
-            raise InputError(f"{folder}: cannot be made: {error.strerror}") from error
-
-    def log(self, seconds: float, waited: float, **line: Any) -> None:
-        """Adds a step to the log, and its times."""
-        self.seconds.append(seconds)
-        self.waits.append(waited)
-        self.steps.append(line)
-        self._log.write(json.dumps(line) + "\n")
-        self._log.flush()
-
-    def status(self) -> str:
-        """The last loss and rate, the speed, and whether the data is what the last steps took."""
-        last, seconds, waits = self.steps[-1], self.seconds[-RECENT:], self.waits[-RECENT:]
-        speed = self.config.batch_size / statistics.median(seconds)
-        text = f"loss {last['loss']:.4f}  lr {last['lr']:.2g}  {speed:.1f} images/s"
-        share = sum(waits) / sum(seconds)
-        return f"{text}  waits for data {share:.0%}" if share > SLOW_DATA else text
-
-    def checkpoint(self, trainer: Trainer, backend: str, metrics: dict[str, Any] | None) -> None:
-        """Writes the last checkpoint, and the best where the metrics say so."""
-        step = len(self.steps)
-        best = max((line["mean_iou"] or 0 for line in self.val), default=-1)
-        names = ["last"]
-        if metrics is None or (metrics["mean_iou"] or 0) > best:
-            names.append("best")
-        if metrics is not None:
-            keys = ("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou")
-            self.val.append({"step": step} | {key: metrics[key] for key in keys})
-            with (self.folder / "val.jsonl").open("a") as file:
-                file.write(json.dumps(self.val[-1]) + "\n")
-        weights, momentum = trainer.weights(), trainer.momentum()
-        for name in names:
-            write_weights(
-                self.folder / f"{name}.safetensors",
-                weights,
-                self.config.architecture,
-                self.class_names,
-                self.config.mean,
-                self.config.std,
-                momentum,
-                step=str(step),
-                backend=backend,
-                config=json.dumps(self.config.to_dict()),
-            )
-
-    def close(self) -> None:
-        """Draws the curves and closes the log."""
-        self._log.close()
-        curves = self.folder / "curves.png"
-        write_whole(curves, lambda path: plot_run(path, self.steps, self.val))
-
-
-def _validate(trainer: Trainer, val: Dataset, config: Config, bar: rich.progress.Progress) -> Any:
-    task = bar.add_task("val", total=len(val), status="val")
-    try:
-        return evaluate_dataset(
-            trainer, val, config, lambda count: bar.update(task, completed=count)
-        )
-    finally:
-        bar.remove_task(task)
-
-
-def run_training(
-    backend: str,
-    trainer: Trainer,
-    train: Dataset,
-    val: Dataset | None,
-    config: Config,
-    run: Run,
-) -> dict[str, Any] | None:
-    """Trains to the end of the run; returns the last metrics on val, None without one.
-
-    Raises:
-        InputError: a file turned bad on the way, or the loss is no longer finite. The last
-            checkpoint stays as it is.
-        WorkerError: a process that reads the data is gone.
-    """
-    steps = total_steps(train, config)
-    metrics = None
-    batches = training_batches(train, config)
-    with contextlib.closing(batches), progress(f"train {backend}") as bar:
-        task = bar.add_task("", total=steps, status="")
-        for step in range(steps):
-            start = time.perf_counter()
-            batch = next(batches)
-            waited = time.perf_counter() - start
-            rate = learning_rate(config, step, steps)
-            loss = trainer.step(batch.image, batch.label, rate)
-            if not math.isfinite(loss):
-                files = ", ".join(batch.names)
-                raise InputError(f"step {step}: the loss is {loss} on {files}; is --lr too high?")
-            seconds = time.perf_counter() - start
-            run.log(seconds, waited, step=step, epoch=batch.epoch, loss=loss, lr=rate)
-            bar.update(task, completed=step + 1, status=run.status())
-            if step + 1 == steps or batch.ends_epoch:
-                if val is not None:
-                    metrics = _validate(trainer, val, config, bar)
-                run.checkpoint(trainer, backend, metrics)
-    run.close()
-    return metrics
+SHOWN = 6
+"""Val images on the sheet at the end of a run."""
 
 
 def open_data(folder: Path, config: Config) -> tuple[Dataset, Dataset | None]:
@@ -196,11 +67,83 @@ def start_weights(path: Path | None, config: Config, train: Dataset) -> Weights:
         InputError: the file is no weights file, or its classes are not the data's.
     """
     if path is None:
-        arrays: Arrays = dict(initial_weights(config.architecture, train.num_classes, config.seed))
+        arrays: Arrays = dict(
+            initial_weights(
+                config.architecture, train.num_classes, config.seed, config.upsample_init
+            )
+        )
         return Weights(arrays, config.architecture, train.num_classes, train.class_names)
     weights = read_weights(path)
     check_classes(path, weights, train)
     return weights
+
+
+def finish(training: Training, json_path: Path | None) -> None:
+    """Draws what the run has come to, and prints it."""
+    folder, val, names = training.folder, training.val, training.train.class_names
+    if val is not None and training.metrics is None:  # the run was at its end when it was resumed
+        training.metrics = evaluate_dataset(training.trainer, val, training.config)
+    metrics = training.metrics
+    at = folder.folder
+    write_whole(at / "curves.png", lambda path: plot_run(path, folder.steps, folder.val))
+    if val is not None and metrics is not None:
+        write_json(at / "metrics.json", metrics)
+        confusion = metrics["confusion"]
+        write_whole(at / "confusion.png", lambda path: plot_confusion(path, confusion, names))
+        write_whole(at / "predictions.png", lambda path: _draw_predictions(path, training, val))
+        print_metrics(metrics)
+    print(f"{at}: {len(folder.steps)} steps, loss {folder.steps[-1]['loss']:.4f}")
+    if metrics is not None:
+        best = max(folder.val, key=lambda line: line["mean_iou"] or 0.0)
+        print(
+            f"val: mean IoU {_fraction(metrics['mean_iou'])}; the best,"
+            f" {_fraction(best['mean_iou'])}, after step {best['step']}"
+        )
+    write_json(json_path, {"steps": folder.steps, "val": folder.val, "metrics": metrics})
+
+
+def _fraction(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4f}"
+
+
+def _draw_predictions(path: Path, training: Training, val: Dataset) -> None:
+    """Some val images, spread over the split: picture, truth, prediction."""
+    rows = []
+    for index in sorted({round(k) for k in np.linspace(0, len(val) - 1, SHOWN)}):
+        image, label = val.read(index)
+        rows.append((image, [label, training.trainer.predict(image[None])[0]]))
+    page = prediction_sheet(["image", "truth", "prediction"], rows, val.class_names)
+    page.save(path, format="PNG")
+
+
+SETTINGS = frozenset(
+    {
+        *("architecture", "upsample_init", "dtype", "device"),
+        *("learning_rate", "momentum", "weight_decay", "decay", "schedule", "poly_power", "warmup"),
+        *("batch_size", "crop", "scale", "flip_probability", "jitter", "void"),
+        *("epochs", "steps", "seed", "workers", "save_minutes"),
+    }
+)
+"""The fields of `Config` that options and recipes set; the rest comes from weights and data."""
+
+FREE = ("device", "workers", "save_minutes")
+"""Those that may change when a run goes on."""
+
+
+def _read_recipe(context: typer.Context, name: str | None) -> str | None:
+    """Puts a recipe's values where the defaults of the options are."""
+    if name is None:
+        return None
+    path = find_recipe(name)
+    options = {option.name: option for option in context.command.params if option.name in SETTINGS}
+    values = read_recipe(path, sorted(SETTINGS))
+    for key, value in values.items():
+        try:
+            options[key].process_value(context, value)
+        except typer.BadParameter as error:
+            raise InputError(f"{path}: {key} = {value!r}: {error.message}") from error
+    context.default_map = values
+    return name
 
 
 def _check_scale(value: tuple[float, float]) -> tuple[float, float]:
@@ -210,14 +153,156 @@ def _check_scale(value: tuple[float, float]) -> tuple[float, float]:
     return value
 
 
-@app.command()
+def _given(context: typer.Context) -> dict[str, str]:
+    """The settings that were typed: field of `Config` -> the option's name."""
+    return {
+        option.name: option.opts[-1]
+        for option in context.command.params
+        if option.name in SETTINGS
+        and getattr(context.get_parameter_source(option.name), "name", "") == "COMMANDLINE"
+    }
+
+
+def start(
+    folder: RunFolder,
+    backend: str,
+    data: Path,
+    weights: Path | None,
+    recipe: str | None,
+    config: Config,
+) -> Training:
+    """A new run in its folder.
+
+    Raises:
+        InputError: the folder holds something, or the data, the weights or the backend is at fault.
+    """
+    folder.check_new()
+    train_set, val_set = open_data(data, config)
+    initial = start_weights(weights, config, train_set)
+    config = config.replace(
+        architecture=initial.architecture,
+        num_classes=initial.num_classes,
+        mean=initial.mean,
+        std=initial.std,
+    )
+    trainer = load_backend(backend).Trainer(config, initial.arrays)
+    folder.create()
+    training = Training(backend, trainer, train_set, val_set, config, folder)
+    folder.write_info(
+        {
+            **config.to_dict(),
+            "backend": backend,
+            "versions": training.made_by["versions"],
+            "recipe": recipe,
+            "data": str(data.absolute()),
+            "weights": None if weights is None else str(weights),
+            "class_names": train_set.class_names,
+            "void_label": VOID,
+            "history": [{"step": 0, **training.made_by}],
+        }
+    )
+    return training
+
+
+def resume(
+    folder: RunFolder,
+    backend: str | None,
+    data: Path | None,
+    given: dict[str, str],
+    config: Config,
+) -> tuple[Training, int]:
+    """A run that goes on, and the step it is at.
+
+    `given` are the settings of `config` that were typed; all others are the run's own.
+
+    Raises:
+        InputError: there is no run, none of its checkpoints can be read, a setting or the data
+            is another, or another process is at it.
+    """
+    folder.lock()
+    out, info = folder.folder, folder.info()
+    found, word = folder.load()
+    if word is not None:
+        note(word)
+    for field, option in given.items():
+        mine, its = getattr(config, field), getattr(found.config, field)
+        if field not in FREE and mine != its:
+            raise InputError(
+                f"{out}: {option} {_plain(mine)}, but the run has {_plain(its)}: a run keeps its"
+                " settings but for --backend, --data, --device, --workers and --save-minutes"
+            )
+    config = found.config.replace(**{key: getattr(config, key) for key in given if key in FREE})
+    train_set, val_set = open_data(data or Path(info["data"]), config)
+    if data_digest(train_set) != found.data:
+        raise InputError(
+            f"{train_set.root}: its train split or its classes are not those of the run {out}"
+        )
+    backend = backend or str(found.made_by["backend"])
+    trainer = load_backend(backend).Trainer(config, found.weights.arrays)
+    trainer.load_momentum(found.weights.momentum)
+    training = Training(backend, trainer, train_set, val_set, config, folder)
+    folder.rewind(found.step)
+    if training.made_by != found.made_by:
+        note(
+            f"from step {found.step} on with {_maker(training.made_by)}, until now"
+            f" {_maker(found.made_by)}: the same up to rounding, not bit for bit"
+        )
+    info["history"].append({"step": found.step, **training.made_by})
+    folder.write_info({**info, "backend": backend, "versions": training.made_by["versions"]})
+    print(f"{out}: goes on at step {found.step} of {training.steps}")
+    return training, found.step
+
+
+def _plain(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else f"{value}"
+
+
+def _maker(made: dict[str, Any]) -> str:
+    threads = made["threads"]
+    return f"{made['backend']} {made['versions'][made['backend']]} on {threads} threads"
+
+
+def _recipes_help() -> str:
+    about = [f"{name}: {' '.join(description(path).split())}" for name, path in RECIPES.items()]
+    return "\n\n".join(["Recipes:", *about])
+
+
+@app.command(epilog=_recipes_help())
 def train(
-    backend: BackendOption,
-    data: DataOption,
-    out: Annotated[Path, typer.Option(help="The run folder; new or empty.")],
+    context: typer.Context,
+    backend: Annotated[
+        BackendName | None,
+        typer.Option(help="The framework that computes; with --resume, the run's own, or another."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="A folder in VOC's layout, or one that holds it as VOCdevkit/VOC2012."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; new or empty.")] = None,
+    resume_run: Annotated[
+        Path | None,
+        typer.Option("--resume", metavar="RUN", help="Go on with a run, as if it had never ended."),
+    ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="Start from these; otherwise from the seed's initial ones.")
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            is_eager=True,
+            callback=_read_recipe,
+            help=f"Settings by name ({', '.join(RECIPES)}) or from a TOML file; other options"
+            " override them.",
+        ),
+    ] = None,
+    show_config: Annotated[
+        bool, typer.Option("--show-config", help="Print the settings, as a recipe, and do nothing.")
+    ] = False,
+    architecture: ArchitectureOption = Config.architecture,
+    upsample_init: Annotated[
+        UpsampleInit, typer.Option(help="How the transposed convolution starts.")
+    ] = Config.upsample_init,
     epochs: Annotated[int, typer.Option(min=1)] = Config.epochs,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Steps in all, in place of epochs.")
@@ -234,6 +319,9 @@ def train(
             help="Scale each image by a random factor between these, 0.5 2 for instance.",
         ),
     ] = Config.scale,
+    flip_probability: Annotated[
+        float, typer.Option(min=0, max=1, help="How often an image is mirrored.")
+    ] = Config.flip_probability,
     jitter: Annotated[
         float,
         typer.Option(min=0, max=1, help="Vary brightness, contrast and saturation by this share."),
@@ -241,7 +329,14 @@ def train(
     learning_rate: Annotated[float, typer.Option("--lr", min=0)] = Config.learning_rate,
     momentum: Annotated[float, typer.Option(min=0, max=1)] = Config.momentum,
     weight_decay: Annotated[float, typer.Option(min=0)] = Config.weight_decay,
+    decay: Annotated[
+        Decay, typer.Option(help="What decays: all, or the convolutions' kernels alone.")
+    ] = Config.decay,
     schedule: ScheduleOption = Config.schedule,
+    poly_power: Annotated[float, typer.Option(min=0)] = Config.poly_power,
+    warmup: Annotated[
+        float, typer.Option(min=0, max=1, help="The share of the steps in which the rate rises.")
+    ] = Config.warmup,
     void: Annotated[
         Void, typer.Option(help="ignore: void counts nowhere; background: it is class 0.")
     ] = Config.void,
@@ -249,37 +344,40 @@ def train(
     workers: Annotated[
         int, typer.Option(min=0, help="Processes that read ahead; the batches stay the same.")
     ] = Config.workers,
+    save_minutes: Annotated[
+        float,
+        typer.Option(min=0, help="Save this often, and at each epoch's end; 0: after every step."),
+    ] = Config.save_minutes,
     device: DeviceOption = Config.device,
     dtype: DtypeOption = Config.dtype,
     json_path: JsonOption = None,
 ) -> None:
-    """Train the network; the run folder keeps config, log, checkpoints and curves."""
+    """Train the network; the run folder keeps config, logs, checkpoints and pictures.
+
+    SIGINT (Ctrl-C) or SIGTERM lets the step end, saves, and says how to go on.
+    """
     config = Config.from_dict(locals())  # the options that are its fields
-    train_set, val_set = open_data(data, config)
-    start = start_weights(weights, config, train_set)
-    config = config.replace(
-        architecture=start.architecture,
-        num_classes=start.num_classes,
-        mean=start.mean,
-        std=start.std,
-    )
-    framework: Backend = load_backend(backend)
-    trainer = framework.Trainer(config, start.arrays)
-    run = Run(out, config, train_set.class_names)
-    config.write(
-        out / "config.json",
-        backend=backend,
-        versions=framework.versions(),
-        data=str(data),
-        weights=None if weights is None else str(weights),
-        class_names=train_set.class_names,
-        void_label=VOID,
-    )
-    metrics = run_training(backend, trainer, train_set, val_set, config, run)
-    console.print(f"{out}: {len(run.steps)} steps, loss {run.steps[-1]['loss']:.4f}")
-    if metrics is not None:
-        console.print(f"val: mean IoU {metrics['mean_iou']:.4f}")
-    write_json(json_path, {"steps": run.steps, "val": run.val, "metrics": metrics})
+    if show_config:
+        settings = config.to_dict()
+        print(write_recipe({key: settings[key] for key in settings if key in SETTINGS}), end="")
+        return
+    if resume_run is not None:
+        for option, value in (("--out", out), ("--weights", weights), ("--recipe", recipe)):
+            if value is not None:
+                raise InputError(f"{option}: not with --resume, for a run keeps what it has")
+        with RunFolder(resume_run) as folder:
+            training, first = resume(folder, backend, data, _given(context), config)
+            training.run(first)
+            finish(training, json_path)
+    else:
+        if backend is None or data is None or out is None:
+            missing = {"--backend": backend, "--data": data, "--out": out}
+            names = [option for option, value in missing.items() if value is None]
+            raise InputError(f"{', '.join(names)}: missing, for a new run (or --resume RUN)")
+        with RunFolder(out) as folder:
+            training = start(folder, backend, data, weights, recipe, config)
+            training.run()
+            finish(training, json_path)
 
 
 if __name__ == "__main__":

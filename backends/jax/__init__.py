@@ -1,8 +1,24 @@
 """The network in JAX and Flax."""
 
-from backends.jax.device import images_to_device, select_device, to_device, to_numpy, versions
+from backends.jax.device import (
+    images_to_device,
+    select_device,
+    threads,
+    to_device,
+    to_numpy,
+    versions,
+)
 from backends.jax.loss import cross_entropy
-from backends.jax.model import FCN, BasicBlock, ResNet18, TransposeConv, assemble, build_model
+from backends.jax.model import (
+    FCN,
+    BasicBlock,
+    PreActBlock,
+    ResNet18,
+    ResNet18V2,
+    TransposeConv,
+    assemble,
+    build_model,
+)
 from backends.jax.optimizer import build_optimizer, export_momentum, import_momentum
 from backends.jax.train import Trainer
 from backends.jax.weights import (
@@ -17,7 +33,9 @@ from backends.jax.weights import (
 __all__ = [
     "FCN",
     "BasicBlock",
+    "PreActBlock",
     "ResNet18",
+    "ResNet18V2",
     "Trainer",
     "TransposeConv",
     "assemble",
@@ -32,6 +50,7 @@ __all__ = [
     "named_tensors",
     "read_arrays",
     "select_device",
+    "threads",
     "to_device",
     "to_numpy",
     "trained_tensors",

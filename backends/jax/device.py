@@ -1,5 +1,6 @@
 """JAX: devices, versions, and the way of an array to the device and back."""
 
+import os
 from typing import Any
 
 import flax
@@ -42,6 +43,12 @@ def versions() -> dict[str, str]:
         "optax": optax.__version__,
         "numpy": np.__version__,
     }
+
+
+def threads() -> int:
+    """How many threads compute on a CPU; with another number, sums round otherwise."""
+    # differs: XLA takes every core that the process may use.
+    return len(os.sched_getaffinity(0))
 
 
 def to_device(array: NDArray[Any], device: jax.Device, dtype: str) -> jax.Array:

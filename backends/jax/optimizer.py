@@ -8,20 +8,27 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import optax
 from flax import nnx
 from numpy.typing import NDArray
 
 from backends.jax.model import FCN
 from backends.jax.weights import export_weights, import_weights, trained_tensors
-from common.config import Config
+from common.config import Config, Decay
+
+
+def _kernels(parameters: Any) -> Any:
+    """Which leaves are kernels of convolutions, in the structure of the parameters."""
+    return jax.tree.map(lambda leaf: leaf.ndim == 4, parameters)
 
 
 @functools.cache
-def _sgd(momentum: float, weight_decay: float) -> optax.GradientTransformation:
+def _sgd(momentum: float, weight_decay: float, decay: Decay) -> optax.GradientTransformation:
     # differs: optax.sgd has neither decay nor a rate that a caller sets, so the links are chained
     # here: g, then v. The rate stands outside v: `train.py`.
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.trace(momentum))
+    mask = _kernels if decay == Decay.kernels else None
+    return optax.chain(optax.add_decayed_weights(weight_decay, mask), optax.trace(momentum))
 
 
 @dataclasses.dataclass
@@ -34,7 +41,7 @@ class _Optimizer:
 
 def build_optimizer(model: FCN, config: Config) -> _Optimizer:
     """SGD over every trained tensor of the model, v = 0."""
-    transform = _sgd(config.momentum, config.weight_decay)
+    transform = _sgd(config.momentum, config.weight_decay, config.decay)
     return _Optimizer(transform, transform.init(nnx.state(model, nnx.Param)))
 
 

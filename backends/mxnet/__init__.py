@@ -1,8 +1,24 @@
 """The network in MXNet Gluon."""
 
-from backends.mxnet.device import images_to_device, select_device, to_device, to_numpy, versions
+from backends.mxnet.device import (
+    images_to_device,
+    select_device,
+    threads,
+    to_device,
+    to_numpy,
+    versions,
+)
 from backends.mxnet.loss import cross_entropy
-from backends.mxnet.model import FCN, BasicBlock, ResNet18, TransposeConv, assemble, build_model
+from backends.mxnet.model import (
+    FCN,
+    BasicBlock,
+    PreActBlock,
+    ResNet18,
+    ResNet18V2,
+    TransposeConv,
+    assemble,
+    build_model,
+)
 from backends.mxnet.optimizer import build_optimizer, export_momentum, import_momentum
 from backends.mxnet.train import Trainer
 from backends.mxnet.weights import (
@@ -17,7 +33,9 @@ from backends.mxnet.weights import (
 __all__ = [
     "FCN",
     "BasicBlock",
+    "PreActBlock",
     "ResNet18",
+    "ResNet18V2",
     "Trainer",
     "TransposeConv",
     "assemble",
@@ -32,6 +50,7 @@ __all__ = [
     "named_tensors",
     "read_arrays",
     "select_device",
+    "threads",
     "to_device",
     "to_numpy",
     "trained_tensors",

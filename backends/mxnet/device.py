@@ -42,6 +42,11 @@ def versions() -> dict[str, str]:
     return {"mxnet": mx.__version__, "numpy": np.__version__}
 
 
+def threads() -> int:
+    """How many threads compute on a CPU; with another number, sums round otherwise."""
+    return int(os.environ["OMP_NUM_THREADS"])
+
+
 def to_device(array: NDArray[Any], device: mx.Context, dtype: str) -> mx.nd.NDArray:
     """A copy of the array on the device, as `dtype` (a NumPy name)."""
     # differs: without `dtype` MXNet makes float32 of any array, float64 too.

@@ -13,6 +13,7 @@ from backends.mxnet.device import to_device, to_numpy
 from backends.mxnet.model import FCN
 from backends.mxnet.weights import trained_tensors
 from common.config import Config
+from common.names import decayed_tensors
 
 
 class _SGD(mx.optimizer.Optimizer):
@@ -32,7 +33,7 @@ class _SGD(mx.optimizer.Optimizer):
     ) -> None:
         state *= self.momentum
         state += grad
-        state += self.wd * weight
+        state += self._get_wd(index) * weight
         weight -= self.lr * state
 
 
@@ -40,8 +41,10 @@ def build_optimizer(model: FCN, config: Config) -> mx.optimizer.Updater:
     """SGD over every trained tensor of the model, v = 0."""
     # differs: an updater keeps v by any key it is called with, here the canonical name.
     sgd = _SGD(config.momentum, learning_rate=config.learning_rate, wd=config.weight_decay)
+    trained, decayed = trained_tensors(model), decayed_tensors(config)
+    sgd.set_wd_mult({name: 0.0 for name in trained if name not in decayed})
     updater = mx.optimizer.get_updater(sgd)
-    for name, parameter in trained_tensors(model).items():
+    for name, parameter in trained.items():
         updater.states[name] = sgd.create_state(name, parameter.data())
         updater.states_synced[name] = True
     return updater

@@ -1,8 +1,24 @@
 """The network in PyTorch."""
 
-from backends.torch.device import images_to_device, select_device, to_device, to_numpy, versions
+from backends.torch.device import (
+    images_to_device,
+    select_device,
+    threads,
+    to_device,
+    to_numpy,
+    versions,
+)
 from backends.torch.loss import cross_entropy
-from backends.torch.model import FCN, BasicBlock, ResNet18, TransposeConv, assemble, build_model
+from backends.torch.model import (
+    FCN,
+    BasicBlock,
+    PreActBlock,
+    ResNet18,
+    ResNet18V2,
+    TransposeConv,
+    assemble,
+    build_model,
+)
 from backends.torch.optimizer import build_optimizer, export_momentum, import_momentum
 from backends.torch.train import Trainer
 from backends.torch.weights import (
@@ -17,7 +33,9 @@ from backends.torch.weights import (
 __all__ = [
     "FCN",
     "BasicBlock",
+    "PreActBlock",
     "ResNet18",
+    "ResNet18V2",
     "Trainer",
     "TransposeConv",
     "assemble",
@@ -32,6 +50,7 @@ __all__ = [
     "named_tensors",
     "read_arrays",
     "select_device",
+    "threads",
     "to_device",
     "to_numpy",
     "trained_tensors",

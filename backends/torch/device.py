@@ -31,6 +31,11 @@ def versions() -> dict[str, str]:
     return {"torch": torch.__version__, "numpy": np.__version__}
 
 
+def threads() -> int:
+    """How many threads compute on a CPU; with another number, sums round otherwise."""
+    return torch.get_num_threads()
+
+
 def to_device(array: NDArray[Any], device: torch.device, dtype: str) -> torch.Tensor:
     """A copy of the array on the device, as `dtype` (a NumPy name)."""
     # differs: float64 stays float64 on the way in; it is cast where `dtype` says so.

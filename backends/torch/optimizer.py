@@ -14,14 +14,21 @@ from backends.torch.device import to_numpy
 from backends.torch.model import FCN
 from backends.torch.weights import trained_tensors
 from common.config import Config
+from common.names import decayed_tensors
 
 
 def build_optimizer(model: FCN, config: Config) -> torch.optim.SGD:
     """SGD over every trained tensor of the model, v = 0."""
+    trained, decayed = trained_tensors(model), decayed_tensors(config)
+    # differs: tensors with settings of their own are a group of their own.
+    groups: list[dict[str, Any]] = [
+        {"params": [p for k, p in trained.items() if k in decayed]},
+        {"params": [p for k, p in trained.items() if k not in decayed], "weight_decay": 0.0},
+    ]
     # differs: the rate stands outside v, as in the definition. Without momentum PyTorch keeps no
     # v at all; the smallest positive number keeps it and changes no value.
     return torch.optim.SGD(
-        trained_tensors(model).values(),
+        groups,
         lr=config.learning_rate,
         momentum=max(config.momentum, math.ulp(0.0)),
         weight_decay=config.weight_decay,

@@ -18,29 +18,23 @@ def _t(old: str, new: str, count: int = 1) -> Patch:
 
 _TORCH_STEP = "        self.optimizer.step()\n"
 _TORCH_RATE = 'group["lr"] = rate\n'
-_TORCH_TENSORS = "trained_tensors(model).values(),\n"
+_TORCH_GROUPS = "        groups,\n"
 _TORCH_MOMENTUM = "momentum=max(config.momentum, math.ulp(0.0))"
-_MXNET_DECAY = "        state += self.wd * weight\n"
+_MXNET_DECAY = "        state += self._get_wd(index) * weight\n"
 _MXNET_STEP = "        weight -= self.lr * state\n"
 _MXNET_RATE = "        self.optimizer.optimizer.set_learning_rate(rate)\n"
 _MXNET_LOOP = "self.optimizer(name, parameter.grad(), parameter.data())\n"
 _JAX_RATE = "self._to_device(np.asarray(rate)),"
 _JAX_UPDATE = "jax.tree.map(lambda v: -rate * v, updates)"
-_JAX_DECAY = "optax.add_decayed_weights(weight_decay)"
-_JAX_IMPORT = _o("import optax\n", "import jax\nimport optax\n")
+_JAX_DECAY = "optax.add_decayed_weights(weight_decay, mask)"
 _JAX_CALL = "        loss, parameters, buffers, self.optimizer.state, trace = _step(\n"
 
 
 def _by_name(condition: str) -> Patch:
     """PyTorch: no decay for the tensors whose name `k` and tensor `p` do not meet a condition."""
     return _o(
-        _TORCH_TENSORS,
-        "[\n"
-        '            {"params": [p], "weight_decay": config.weight_decay * bool('
-        f"{condition})"
-        "}\n"
-        "            for k, p in trained_tensors(model).items()\n"
-        "        ],\n",
+        "decayed_tensors(config)",
+        f"{{k for k, p in trained_tensors(model).items() if {condition}}}",
     )
 
 
@@ -112,7 +106,7 @@ FAULTS: list[Fault] = [
         "decay * ||w||^2 in the loss has the gradient 2 * decay * w.",
         _FIRST,
         torch=_o("weight_decay=config.weight_decay", "weight_decay=2 * config.weight_decay"),
-        mxnet=_o(_MXNET_DECAY, _MXNET_DECAY.replace("self.wd", "2 * self.wd")),
+        mxnet=_o(_MXNET_DECAY, _MXNET_DECAY.replace("+= ", "+= 2 * ")),
         jax=_o(_JAX_DECAY, "optax.add_decayed_weights(2 * weight_decay)"),
     ),
     fault(
@@ -145,14 +139,7 @@ FAULTS: list[Fault] = [
         "update/backbone.bn1.weight",
         torch=_by_name("p.ndim == 4"),
         mxnet=_o(_MXNET_DECAY, "        state += self.wd * (weight.ndim == 4) * weight\n"),
-        jax=(
-            _o(
-                _JAX_DECAY,
-                "optax.add_decayed_weights("
-                "weight_decay, lambda tree: jax.tree.map(lambda a: a.ndim == 4, tree))",
-            ),
-            _JAX_IMPORT,
-        ),
+        jax=_o(_JAX_DECAY, "optax.add_decayed_weights(weight_decay, _kernels)"),
     ),
     fault(
         "decay_not_on_biases",
@@ -163,14 +150,11 @@ FAULTS: list[Fault] = [
             _MXNET_DECAY,
             '        state += self.wd * (not index.endswith("bias")) * weight\n',
         ),
-        jax=(
-            _o(
-                _JAX_DECAY,
-                "optax.add_decayed_weights(weight_decay, lambda tree:"
-                " jax.tree_util.tree_map_with_path(lambda path, a:"
-                ' "bias" not in jax.tree_util.keystr(path), tree))',
-            ),
-            _JAX_IMPORT,
+        jax=_o(
+            _JAX_DECAY,
+            "optax.add_decayed_weights(weight_decay, lambda tree:"
+            " jax.tree_util.tree_map_with_path(lambda path, a:"
+            ' "bias" not in jax.tree_util.keystr(path), tree))',
         ),
     ),
     fault(
@@ -179,7 +163,7 @@ FAULTS: list[Fault] = [
         _FIRST,
         torch=_o("weight_decay=config.weight_decay", "weight_decay=1e-2"),
         mxnet=_o("wd=config.weight_decay", "wd=1e-2"),
-        jax=_o("_sgd(config.momentum, config.weight_decay)", "_sgd(config.momentum, 1e-2)"),
+        jax=_o("_sgd(config.momentum, config.weight_decay,", "_sgd(config.momentum, 1e-2,"),
     ),
     fault(
         "momentum_in_double",
@@ -233,7 +217,7 @@ FAULTS: list[Fault] = [
         torch=_o(_TORCH_MOMENTUM, "momentum=config.momentum, dampening=config.momentum"),
         mxnet=(
             _o("        state += grad\n", "        state += (1 - self.momentum) * grad\n"),
-            _o(_MXNET_DECAY, _MXNET_DECAY.replace("self.wd", "(1 - self.momentum) * self.wd")),
+            _o(_MXNET_DECAY, _MXNET_DECAY.replace("+= ", "+= (1 - self.momentum) * ")),
         ),
         jax=_o(_JAX_DECAY, f"optax.chain({_JAX_DECAY}, optax.scale(1 - momentum))"),
     ),
@@ -250,7 +234,7 @@ FAULTS: list[Fault] = [
         ),
         mxnet=(
             _o("        state += grad\n", "        state += self.lr * grad\n"),
-            _o(_MXNET_DECAY, _MXNET_DECAY.replace("self.wd", "self.lr * self.wd")),
+            _o(_MXNET_DECAY, _MXNET_DECAY.replace("+= ", "+= self.lr * ")),
             _o(_MXNET_STEP, "        weight -= state\n"),
         ),
         jax=_t(
@@ -323,9 +307,9 @@ FAULTS: list[Fault] = [
         "update/final_conv.weight",
         torch=(
             _o(
-                _TORCH_TENSORS,
-                '[{"params": [p], "factor": 10 if "final" in k else 1}'
-                " for k, p in trained_tensors(model).items()],\n",
+                _TORCH_GROUPS,
+                '        [{"params": [p], "factor": 10 if "final" in k else 1}'
+                " for k, p in trained.items()],\n",
             ),
             _t(_TORCH_RATE, 'group["lr"] = rate * group["factor"]\n'),
         ),
@@ -344,8 +328,8 @@ FAULTS: list[Fault] = [
         "The transposed convolution is kept at its bilinear kernel: no optimizer has it.",
         "update/transpose_conv.weight",
         torch=_o(
-            _TORCH_TENSORS,
-            '[p for k, p in trained_tensors(model).items() if k != "transpose_conv.weight"],\n',
+            _TORCH_GROUPS,
+            '        [p for k, p in trained.items() if k != "transpose_conv.weight"],\n',
         ),
         mxnet=_t(
             _MXNET_LOOP,
