@@ -23,10 +23,27 @@ MAX_CLASSES = VOID
 
 _THREADS = 4
 
+_LISTED = 20
+"""So many missing files are named in a line; `data check` names them all."""
+
 
 def _paths(root: Path, name: str) -> tuple[Path, Path]:
     """Where the image and the mask of a name are."""
     return root / IMAGES / f"{name}.jpg", root / MASKS / f"{name}.png"
+
+
+def _check_link(root: Path, path: Path) -> None:
+    """A file may be a link within the data; the whole folder, or JPEGImages, may be one anywhere.
+
+    Raises:
+        InputError: the link leads out of the data.
+    """
+    with naming(path):  # a name may be too long, a loop has no end
+        if not path.is_symlink():
+            return
+        target = path.resolve()
+        if not any(target.is_relative_to(folder.resolve()) for folder in (root, path.parent)):
+            raise InputError(f"{path}: a link that leads out of the data, to {target}")
 
 
 def _open_pair(
@@ -36,10 +53,12 @@ def _open_pair(
     image_path, mask_path = _paths(root, name)
     image, mask, faults = None, None, []
     try:
+        _check_link(root, image_path)
         image = open_image(image_path, check)
     except InputError as error:
         faults.append(str(error))
     try:
+        _check_link(root, mask_path)
         mask = open_mask(mask_path, num_classes, check)
     except InputError as error:
         faults.append(str(error))
@@ -64,6 +83,10 @@ class Dataset:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def split_path(self) -> Path:
+        return self.root / SPLITS / f"{self.split}.txt"
 
     def image_path(self, index: int) -> Path:
         return _paths(self.root, self.names[index])[0]
@@ -179,14 +202,39 @@ def _raise_first(faults: list[str], root: Path) -> None:
     raise InputError(faults[0] + more)
 
 
+def _check_files(root: Path, split: str, names: Iterable[str]) -> None:
+    """Looks for every image and mask before any is opened.
+
+    Raises:
+        InputError: files are missing; all of them, or the first twenty, in one line.
+    """
+    missing = []
+    for name in names:
+        for path in _paths(root, name):
+            with naming(path):
+                if not path.is_file():
+                    missing.append(path)
+    if len(missing) == 1:
+        raise InputError(f"{missing[0]}: no such file")
+    if missing:
+        listed = ", ".join(str(path.relative_to(root)) for path in missing[:_LISTED])
+        more = len(missing) - _LISTED
+        told = f" and {more} more; `python -m scripts.data check {root}` lists them all"
+        raise InputError(
+            f"{root}: {len(missing)} files of {split} are missing: {listed}"
+            + (told if more > 0 else "")
+        )
+
+
 def open_dataset(folder: Path, split: str) -> Dataset:
     """The pairs that `ImageSets/Segmentation/<split>.txt` names; no picture is opened.
 
     The classes are those of `class_names.txt`, one a line; without it, VOC's 21.
 
     Raises:
-        InputError: the folder is not in VOC's layout, has no such split, or the split file or
-            `class_names.txt` has a fault or differs from `manifest.json`, or that is damaged.
+        InputError: the folder is not in VOC's layout, has no such split, the split file or
+            `class_names.txt` has a fault or differs from `manifest.json`, that is damaged, or a
+            file that the split names is missing.
     """
     root = find_root(folder)
     paths = _split_paths(root)
@@ -198,6 +246,7 @@ def open_dataset(folder: Path, split: str) -> Dataset:
     _raise_first(faults, root)
     names, faults = _read_split(paths[split], check)
     _raise_first(faults, root)
+    _check_files(root, split, names)
     return Dataset(root, split, tuple(names), class_names)
 
 
@@ -222,11 +271,16 @@ def check_split(dataset: Dataset) -> None:
     """Reads every pair of the split, and holds its files against `manifest.json` if there is one.
 
     Raises:
-        InputError: the first fault, and how many more there are.
+        InputError: the first fault, and how many more there are; or every mask is void everywhere.
     """
     check = _manifest_check(dataset.root)
-    pairs = _inspect(dataset.root, dataset.names, dataset.num_classes, check)
-    _raise_first([fault for _, faults, _ in pairs for fault in faults], dataset.root)
+    faults, pixels = [], np.zeros(256, np.int64)
+    for _, found, counts in _inspect(dataset.root, dataset.names, dataset.num_classes, check):
+        faults += found
+        pixels += counts
+    _raise_first(faults, dataset.root)
+    if not pixels[:VOID].any():
+        raise InputError(f"{dataset.split_path}: every mask it names is void everywhere")
 
 
 @dataclass(frozen=True)
