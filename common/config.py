@@ -7,8 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from common.errors import InputError
+
 VOID = 255
 """Label value of pixels that no class owns; the loss and the metrics skip them."""
+
+OUTPUT_STRIDE = 32
+"""Height and width of the input are padded to multiples of this; `final_conv` sees 1/32 of it."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -20,6 +25,13 @@ class Architecture(enum.StrEnum):
 
     resnet18 = "resnet18"
     resnet18_v2 = "resnet18_v2"
+
+
+class UpsampleInit(enum.StrEnum):
+    """How the transposed convolution starts: as bilinear interpolation, or at random."""
+
+    bilinear = "bilinear"
+    xavier = "xavier"
 
 
 class Dtype(enum.StrEnum):
@@ -41,13 +53,6 @@ class Device(enum.StrEnum):
     auto = "auto"
     cpu = "cpu"
     gpu = "gpu"
-
-
-class UpsampleInit(enum.StrEnum):
-    """How the transposed convolution starts: as bilinear interpolation, or at random."""
-
-    bilinear = "bilinear"
-    xavier = "xavier"
 
 
 class Schedule(enum.StrEnum):
@@ -167,3 +172,42 @@ class Config:
         tuples = {name: tuple(values[name]) for name in names if isinstance(values[name], list)}
         changes: dict[str, Any] = {name: values[name] for name in names}
         return cls(**(changes | tuples))
+
+
+MAX_SCALE = 8.0
+"""A picture is enlarged by no more before it is predicted."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Inference:
+    """How pictures are predicted, see `common.inference`; by default whole, once, as they are.
+
+    Raises:
+        InputError: on construction, of values that make no sense.
+    """
+
+    flip: bool = False
+    """Each view is also seen mirrored."""
+    scales: tuple[float, ...] = (1.0,)
+    """A picture is seen in each of these times its own size."""
+    tile: tuple[int, int] | None = None
+    """Height and width of the tiles that a view is cut into, multiples of 32; None: it is not."""
+    overlap: int = 192
+    """So many pixels, at least, neighbouring tiles share."""
+
+    def __post_init__(self) -> None:
+        for scale in self.scales:
+            if not 0 < scale <= MAX_SCALE:
+                raise InputError(f"--scales {scale:g}: above 0 and at most {MAX_SCALE:g} is wanted")
+        if self.tile is None:
+            if self.overlap != Inference.overlap:
+                raise InputError(f"--overlap {self.overlap}: is for --tile")
+            return
+        tile = f"--tile {self.tile[0]} {self.tile[1]}"
+        if any(size < OUTPUT_STRIDE or size % OUTPUT_STRIDE for size in self.tile):
+            raise InputError(f"{tile}: multiples of {OUTPUT_STRIDE} are wanted")
+        if not 0 <= self.overlap <= min(self.tile) - OUTPUT_STRIDE:
+            raise InputError(
+                f"--overlap {self.overlap}: from 0 to {min(self.tile) - OUTPUT_STRIDE} is wanted"
+                f" with {tile}"
+            )

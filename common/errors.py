@@ -11,7 +11,7 @@ class InputError(Exception):
 class WorkerError(Exception):
     """A process that helps this one is gone; nobody's input is at fault.
 
-    The command line prints the message as it stands and exits with code 1.
+    The command line prints the message as it stands and exits with code 2.
     """
 
 

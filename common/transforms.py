@@ -7,9 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from common.config import VOID, Config, Void
+from common.config import OUTPUT_STRIDE, VOID, Config, Void
 from common.errors import InputError
-from common.names import OUTPUT_STRIDE
 
 Array = NDArray[Any]
 
@@ -125,6 +124,19 @@ def pad_images(images: Array) -> Array:
     return np.pad(images, ((0, 0), (0, 0), rows, columns))
 
 
+def check_batch(images: int, height: int, width: int) -> None:
+    """Refuses a training batch whose variance, channel by channel, is that of one value.
+
+    Raises:
+        InputError: the deepest layers, at a 32nd of the size, would have one value a channel.
+    """
+    if images == 1 and max(height, width) <= OUTPUT_STRIDE:
+        raise InputError(
+            f"a training batch of one image of {height}x{width} pixels leaves BatchNorm one value"
+            " a channel: use a larger batch or crop"
+        )
+
+
 def label_cells(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A training batch's labels in the cells of the upsampling, each a picture of 32x32 pixels.
 
@@ -138,16 +150,12 @@ def label_cells(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         cells            |-- 32 --|-- 32 --|-- 32 --|
 
     Raises:
-        InputError: the deepest layers would have one value a channel, which has no variance.
+        InputError: as `check_batch`.
     """
+    check_batch(*labels.shape)
     size, half = OUTPUT_STRIDE, OUTPUT_STRIDE // 2
     rows, columns = ((half, half + more) for _, more in _padding(*labels.shape[1:]))
     labels = np.pad(labels, ((0, 0), rows, columns), constant_values=VOID)
     n, height, width = labels.shape
-    if n == 1 and height == width == 2 * size:
-        raise InputError(
-            "a training batch of one image of at most 32x32 pixels leaves BatchNorm one value"
-            " a channel: use a larger batch or crop"
-        )
     grid = labels.reshape(n, height // size, size, width // size, size)
     return grid.transpose(0, 1, 3, 2, 4).reshape(-1, size, size)

@@ -312,7 +312,7 @@ def test_a_worker_that_is_killed_is_an_error(shapes: Dataset) -> None:
     assert multiprocessing.active_children() == []
 
 
-def test_a_worker_s_death_is_one_line_and_exit_code_1(
+def test_a_worker_s_death_is_one_line_and_exit_code_2(
     run_command: Callable[..., tuple[int, str, str]],
     shapes: Dataset,
     tmp_path: Path,
@@ -324,7 +324,7 @@ def test_a_worker_s_death_is_one_line_and_exit_code_1(
     monkeypatch.setattr("scripts.train.open_data", gone)
     data = ("--data", shapes.root, "--out", tmp_path / "run")
     code, _, err = run_command("train", "--backend", "torch", *data)
-    assert (code, err) == (1, "error: a process that reads the data has ended (SIGKILL)\n")
+    assert (code, err) == (2, "error: a process that reads the data has ended (SIGKILL)\n")
 
 
 def test_closing_early_leaves_no_process(shapes: Dataset) -> None:
@@ -393,7 +393,7 @@ def test_options_reach_the_batches(
 
 
 def test_the_status_says_what_the_last_steps_waited_for(shapes: Dataset, tmp_path: Path) -> None:
-    with RunFolder.create(tmp_path / "run") as folder:
+    with RunFolder(tmp_path / "run") as folder:
         training = Training("torch", Any, shapes, None, Config(batch_size=4), folder)
         folder.steps.append({"step": 0, "loss": 2.0, "lr": 0.01})
         training.seconds, training.waits = [0.5] * 30, [0.5] * 10 + [0.02] * 20

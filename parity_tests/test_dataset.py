@@ -316,5 +316,14 @@ def test_every_fault_is_found_once_and_in_order(folder: Path) -> None:
     assert all(line.startswith(start) for line, start in zip(faults, starts, strict=True))
     hint = f"(and 1 more; `python -m scripts.data check {folder}` lists them all)"
     assert fault(lambda: open_dataset(folder, "train")) == f"{faults[0]} {hint}"
-    assert fault(lambda: check_split(open_dataset(folder, "trainval"))) == f"{faults[2]} {hint}"
-    check_split(open_dataset(folder, "val"))  # void everywhere stops no training
+    assert fault(lambda: open_dataset(folder, "trainval")) == faults[2]
+    (folder / IMAGES / "a.jpg").touch()
+    empty = f"{folder / IMAGES / 'a.jpg'}: the file is empty"
+    assert fault(lambda: check_split(open_dataset(folder, "trainval"))) == f"{empty} {hint}"
+
+
+def test_void_everywhere_stops_no_training_but_where_all_masks_are(folder: Path) -> None:
+    save_mask(folder / MASKS / "c.png", np.full(SIZE, 255))
+    check_split(open_dataset(folder, "trainval"))
+    message = fault(lambda: check_split(open_dataset(folder, "val")))
+    assert message == f"{folder / SPLITS / 'val.txt'}: every mask it names is void everywhere"

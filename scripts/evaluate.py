@@ -1,5 +1,6 @@
-"""Measures a network on a split, whole images one by one."""
+"""Measures a network on a split, image by image, each in its own size."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,32 +11,41 @@ import typer
 
 from backends import load_backend
 from common.ahead import map_ahead
-from common.checkpoint import Weights, read_weights, write_whole
-from common.config import Config
+from common.checkpoint import Weights, write_whole
+from common.config import Config, Inference
 from common.dataset import Dataset, open_dataset
 from common.errors import InputError
+from common.inference import Predictor, predictor
 from common.metrics import confusion_matrix, summarize
-from common.protocol import Trainer
 from scripts.cli import (
     BackendOption,
     DataOption,
     DeviceOption,
     DtypeOption,
+    FlipOption,
     JsonOption,
+    OverlapOption,
+    ScalesOption,
+    TileOption,
     WeightsOption,
     console,
     image_progress,
+    inference_of,
     main,
     new_app,
     write_json,
 )
 from scripts.plots import plot_confusion
+from scripts.weights_files import load_network
 
 app = new_app()
 
+NUMBERS = ("--scales",)
+"""Options that take several numbers."""
+
 
 def evaluate_dataset(
-    trainer: Trainer,
+    trainer: Predictor,
     dataset: Dataset,
     config: Config,
     on_image: Callable[[int], None] = lambda count: None,
@@ -43,7 +53,7 @@ def evaluate_dataset(
     """The metrics of `common.metrics.summarize` over a split; each image whole, in its own size.
 
     Raises:
-        InputError: an image or a mask cannot be read, or a label is no class.
+        InputError: an image or a mask cannot be read, a label is no class, or all are void.
     """
     confusion = np.zeros((dataset.num_classes, dataset.num_classes), np.int64)
     pairs = map_ahead(dataset.read, range(len(dataset)))
@@ -51,6 +61,8 @@ def evaluate_dataset(
         prediction = trainer.predict(image[None])[0]
         confusion += confusion_matrix(label, prediction, dataset.num_classes)
         on_image(count)
+    if not confusion.any():
+        raise InputError(f"{dataset.split_path}: every mask it names is void everywhere")
     return summarize(confusion, dataset.class_names)
 
 
@@ -101,19 +113,27 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Name of a file in ImageSets/Segmentation.")] = "val",
     device: DeviceOption = Config.device,
     dtype: DtypeOption = Config.dtype,
+    flip: FlipOption = Inference.flip,
+    scales: ScalesOption = None,
+    tile: TileOption = Inference.tile,
+    overlap: OverlapOption = Inference.overlap,
     json_path: JsonOption = None,
     confusion: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the confusion matrix, a PNG.")
     ] = None,
 ) -> None:
     """Measure a network on a split: pixel and mean accuracy, IoU, per class and in all."""
-    start = read_weights(weights)
+    options = inference_of(flip, scales, tile, overlap)
+    start = load_network(weights)
     dataset = open_dataset(data, split)
     check_classes(weights, start, dataset)
     config = config_of(start, device=device, dtype=dtype)
-    trainer = load_backend(backend).Trainer(config, start.arrays)
+    framework = load_backend(backend)
+    trainer = predictor(framework, framework.Trainer(config, start.arrays), options)
     with image_progress(f"evaluate {backend}", len(dataset)) as show:
         result = evaluate_dataset(trainer, dataset, config, show)
+    if options != Inference():
+        result["inference"] = dataclasses.asdict(options)
     print_metrics(result)
     write_json(json_path, result)
     if confusion is not None:
@@ -122,4 +142,4 @@ def evaluate(
 
 
 if __name__ == "__main__":
-    main(app)
+    main(app, NUMBERS)

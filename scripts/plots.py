@@ -23,21 +23,22 @@ def smooth(values: Sequence[float], window: int) -> NDArray[np.float64]:
 def plot_run(
     path: Path, steps: Sequence[Mapping[str, Any]], val: Sequence[Mapping[str, Any]]
 ) -> None:
-    """The loss of each step, its running mean, and the metrics on val; a PNG file."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    """The loss of each step, its running mean, and if any the metrics on val; a PNG file."""
+    columns = 2 if val else 1
+    figure = Figure(figsize=(4.5 * columns, 3.6), layout="constrained")
+    left, *right = figure.subplots(1, columns, squeeze=False)[0]
     losses = [line["loss"] for line in steps]
     numbers = [line["step"] for line in steps]
     left.plot(numbers, losses, color="0.75", linewidth=0.8, label="each step")
     left.plot(numbers, smooth(losses, 20), color="C0", label="mean of 20 steps")
     left.set(xlabel="step", ylabel="loss", title="training loss")
     left.legend(frameon=False)
-    for key, label in (("mean_iou", "mean IoU"), ("pixel_accuracy", "pixel accuracy")):
-        points = [(line["step"], line[key]) for line in val if line[key] is not None]
-        if points:
-            right.plot(*zip(*points, strict=True), marker="o", label=label)
-    right.set(xlabel="step", ylim=(0, 1), title="val")
-    right.legend(frameon=False)
+    for axes in right:
+        for key, label in (("mean_iou", "mean IoU"), ("pixel_accuracy", "pixel accuracy")):
+            points = [(line["step"], line[key]) for line in val if line[key] is not None]
+            axes.plot(*zip(*points, strict=True) if points else ([], []), marker="o", label=label)
+        axes.set(xlabel="step", ylim=(0, 1), title="val")
+        axes.legend(frameon=False)
     _save(figure, path)
 
 
@@ -57,6 +58,35 @@ def plot_losses(path: Path, runs: Mapping[str, Sequence[float]]) -> None:
     left.legend(frameon=False)
     if len(names) > 1:
         right.legend(frameon=False)
+    _save(figure, path)
+
+
+def plot_relay(
+    path: Path, stayed: Mapping[str, Sequence[float]], relays: Sequence[Mapping[str, Any]]
+) -> None:
+    """Losses of runs that stay in a framework and of relays, and how far apart; a PNG file.
+
+    The result of `scripts.relay`.
+    """
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for k, (name, losses) in enumerate(stayed.items()):
+        left.plot(losses, color="0.75", linewidth=5 - 1.5 * k, label=f"{name} alone")
+    for k, relay in enumerate(relays):
+        label = " > ".join(relay["order"])
+        left.plot(relay["losses"], color=f"C{k}", linewidth=0.9, label=label)
+        alone = np.asarray(stayed[relay["order"][0]])
+        apart = np.abs(np.asarray(relay["losses"]) - alone) / np.abs(alone)
+        right.semilogy(np.maximum(apart, 1e-17), color=f"C{k}", linewidth=0.9, label=label)
+    steps, parts = len(relays[0]["losses"]), len(relays[0]["order"])
+    for axes in (left, right):
+        for part in range(1, parts):
+            axes.axvline(steps * part // parts - 0.5, color="0.6", linestyle=":")
+    right.axhline(1e-9, color="black", linestyle="--", linewidth=0.8)
+    right.annotate("gate, for every weight, buffer and momentum at the end", (0, 1.4e-9), size=8)
+    left.set(xlabel="step", ylabel="loss", title="float64, another framework after each third")
+    right.set(xlabel="step", title="loss, relative to a run that stays", ylim=(1e-17, 1e-8))
+    left.legend(frameon=False, fontsize=8)
     _save(figure, path)
 
 

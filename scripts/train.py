@@ -9,15 +9,16 @@ import typer
 
 from backends import load_backend
 from common.batches import total_steps
-from common.checkpoint import Weights, read_weights, write_whole
-from common.config import VOID, Config, Decay, UpsampleInit, Void
+from common.checkpoint import Weights, write_whole
+from common.config import VOID, Architecture, Config, Decay, UpsampleInit, Void
 from common.dataset import Dataset, check_split, open_dataset
 from common.errors import InputError
 from common.initial import initial_weights
 from common.pictures import prediction_sheet
 from common.protocol import Arrays
 from common.recipes import RECIPES, description, find_recipe, read_recipe, write_recipe
-from common.run_folder import RunFolder, check_new
+from common.run_folder import RunFolder
+from common.transforms import check_batch
 from scripts.cli import (
     ArchitectureOption,
     BackendName,
@@ -25,15 +26,15 @@ from scripts.cli import (
     DtypeOption,
     JsonOption,
     ScheduleOption,
-    console,
     main,
     new_app,
     note,
     write_json,
 )
-from scripts.evaluate import check_classes, evaluate_dataset, print_metrics
+from scripts.evaluate import evaluate_dataset, print_metrics
 from scripts.plots import plot_confusion, plot_run
 from scripts.training import Training, data_digest
+from scripts.weights_files import load_weights
 
 app = new_app()
 
@@ -45,7 +46,8 @@ def open_data(folder: Path, config: Config) -> tuple[Dataset, Dataset | None]:
     """The train split and, where there is one, the val split, every file of both checked.
 
     Raises:
-        InputError: a file or a label is bad, or `--void background` has no background to go to.
+        InputError: a file or a label is bad, a batch too small, or `--void background` has no
+            background to go to.
     """
     train = open_dataset(folder, "train")
     has_val = (train.root / "ImageSets" / "Segmentation" / "val.txt").exists()
@@ -55,24 +57,41 @@ def open_data(folder: Path, config: Config) -> tuple[Dataset, Dataset | None]:
             f"{folder}: --void background, but class 0 is {train.class_names[0]}, not background"
         )
     total_steps(train, config)
+    check_batch(config.batch_size, *config.crop)
     for dataset in (train, val):
         if dataset is not None:
             check_split(dataset)
     return train, val
 
 
-def start_weights(path: Path | None, config: Config, train: Dataset) -> Weights:
-    """What training starts from: a file, or the seed's initial weights.
+def start_weights(
+    path: Path | None, config: Config, train: Dataset, architecture: Architecture | None
+) -> Weights:
+    """What training starts from: any file of weights, `imagenet`, or the seed's initial weights.
+
+    Of a backbone, the head is the seed's. `architecture` is that which was asked for, if any.
 
     Raises:
-        InputError: the file is no weights file, or its classes are not the data's.
+        InputError: the file cannot be read, or is another network, or its classes are not the
+            data's.
     """
+    names = train.class_names
     if path is None:
-        arrays: Arrays = dict(initial_weights(config.architecture, train.num_classes, config.seed))
-        return Weights(arrays, config.architecture, train.num_classes, train.class_names)
-    weights = read_weights(path)
-    check_classes(path, weights, train)
-    return weights
+        arrays: Arrays = dict(
+            initial_weights(config.architecture, len(names), config.seed, config.upsample_init)
+        )
+        return Weights(arrays, config.architecture, len(names), names)
+    loaded = load_weights(
+        path,
+        num_classes=len(names),
+        class_names=names,
+        seed=config.seed,
+        upsample_init=config.upsample_init,
+        architecture=architecture,
+    )
+    for line in loaded.notes:
+        note(f"{path}: {line}")
+    return loaded.weights
 
 
 def finish(training: Training, json_path: Path | None) -> None:
@@ -89,10 +108,10 @@ def finish(training: Training, json_path: Path | None) -> None:
         write_whole(at / "confusion.png", lambda path: plot_confusion(path, confusion, names))
         write_whole(at / "predictions.png", lambda path: _draw_predictions(path, training, val))
         print_metrics(metrics)
-    console.print(f"{at}: {len(folder.steps)} steps, loss {folder.steps[-1]['loss']:.4f}")
+    print(f"{at}: {len(folder.steps)} steps, loss {folder.steps[-1]['loss']:.4f}")
     if metrics is not None:
         best = max(folder.val, key=lambda line: line["mean_iou"] or 0.0)
-        console.print(
+        print(
             f"val: mean IoU {_fraction(metrics['mean_iou'])}; the best,"
             f" {_fraction(best['mean_iou'])}, after step {best['step']}"
         )
@@ -155,18 +174,33 @@ def _given(context: typer.Context) -> dict[str, str]:
     return {
         option.name: option.opts[-1]
         for option in context.command.params
-        if option.name in SETTINGS
-        and getattr(context.get_parameter_source(option.name), "name", "") == "COMMANDLINE"
+        if option.name in SETTINGS and _source(context, option.name) == "COMMANDLINE"
     }
 
 
+def _source(context: typer.Context, name: str) -> str:
+    """Where an option's value is from: COMMANDLINE, DEFAULT_MAP (a recipe), DEFAULT."""
+    source = context.get_parameter_source(name)
+    return "DEFAULT" if source is None else source.name
+
+
 def start(
-    backend: str, data: Path, out: Path, weights: Path | None, recipe: str | None, config: Config
-) -> tuple[Training, int]:
-    """A new run in its folder, locked, and the step it is at."""
-    check_new(out)
+    folder: RunFolder,
+    backend: str,
+    data: Path,
+    weights: Path | None,
+    recipe: str | None,
+    config: Config,
+    architecture: Architecture | None,
+) -> Training:
+    """A new run in its folder; `architecture` where that was asked for, not left to the weights.
+
+    Raises:
+        InputError: the folder holds something, or the data, the weights or the backend is at fault.
+    """
+    folder.check_new()
     train_set, val_set = open_data(data, config)
-    initial = start_weights(weights, config, train_set)
+    initial = start_weights(weights, config, train_set, architecture)
     config = config.replace(
         architecture=initial.architecture,
         num_classes=initial.num_classes,
@@ -174,7 +208,7 @@ def start(
         std=initial.std,
     )
     trainer = load_backend(backend).Trainer(config, initial.arrays)
-    folder = RunFolder.create(out)
+    folder.create()
     training = Training(backend, trainer, train_set, val_set, config, folder)
     folder.write_info(
         {
@@ -189,13 +223,17 @@ def start(
             "history": [{"step": 0, **training.made_by}],
         }
     )
-    return training, 0
+    return training
 
 
 def resume(
-    out: Path, backend: str | None, data: Path | None, given: dict[str, str], config: Config
+    folder: RunFolder,
+    backend: str | None,
+    data: Path | None,
+    given: dict[str, str],
+    config: Config,
 ) -> tuple[Training, int]:
-    """A run that goes on, its folder locked, and the step it is at.
+    """A run that goes on, and the step it is at.
 
     `given` are the settings of `config` that were typed; all others are the run's own.
 
@@ -203,10 +241,8 @@ def resume(
         InputError: there is no run, none of its checkpoints can be read, a setting or the data
             is another, or another process is at it.
     """
-    if not out.is_dir():
-        raise InputError(f"{out}: no such run")
-    folder = RunFolder(out)
-    info = folder.info()
+    folder.lock()
+    out, info = folder.folder, folder.info()
     found, word = folder.load()
     if word is not None:
         note(word)
@@ -235,8 +271,17 @@ def resume(
         )
     info["history"].append({"step": found.step, **training.made_by})
     folder.write_info({**info, "backend": backend, "versions": training.made_by["versions"]})
-    console.print(f"{out}: goes on at step {found.step} of {training.steps}")
+    print(f"{out}: goes on at step {found.step} of {training.steps}")
     return training, found.step
+
+
+def _run(training: Training, first: int, stop_after: int | None, json_path: Path | None) -> None:
+    if training.run(first, stop_after):
+        finish(training, json_path)
+    else:
+        print(
+            f"stopped after step {stop_after} of {training.steps}, saved:", training.how_to_go_on()
+        )
 
 
 def _plain(value: Any) -> str:
@@ -270,7 +315,12 @@ def train(
         typer.Option("--resume", metavar="RUN", help="Go on with a run, as if it had never ended."),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Start from these; otherwise from the seed's initial ones.")
+        Path | None,
+        typer.Option(
+            metavar="FILE|imagenet",
+            help="Start from these: any file that `convert` reads, or those that torchvision"
+            " (resnet18) and Gluon (resnet18_v2) publish. Otherwise from the seed's initial ones.",
+        ),
     ] = None,
     recipe: Annotated[
         str | None,
@@ -281,6 +331,10 @@ def train(
             help=f"Settings by name ({', '.join(RECIPES)}) or from a TOML file; other options"
             " override them.",
         ),
+    ] = None,
+    stop_after: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="STEP", help="Save and stop once so many steps are done."),
     ] = None,
     show_config: Annotated[
         bool, typer.Option("--show-config", help="Print the settings, as a recipe, and do nothing.")
@@ -351,16 +405,19 @@ def train(
         for option, value in (("--out", out), ("--weights", weights), ("--recipe", recipe)):
             if value is not None:
                 raise InputError(f"{option}: not with --resume, for a run keeps what it has")
-        training, first = resume(resume_run, backend, data, _given(context), config)
+        with RunFolder(resume_run) as folder:
+            training, first = resume(folder, backend, data, _given(context), config)
+            _run(training, first, stop_after, json_path)
     else:
         if backend is None or data is None or out is None:
             missing = {"--backend": backend, "--data": data, "--out": out}
             names = [option for option, value in missing.items() if value is None]
             raise InputError(f"{', '.join(names)}: missing, for a new run (or --resume RUN)")
-        training, first = start(backend, data, out, weights, recipe, config)
-    with training.folder:
-        training.run(first)
-        finish(training, json_path)
+        with RunFolder(out) as folder:
+            asked = _source(context, "architecture") != "DEFAULT"
+            architecture_asked = config.architecture if asked else None
+            training = start(folder, backend, data, weights, recipe, config, architecture_asked)
+            _run(training, 0, stop_after, json_path)
 
 
 if __name__ == "__main__":

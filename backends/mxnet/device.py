@@ -13,6 +13,11 @@ from common.transforms import image_size, pad_images, scale_and_offset
 # MXNet computes with one thread unless this is set before its libraries are loaded.
 os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 
+if int(np.__version__.split(".")[0]) > 1:
+    raise ImportError(
+        f"MXNet 1.9.1 needs NumPy 1, here is {np.__version__}; install with: pip install 'numpy<2'"
+    )
+
 # MXNet 1.9.1 reads numpy.bool while it is imported; NumPy 1.24 took that alias away.
 _lacks_bool = "bool" not in vars(np)
 if _lacks_bool:

@@ -1,0 +1,98 @@
+"""Every row of the table of faults, by every command that it is told for."""
+
+import pickle
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from parity_tests.fault_table import ROWS, Outcome, Payload, Row, Run, attempt, workplace
+
+CASES = [(row, command, verdict) for row in ROWS for command, verdict in row.commands()]
+
+
+def masks(stems: set[str]) -> set[Path]:
+    return {Path("out") / f"{stem}{end}" for stem in stems for end in (".png", ".overlay.png")}
+
+
+def hidden(paths: Iterable[Path]) -> set[Path]:
+    """What a file that is being written is called, until it is whole."""
+    return {path for path in paths if path.name[0] == "."}
+
+
+def check_results(command: str, outcome: Outcome) -> None:
+    """The command's own files are there and no others, none of them half-written."""
+    written = set(outcome.written)
+    if command == "train":
+        assert Path("run") in written
+        assert {path.parts[0] for path in written} == {"run"}
+        assert hidden(written) <= {Path("run/.lock")}
+    elif command == "predict":
+        assert outcome.sizes == outcome.wanted
+        assert written == masks(set(outcome.sizes))
+    else:
+        names = {"evaluate": {"result.json"}, "convert": {"out.safetensors"}, "check": set()}
+        assert written == {Path(name) for name in names[command]}
+
+
+def check_line(row: Row, command: str, outcome: Outcome) -> None:
+    """One line, which begins with `error: ` and names the file and the fault."""
+    assert outcome.code == 2
+    assert outcome.err.count("\n") == 1
+    assert outcome.err.startswith("error: ")
+    # the list of a folder's faults is what `data check` is for
+    told = outcome.out + outcome.err if command == "check" else outcome.err.strip()
+    assert re.search(row.says, told)
+    assert "Traceback" not in outcome.out + outcome.err
+
+
+RESULTS: dict[object, object] = {}
+"""Of what rows are like: many are like the clean data."""
+
+
+def results(command: str, outcome: Outcome) -> object:
+    """What the command has written, or for `data check` has said."""
+    assert (outcome.code, outcome.err) == (0, "")
+    if command != "convert":
+        return outcome.out if command == "check" else outcome.written
+    # the order of the metadata is another each time
+    data = outcome.after[Path("out.safetensors")]
+    assert data is not None
+    return data[8 + int.from_bytes(data[:8], "little") :]
+
+
+@pytest.mark.parametrize(
+    ("row", "command", "verdict"),
+    CASES,
+    ids=[f"{row.fault}-{command}" for row, command, _ in CASES],
+)
+def test_a_fault(row: Row, command: str, verdict: str, run_command: Run) -> None:
+    outcome = attempt(row, command, run_command)
+    kept = {path: outcome.after.get(path) for path in outcome.before}
+    if verdict == "refuses":
+        check_line(row, command, outcome)
+        assert outcome.after == outcome.before
+    elif verdict == "stops":
+        check_line(row, command, outcome)
+        assert kept == outcome.before
+        assert hidden(outcome.written) <= {Path("run/.lock")}
+    elif verdict == "finishes":
+        check_line(row, command, outcome)
+        assert kept == outcome.before
+        check_results(command, outcome)
+        assert outcome.sizes
+    else:
+        found = results(command, outcome)
+        check_results(command, outcome)
+        if row.like is not None:
+            key = row.like, row.weights, command
+            if key not in RESULTS:
+                RESULTS[key] = results(command, attempt(row, command, run_command, row.like))
+            assert found == RESULTS[key]
+
+
+def test_the_payload_would_have_been_seen() -> None:
+    with workplace():
+        pickle.loads(pickle.dumps(Payload()))
+        assert Path("executed").is_dir()
