@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 # tensorboardX imports PyTorch where it is installed, to know its tensors. It gets floats here, and
 # a framework that was not asked for is not imported: None makes the import fail, which it expects.
@@ -11,8 +12,8 @@ _hidden = "torch" not in sys.modules
 if _hidden:
     sys.modules["torch"] = None  # type: ignore[assignment]
 try:
-    from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.record_writer import RecordWriter
     from tensorboardX.summary import scalar
 finally:
     if _hidden:
@@ -31,21 +32,24 @@ class Board:
 
     def __init__(self, folder: Path, first: int) -> None:
         folder.mkdir(exist_ok=True)
-        self._writer = EventsWriter(str(folder / "events"), f".{first}")
+        # TensorBoard reads the files in the order of their names
+        self._file = RecordWriter(str(folder / f"events.out.tfevents.{time.time_ns()}.{first}"))
+        self._write(file_version="brain.Event:2")
         # what an earlier file has from this step on did not last
-        start = SessionLog(status=SessionLog.START)
-        self._writer.write_event(Event(session_log=start, step=first, wall_time=time.time()))
+        self._write(session_log=SessionLog(status=SessionLog.START), step=first)
 
     def add(self, group: str, values: Mapping[str, float], step: int) -> None:
         """A point of each curve `group/key`."""
         for key, value in values.items():
-            summary = scalar(f"{group}/{key}", value)
-            self._writer.write_event(Event(summary=summary, step=step, wall_time=time.time()))
+            self._write(summary=scalar(f"{group}/{key}", value), step=step)
 
     def flush(self) -> None:
         """Brings all points to the disk."""
-        self._writer.flush()
+        self._file.flush()
 
     def close(self) -> None:
-        """Brings all points to the disk and closes the file."""
-        self._writer.close()
+        """Closes the file."""
+        self._file.close()
+
+    def _write(self, **event: Any) -> None:
+        self._file.write(Event(wall_time=time.time(), **event).SerializeToString())

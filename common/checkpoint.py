@@ -15,7 +15,7 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from common.config import IMAGENET_MEAN, IMAGENET_STD, VOID
+from common.config import IMAGENET_MEAN, IMAGENET_STD, VOID, Architecture
 from common.errors import InputError
 from common.names import ARCHITECTURES, tensors
 from common.voc import VOC_CLASSES
@@ -44,7 +44,7 @@ class Weights:
     """
 
     arrays: dict[str, Array]
-    architecture: str
+    architecture: Architecture
     num_classes: int
     class_names: tuple[str, ...]
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -253,7 +253,7 @@ def read_weights(path: Path) -> Weights:
     names = _list(path, metadata, "class_names", str, num_classes)
     return Weights(
         arrays,
-        architecture,
+        Architecture(architecture),
         num_classes,
         tuple(names or default_class_names(num_classes)),
         _statistics(path, metadata, "mean", IMAGENET_MEAN),

@@ -15,6 +15,20 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 """RGB statistics after division by 255 (torchvision's ImageNet recipe)."""
 
 
+class Architecture(enum.StrEnum):
+    """The backbone: the book's ResNet-18 in PyTorch, or that in MXNet, with pre-activation."""
+
+    resnet18 = "resnet18"
+    resnet18_v2 = "resnet18_v2"
+
+
+class UpsampleInit(enum.StrEnum):
+    """How the transposed convolution starts: as bilinear interpolation, or at random."""
+
+    bilinear = "bilinear"
+    xavier = "xavier"
+
+
 class Dtype(enum.StrEnum):
     """The type of weights and activations; bfloat16: of products and activations, see `storage`."""
 
@@ -34,13 +48,6 @@ class Device(enum.StrEnum):
     auto = "auto"
     cpu = "cpu"
     gpu = "gpu"
-
-
-class UpsampleInit(enum.StrEnum):
-    """How the transposed convolution starts: as bilinear interpolation, or at random."""
-
-    bilinear = "bilinear"
-    xavier = "xavier"
 
 
 class Schedule(enum.StrEnum):
@@ -65,6 +72,7 @@ class Void(enum.StrEnum):
 
 
 _ENUMS = {
+    "architecture": Architecture,
     "upsample_init": UpsampleInit,
     "dtype": Dtype,
     "device": Device,
@@ -97,8 +105,7 @@ class Config:
     the rate is rounded after scheduling (`common.schedule.learning_rate`).
     """
 
-    architecture: str = "resnet18"
-    """One of `common.names.ARCHITECTURES`."""
+    architecture: Architecture = Architecture.resnet18
     upsample_init: UpsampleInit = UpsampleInit.bilinear
     num_classes: int = 21
     dtype: Dtype = Dtype.float32

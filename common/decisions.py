@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.names import LAYERS, RELUS
+from common.names import relu_names
 
 Array = NDArray[Any]
 
@@ -27,13 +27,12 @@ def _winners(x: Array) -> NDArray[np.intp]:
     return winners
 
 
-def decisions(activations: Mapping[str, Array]) -> dict[str, Array]:
-    """Every decision of a pass, from the activations of `common.names.ACTIVATIONS`.
+def decisions(activations: Mapping[str, Array], architecture: str) -> dict[str, Array]:
+    """Every decision of a pass, from the activations of `common.names.activation_names`.
 
-    `<layer>.relu` and `<block>`: what is above 0; `stem`: the winners of the max-pool.
+    Of each ReLU: what is above 0; `stem`: the winners of the max-pool.
     """
-    blocks = [name for name in LAYERS if name.startswith("layer")]
-    taken: dict[str, Array] = {name: activations[name] > 0 for name in (*RELUS, *blocks)}
+    taken: dict[str, Array] = {name: activations[name] > 0 for name in relu_names(architecture)}
     taken[MAX_POOL] = _winners(activations[f"{MAX_POOL}.relu"])
     return taken
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.bilinear import bilinear_weight
+from common.config import Config, UpsampleInit
 from common.names import TensorSpec, tensors
 
 
@@ -14,8 +15,8 @@ def _generator(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
-def _initial(spec: TensorSpec, seed: int) -> NDArray[np.float64]:
-    if spec.name == "transpose_conv.weight":
+def _initial(spec: TensorSpec, seed: int, upsample_init: UpsampleInit) -> NDArray[np.float64]:
+    if spec.name == "transpose_conv.weight" and upsample_init == UpsampleInit.bilinear:
         return bilinear_weight(spec.shape[0], spec.shape[2])
     if spec.role in ("gamma", "running_var"):
         return np.ones(spec.shape)
@@ -23,23 +24,26 @@ def _initial(spec: TensorSpec, seed: int) -> NDArray[np.float64]:
         return np.zeros(spec.shape)
     out_channels, in_channels, height, width = spec.shape
     random = _generator(seed, spec.name)
-    if spec.name == "final_conv.weight":  # Xavier uniform (Glorot and Bengio, 2010)
-        bound = np.sqrt(6 / (in_channels + out_channels))
+    fan_in, fan_out = in_channels * height * width, out_channels * height * width
+    if not spec.name.startswith("backbone."):  # Xavier uniform (Glorot and Bengio, 2010)
+        bound = np.sqrt(6 / (fan_in + fan_out))
         return random.uniform(-bound, bound, spec.shape)
-    fan_out = out_channels * height * width  # Kaiming normal (He et al., 2015)
-    return random.normal(0, np.sqrt(2 / fan_out), spec.shape)
+    return random.normal(0, np.sqrt(2 / fan_out), spec.shape)  # Kaiming normal (He et al., 2015)
 
 
 def initial_weights(
-    architecture: str, num_classes: int, seed: int
+    architecture: str,
+    num_classes: int,
+    seed: int,
+    upsample_init: UpsampleInit = Config.upsample_init,
 ) -> dict[str, NDArray[np.float32]]:
     """What training starts from, by canonical name, float32; the same for every backend.
 
     Backbone: Kaiming normal (fan-out), gamma 1, beta 0, mean 0, variance 1. Head: `final_conv`
-    Xavier uniform, `transpose_conv` bilinear on the channel diagonal, biases 0.
+    Xavier uniform, `transpose_conv` bilinear on the channel diagonal or Xavier uniform, biases 0.
     """
     return {
-        name: _initial(spec, seed).astype(np.float32)
+        name: _initial(spec, seed, upsample_init).astype(np.float32)
         for name, spec in tensors(architecture, num_classes).items()
     }
 

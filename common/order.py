@@ -4,7 +4,7 @@ import functools
 import re
 from collections.abc import Sequence
 
-from common.names import ARCHITECTURES, LAYERS, tensors
+from common.names import ARCHITECTURES, layer_names, tensors
 
 _MADE_FROM = {
     "eval": {"eval"},
@@ -25,12 +25,12 @@ def execution_order(architecture: str, num_classes: int, steps: int) -> list[str
     Forward in eval mode and in train mode, layer by layer; the loss; the gradients, backward; the
     updates; the buffers; later steps. `loss` is taken apart: `loss[0]`, `loss[1]`, ...
     """
-    specs = tensors(architecture, num_classes)
+    specs, layers = tensors(architecture, num_classes), layer_names(architecture)
     trained = [name for name, spec in specs.items() if spec.trainable]
     return [
-        *(f"eval/{layer}" for layer in LAYERS),
+        *(f"eval/{layer}" for layer in layers),
         "eval/mask",
-        *(f"train/{layer}" for layer in LAYERS),
+        *(f"train/{layer}" for layer in layers),
         "loss[0]",
         *(f"grad/{name}" for name in reversed(trained)),
         *(f"update/{name}" for name in trained),
@@ -59,12 +59,19 @@ def stage_of(name: str) -> str:
 def _layers() -> dict[str, str]:
     """The layer of each name after the slash."""
     own = {name: spec.layer for a in ARCHITECTURES for name, spec in tensors(a, 1).items()}
-    return own | {layer: layer for layer in LAYERS} | {"mask": "logits"}
+    layers = (layer for a in ARCHITECTURES for layer in layer_names(a))
+    return own | {layer: layer for layer in layers} | {"mask": "logits"}
 
 
 def layer_of(name: str) -> str | None:
-    """The layer that a value belongs to, one of `LAYERS`; None for a loss and unknown names."""
+    """The layer that a value belongs to; None for a loss and unknown names."""
     return _layers().get(name.partition("/")[2])
+
+
+def place_of(layer: str | None) -> int:
+    """Where a layer stands among all that there are, in order of execution; None: at the end."""
+    every = layer_names("resnet18_v2")  # resnet18's are among them
+    return every.index(layer or every[-1])
 
 
 def inherits(name: str, parted: Sequence[str]) -> bool:
@@ -75,9 +82,8 @@ def inherits(name: str, parted: Sequence[str]) -> bool:
     """
     group = group_of(name)
     forward = group in ("eval", "train", "buffer")
-    place = LAYERS.index(layer_of(name) or "logits")
+    place = place_of(layer_of(name))
     return any(
-        group_of(other) in _MADE_FROM[group]
-        and (not forward or LAYERS.index(layer_of(other) or "logits") <= place)
+        group_of(other) in _MADE_FROM[group] and (not forward or place_of(layer_of(other)) <= place)
         for other in parted
     )

@@ -17,7 +17,7 @@ from common.checkpoint import read_tensors
 from common.compare import compare, relative_l2
 from common.differences import Difference, Report, finite
 from common.gates import GATES, STAGES
-from common.names import LAYERS
+from common.names import layer_names
 from common.ratio import Probe, Sample, apart, make_probe, ratio_gates, worst_noise
 from common.traces import Trace, read_trace
 
@@ -46,6 +46,7 @@ class Files:
 
     folder: Path
     backends: Sequence[str]
+    architecture: str
     dtype: str
     steps: int
 
@@ -272,7 +273,7 @@ def _layers(files: Files) -> list[dict[str, Any]]:
     rows = []
     for name in others if files.dtype == "float64" else files.backends:
         mine = files.layers(name, files.dtype)
-        for layer in LAYERS:
+        for layer in layer_names(files.architecture):
             for direction, own in (("forward", "output"), ("backward", "by ")):
                 keys = [key for key in truth if key.startswith(f"{layer}/{own}")]
                 errors = {key: relative_l2(mine[key], truth[key]) for key in keys}

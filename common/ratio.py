@@ -18,8 +18,8 @@ from common.compare import compare, regate
 from common.decisions import count, decisions, flips
 from common.differences import Difference, Report
 from common.gates import EPS, Gate
-from common.names import LAYERS, RELUS
-from common.order import layer_of, stage_of
+from common.names import relu_names
+from common.order import layer_of, place_of, stage_of
 from common.traces import Trace
 
 Array = NDArray[Any]
@@ -86,22 +86,22 @@ def apart(a: Array, b: Array, truth: Array) -> float:
     return float(np.linalg.norm(a.astype(np.float64) - b)) / norm if norm else 0.0
 
 
-def _activations(trace: Trace) -> dict[str, Array]:
-    return {k.removeprefix("train/"): a for k, a in trace.arrays.items() if k.startswith("train/")}
+def _decisions(trace: Trace) -> dict[str, Array]:
+    taken = {k.removeprefix("train/"): a for k, a in trace.arrays.items()}
+    return decisions(taken, trace.network[0])
 
 
 def _without_relus(trace: Trace) -> Trace:
-    inner = {f"train/{name}" for name in RELUS}
+    """Without those inside a layer, which are no part of a trace."""
+    inner = {f"train/{name}" for name in relu_names(trace.network[0]) if ".relu" in name}
     arrays = {name: array for name, array in trace.arrays.items() if name not in inner}
     return Trace(trace.label, arrays, trace.metadata)
 
 
 def make_probe(backend: str, batch: int, usual: Trace, backward: Trace, truth: Trace) -> Probe:
     """Holds a first step, and that on the reversed batch, against the truth's."""
-    taken = decisions(_activations(truth))
-    flipped, otherwise = (
-        flips(decisions(_activations(trace)), taken) for trace in (usual, backward)
-    )
+    taken = _decisions(truth)
+    flipped, otherwise = (flips(_decisions(trace), taken) for trace in (usual, backward))
     usual, backward, truth = map(_without_relus, (usual, backward, truth))
     noise = {
         name: apart(usual.arrays[name], backward.arrays[name], array)
@@ -115,8 +115,8 @@ def touched(name: str, flipped: Mapping[str, int]) -> bool:
     """Whether a flip changes a value: a gradient or update of its layer, or of one before it."""
     if stage_of(name) not in ("gradient", "update"):
         return False
-    last = max((LAYERS.index(flip.removesuffix(".relu")) for flip in flipped), default=-1)
-    return LAYERS.index(layer_of(name) or LAYERS[-1]) <= last
+    last = max((place_of(flip.partition(".relu")[0]) for flip in flipped), default=-1)
+    return place_of(layer_of(name)) <= last
 
 
 def ratio_gates(samples: Sequence[Sample], noise: Mapping[str, Mapping[str, float]]) -> None:

@@ -85,25 +85,6 @@ class Checkpoint:
             raise InputError(f"{path}: no checkpoint that a run can go on from") from error
 
 
-def _lock(folder: Path) -> IO[str]:
-    """The lock of a folder, which ends with this process, however it ends."""
-    try:
-        file = (folder / LOCK).open("a+")
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written to: {error.strerror}") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.seek(0)
-        process = file.read().strip()
-        file.close()
-        raise InputError(f"{folder}: another run, process {process}, writes there") from error
-    file.truncate(0)
-    file.write(f"{os.getpid()}\n")
-    file.flush()
-    return file
-
-
 def _read_lines(path: Path, before: int) -> list[dict[str, Any]]:
     """The lines of a log whose `step` is below `before`; the last may be torn."""
     lines = []
@@ -121,37 +102,21 @@ def _text(lines: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 
-def check_new(folder: Path) -> None:
-    """Refuses a folder that holds anything; makes nothing.
-
-    Raises:
-        InputError: it does, or is none.
-    """
-    try:
-        if folder.exists() and any(path.name != LOCK for path in folder.iterdir()):
-            raise InputError(f"{folder}: is not empty; --out wants a new folder")
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made: {error.strerror}") from error
-
-
 class RunFolder:
-    """The folder of one run, locked as long as this is open.
+    """The folder of one run; from `create` or `lock` until it is left, no other process's.
 
     `config.json` tells how the run was started and what computed it since when. `log.jsonl` has
     a line a step (`step`, `epoch`, `loss`, `lr`), `val.jsonl` a line for each time the val split
     was measured (`step`: after how many), and `tensorboard` the same for TensorBoard.
     `last.safetensors` is where the run goes on from, `previous.safetensors` what it was before,
     `best.safetensors` the checkpoint of the highest mean IoU.
-
-    Raises:
-        InputError: the folder cannot be written to, or another process does.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.steps: list[dict[str, Any]] = []
         self.val: list[dict[str, Any]] = []
-        self._lock = _lock(folder)
+        self._lock: IO[str] | None = None
         self._logs: dict[str, IO[str]] = {}
         self._board: Board | None = None
 
@@ -169,20 +134,54 @@ class RunFolder:
                 with contextlib.suppress(OSError):  # a full disk: it was said when it was met
                     file.close()
 
-    @classmethod
-    def create(cls, folder: Path) -> "RunFolder":
-        """A new run's folder.
+    def check_new(self) -> None:
+        """Refuses a folder that holds anything; makes nothing.
 
         Raises:
-            InputError: it cannot be made, or holds something.
+            InputError: it does, or is none.
         """
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            if self.folder.exists() and any(p.name != LOCK for p in self.folder.iterdir()):
+                raise InputError(f"{self.folder}: is not empty; --out wants a new folder")
         except OSError as error:
-            raise InputError(f"{folder}: cannot be made: {error.strerror}") from error
-        run = cls(folder)
-        check_new(folder)
-        return run
+            raise InputError(f"{self.folder}: cannot be made: {error.strerror}") from error
+
+    def create(self) -> None:
+        """Makes the folder of a new run, and locks it.
+
+        Raises:
+            InputError: it cannot be made, holds something, or is another process's.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot be made: {error.strerror}") from error
+        self.lock()
+        self.check_new()
+
+    def lock(self) -> None:
+        """Makes the folder this process's own, until it ends, however that comes.
+
+        Raises:
+            InputError: there is no such folder, it cannot be written to, or is another process's.
+        """
+        if not self.folder.is_dir():
+            raise InputError(f"{self.folder}: no such run")
+        try:
+            self._lock = (self.folder / LOCK).open("a+")
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot be written to: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.seek(0)
+            process = self._lock.read().strip()
+            raise InputError(
+                f"{self.folder}: another run, process {process}, writes there"
+            ) from error
+        self._lock.truncate(0)
+        self._lock.write(f"{os.getpid()}\n")
+        self._lock.flush()
 
     @property
     def best(self) -> float | None:

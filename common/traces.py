@@ -13,7 +13,7 @@ from common.checkpoint import FLOAT_TYPES, read_tensors, write_tensors, write_we
 from common.config import VOID, Config, Dtype, float32
 from common.errors import InputError
 from common.initial import generic_weights
-from common.names import ARCHITECTURES, LAYERS, tensors
+from common.names import ARCHITECTURES, layer_names, tensors
 from common.order import group_of
 from common.protocol import Array, Arrays, Backend, Trainer
 from common.voc import VOC_CLASSES
@@ -153,7 +153,13 @@ def generic_batches(
 
 
 def write_generic(
-    weights: Path, batches: Path, steps: int, batch_size: int, size: tuple[int, int], seed: int
+    weights: Path,
+    batches: Path,
+    architecture: str,
+    steps: int,
+    batch_size: int,
+    size: tuple[int, int],
+    seed: int,
 ) -> None:
     """Writes what traces are made from: generic weights of 21 classes, and generic batches.
 
@@ -162,7 +168,7 @@ def write_generic(
     Raises:
         InputError: a file cannot be written.
     """
-    architecture, classes = ARCHITECTURES[0], len(VOC_CLASSES)
+    classes = len(VOC_CLASSES)
     arrays = generic_weights(architecture, classes, seed)
     single = {name: array.astype(np.float32) for name, array in arrays.items()}
     write_weights(weights, single, architecture, VOC_CLASSES)
@@ -212,10 +218,6 @@ def _with_prefix(prefix: str, arrays: Arrays) -> Iterator[tuple[str, Array]]:
     return ((f"{prefix}/{name}", array) for name, array in arrays.items())
 
 
-def _layers(activations: Arrays) -> Arrays:
-    return {name: activations[name] for name in LAYERS}
-
-
 def make_trace(
     trainer: Trainer,
     batches: Batches,
@@ -232,15 +234,17 @@ def make_trace(
     `on_step` is told each step and its loss.
     """
     specs = tensors(config.architecture, config.num_classes)
+    layers = layer_names(config.architecture)
     image, label = batches.image, batches.label
     before = trainer.weights()
-    trace = dict(_with_prefix("eval", _layers(trainer.activations(image[0]))))
+    activations = trainer.activations(image[0])
+    trace = {f"eval/{name}": activations[name] for name in layers}
     trace["eval/mask"] = trainer.predict(image[0])
     loss, activations, gradients = trainer.traced_step(image[0], label[0], rates[0])
     losses = [loss]
     on_step(0, loss)
     after = trainer.weights()
-    trace.update(_with_prefix("train", _layers(activations)))
+    trace.update({f"train/{name}": activations[name] for name in layers})
     trace.update(_with_prefix("grad", gradients))
     for name, spec in specs.items():
         if spec.trainable:

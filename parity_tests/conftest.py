@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from backends import BACKENDS, load_backend
-from common.config import Config, Dtype
+from common.config import Architecture, Config, Dtype
 from common.initial import generic_weights
 from common.protocol import Arrays, Trainer
 from common.schedule import float32
@@ -16,6 +16,7 @@ from common.traces import Batches, generic_batches, make_trace
 NUM_CLASSES, STEPS = 21, 20
 RATES = [float32(1e-2)] * (STEPS // 2) + [float32(1e-3)] * (STEPS // 2)
 """Twenty steps; the rate drops tenfold on the way, which shows where a momentum keeps it."""
+V1, V2 = Architecture.resnet18, Architecture.resnet18_v2
 
 
 @pytest.fixture(params=BACKENDS)
@@ -25,9 +26,9 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 @functools.cache
-def weights() -> Arrays:
+def weights(architecture: Architecture = V1) -> Arrays:
     """Generic weights whose values are float32, so that both types start from the same numbers."""
-    arrays = generic_weights("resnet18", NUM_CLASSES, seed=3)
+    arrays = generic_weights(architecture, NUM_CLASSES, seed=3)
     return {k: v.astype(np.float32).astype(np.float64) for k, v in arrays.items()}
 
 
@@ -41,14 +42,21 @@ def batches() -> Batches:
 def new_trainer(name: str, **config: object) -> Trainer:
     """A fresh trainer on the generic weights."""
     settings: dict[str, object] = {"num_classes": NUM_CLASSES, "weight_decay": 1e-3}
-    return load_backend(name).Trainer(Config(**(settings | config)), weights())  # type: ignore
+    whole = Config(**(settings | config))  # type: ignore
+    return load_backend(name).Trainer(whole, weights(whole.architecture))
+
+
+def trace(name: str, dtype: Dtype, architecture: Architecture = V1) -> Arrays:
+    """The trace of a backend, of v2 over the steps next to the drop alone; made once a session."""
+    return _trace(name, dtype, architecture)
 
 
 @functools.cache
-def trace(name: str, dtype: Dtype) -> Arrays:
-    """The trace of a backend over all batches; made once a session."""
-    config = Config(num_classes=NUM_CLASSES, dtype=dtype, weight_decay=1e-3)
-    return make_trace(load_backend(name).Trainer(config, weights()), batches(), config, RATES)
+def _trace(name: str, dtype: Dtype, architecture: Architecture) -> Arrays:
+    config = Config(architecture, num_classes=NUM_CLASSES, dtype=dtype, weight_decay=1e-3)
+    rates = RATES if architecture == V1 else RATES[STEPS // 2 - 2 : STEPS // 2 + 2]
+    trainer = load_backend(name).Trainer(config, weights(architecture))
+    return make_trace(trainer, batches(), config, rates)
 
 
 @pytest.fixture

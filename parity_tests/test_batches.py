@@ -393,7 +393,7 @@ def test_options_reach_the_batches(
 
 
 def test_the_status_says_what_the_last_steps_waited_for(shapes: Dataset, tmp_path: Path) -> None:
-    with RunFolder.create(tmp_path / "run") as folder:
+    with RunFolder(tmp_path / "run") as folder:
         training = Training("torch", Any, shapes, None, Config(batch_size=4), folder)
         folder.steps.append({"step": 0, "loss": 2.0, "lr": 0.01})
         training.seconds, training.waits = [0.5] * 30, [0.5] * 10 + [0.02] * 20

@@ -9,7 +9,7 @@ import pytest
 from common.checkpoint import read_tensors, sha256, write_tensors, write_weights
 from common.compare import relative_l2
 from common.config import Dtype
-from common.names import LAYERS, tensors
+from common.names import layer_names, tensors
 from common.voc import VOC_CLASSES
 from parity_tests.conftest import NUM_CLASSES, batches, trace, weights
 from parity_tests.witnesses import import_torchvision
@@ -36,7 +36,7 @@ def test_torchvision_s_model_in_a_trace(tmp_path: Path, monkeypatch: pytest.Monk
         "weights_sha256": sha256(w),
         "batches_sha256": sha256(b),
     }
-    layers = {f"{mode}/{layer}" for mode in ("eval", "train") for layer in LAYERS}
+    layers = {f"{mode}/{layer}" for mode in ("eval", "train") for layer in layer_names("resnet18")}
     gradients = {f"grad/{name}" for name in TRAINED}
     assert arrays.keys() == layers | gradients | {"eval/mask", "loss"}
     ours = trace("torch", Dtype.float64)

@@ -11,12 +11,13 @@ from common.checkpoint import read_tensors, write_tensors
 from common.compare import relative_l2
 from common.config import VOID
 from common.gates import GATES, STAGES
-from common.names import LAYERS, tensors
+from common.names import layer_names, tensors
 from common.parity import Files, judge, layer_run, whole_run
 from parity_tests.conftest import NUM_CLASSES, batches, new_trainer, trace
 from scripts.parity_worker import layer_inputs, loss_gradient
 
 Command = Callable[..., tuple[int, str, str]]
+LAYERS = layer_names("resnet18")
 SPECS = tensors("resnet18", NUM_CLASSES)
 STEPS = 3
 
@@ -42,7 +43,7 @@ def test_float64(others: tuple[str, ...], tmp_path: Path, run_command: Command) 
     assert all(row["held"] and row["error"] < 1e-13 for row in found["layers"])
     assert set(found["growth"]["float64"]) == {others[1], "torch, two threads"}
     assert all(len(errors) == STEPS for errors in found["growth"]["float64"].values())
-    _is_noticed(Files(keep, others, "float64", STEPS))
+    _is_noticed(Files(keep, others, "resnet18", "float64", STEPS))
 
 
 def _is_noticed(files: Files) -> None:
@@ -140,7 +141,7 @@ def test_layers_one_after_another_are_the_whole_network(backend: str) -> None:
     """A layer alone puts out what it does in the network, and so do its gradients."""
     trainer, whole = new_trainer(backend, dtype="float64"), trace(backend, "float64")
     images, labels = batches().image[0], batches().label[0]
-    inputs = layer_inputs(trainer, images, labels)
+    inputs = layer_inputs(trainer, LAYERS, images, labels)
     assert set(inputs) == {f"{name}/{kind}" for name in LAYERS for kind in ("x", "gradient")}
     for name in ("stem", "layer2.0", "final_conv", "logits"):
         x, gradient = inputs[f"{name}/x"], inputs[f"{name}/gradient"]

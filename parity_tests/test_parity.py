@@ -5,15 +5,12 @@ import pytest
 
 from backends import BACKENDS
 from common.compare import relative_l2
-from common.config import Dtype
+from common.config import Architecture, Dtype
 from common.gates import GATES
-from common.names import LAYERS, tensors
+from common.names import ARCHITECTURES, layer_names, tensors
 from common.order import stage_of
 from parity_tests.conftest import NUM_CLASSES, STEPS, trace
 
-SPECS = tensors("resnet18", NUM_CLASSES)
-TRAINED = [name for name, spec in SPECS.items() if spec.trainable]
-BUFFERS = [name for name, spec in SPECS.items() if not spec.trainable]
 OTHERS = [name for name in BACKENDS if name != "torch"]
 
 FLOAT32_GATES = {"forward": 1e-5, "gradient": 3e-5, "buffer": 1.5e-6}
@@ -23,34 +20,44 @@ batches, where no ReLU or max-pool decision flips, was at 5.7e-6 (PyTorch), 3.7e
 buffers."""
 
 
-@pytest.mark.parametrize("prefix, names", [
-    ("eval", (*LAYERS, "mask")),
-    ("train", LAYERS),
-    ("grad", TRAINED),
-    ("update", TRAINED),
-    ("buffer", BUFFERS),
-    ("final", tuple(SPECS)),
-    ("momentum", TRAINED),
-])  # fmt: skip
-def test_trace_names_every_value(backend: str, prefix: str, names: tuple[str, ...]) -> None:
-    found = [n for n in trace(backend, Dtype.float64) if n.startswith(f"{prefix}/")]
-    assert sorted(found) == sorted(f"{prefix}/{name}" for name in names)
+BOTH = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
 
+def _values(architecture: Architecture) -> dict[str, list[str]]:
+    """What each group of a trace holds."""
+    layers, specs = [*layer_names(architecture)], tensors(architecture, NUM_CLASSES)
+    trained = [name for name, spec in specs.items() if spec.trainable]
+    buffers = [name for name, spec in specs.items() if not spec.trainable]
+    values = {"eval": [*layers, "mask"], "train": layers, "buffer": buffers, "final": [*specs]}
+    return values | dict.fromkeys(("grad", "update", "momentum"), trained)
+
+
+@BOTH
+def test_trace_names_every_value(backend: str, architecture: Architecture) -> None:
+    found = trace(backend, Dtype.float64, architecture)
+    values = _values(architecture)
+    expected = [f"{prefix}/{name}" for prefix, names in values.items() for name in names]
+    assert sorted(found) == sorted(["loss", *expected])
+
+
+@BOTH
 @pytest.mark.parametrize("prefix", ["eval", "train", "loss", "grad", "update", "buffer"])
 @pytest.mark.parametrize("name", OTHERS)
-def test_float64_first_step(name: str, prefix: str) -> None:
-    _hold(name, prefix)
+def test_float64_first_step(name: str, prefix: str, architecture: Architecture) -> None:
+    _hold(name, prefix, architecture)
 
 
+@BOTH
 @pytest.mark.parametrize("prefix", ["final", "momentum"])
 @pytest.mark.parametrize("name", OTHERS)
-def test_float64_after_twenty_steps_and_a_falling_rate(name: str, prefix: str) -> None:
-    _hold(name, prefix)
+def test_float64_after_many_steps_and_a_falling_rate(
+    name: str, prefix: str, architecture: Architecture
+) -> None:
+    _hold(name, prefix, architecture)
 
 
-def _hold(name: str, prefix: str) -> None:
-    mine, truth = trace(name, Dtype.float64), trace("torch", Dtype.float64)
+def _hold(name: str, prefix: str, architecture: Architecture) -> None:
+    mine, truth = (trace(n, Dtype.float64, architecture) for n in (name, "torch"))
     errors = {
         key: relative_l2(mine[key], truth[key])
         for key in truth
@@ -61,9 +68,10 @@ def _hold(name: str, prefix: str) -> None:
     assert not above, f"{name} parts from torch: {above}"
 
 
+@BOTH
 @pytest.mark.parametrize("name", OTHERS)
-def test_float64_masks_are_equal(name: str) -> None:
-    mine, truth = (trace(n, Dtype.float64)["eval/mask"] for n in (name, "torch"))
+def test_float64_masks_are_equal(name: str, architecture: Architecture) -> None:
+    mine, truth = (trace(n, Dtype.float64, architecture)["eval/mask"] for n in (name, "torch"))
     assert mine.dtype == np.uint8
     assert np.array_equal(mine, truth)
 

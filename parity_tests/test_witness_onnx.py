@@ -11,28 +11,41 @@ import pytest
 
 from common.checkpoint import read_tensors, sha256, write_tensors, write_weights
 from common.compare import relative_l2
-from common.config import Config, Dtype
-from common.names import LAYERS
+from common.config import Architecture, Config, Dtype
+from common.names import layer_names
 from common.voc import VOC_CLASSES
-from parity_tests.conftest import NUM_CLASSES, batches, new_trainer, weights
+from parity_tests.conftest import NUM_CLASSES, V1, V2, batches, new_trainer, weights
 from scripts.witness.onnx import export_onnx, onnx_trace
+
+
+def export(folder: Path, architecture: Architecture) -> Path:
+    config = Config(architecture, num_classes=NUM_CLASSES)
+    export_onnx(folder / "network.onnx", weights(architecture), config)
+    return folder / "network.onnx"
 
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("onnx") / "network.onnx"
-    export_onnx(path, weights(), Config(num_classes=NUM_CLASSES))
-    return path
+    return export(tmp_path_factory.mktemp("onnx"), V1)
 
 
 # neither the sizes nor the batch size that the graph was traced with
 @pytest.mark.parametrize("shape", [(2, 3, 64, 64), (1, 3, 32, 96), (3, 3, 50, 75)])
 def test_every_layer_is_near_the_float64_truth(graph: Path, shape: tuple[int, ...]) -> None:
+    hold(graph, shape, V1)
+
+
+def test_every_layer_of_v2(tmp_path: Path) -> None:
+    hold(export(tmp_path, V2), (1, 3, 50, 75), V2)
+
+
+def hold(graph: Path, shape: tuple[int, ...], architecture: Architecture) -> None:
     images = np.random.default_rng(5).normal(size=shape).astype(np.float32)
     found = onnx_trace(graph, images)
-    truth = new_trainer("torch", dtype=Dtype.float64).activations(images)
-    assert found.keys() == {"eval/mask", *(f"eval/{name}" for name in LAYERS)}
-    for name in LAYERS:
+    trainer = new_trainer("torch", dtype=Dtype.float64, architecture=architecture)
+    truth, layers = trainer.activations(images), layer_names(architecture)
+    assert found.keys() == {"eval/mask", *(f"eval/{name}" for name in layers)}
+    for name in layers:
         assert found[f"eval/{name}"].dtype == np.float32
         assert relative_l2(found[f"eval/{name}"], truth[name]) <= 1e-5, name
     mask = found["eval/mask"]
@@ -47,7 +60,7 @@ def test_the_graph_is_sound_and_free_in_batch_height_and_width(graph: Path) -> N
     model = onnx.load(graph)
     onnx.checker.check_model(model, full_check=True)
     assert [value.name for value in model.graph.input] == ["image"]
-    assert [value.name for value in model.graph.output] == list(LAYERS)
+    assert [value.name for value in model.graph.output] == list(layer_names(V1))
     for value in (*model.graph.input, *model.graph.output):
         dims = value.type.tensor_type.shape.dim
         assert all(dims[axis].dim_param for axis in (0, 2, 3)), value.name

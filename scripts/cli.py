@@ -16,7 +16,7 @@ import typer
 
 from backends import BACKENDS, load_backend, missing_packages
 from common.checkpoint import write_whole
-from common.config import Device, Dtype, Schedule
+from common.config import Architecture, Device, Dtype, Schedule
 from common.errors import InputError, StoppedError, WorkerError
 
 console = rich.console.Console(highlight=False)
@@ -30,15 +30,8 @@ class BackendName(enum.StrEnum):
     jax = "jax"
 
 
-class ArchitectureName(enum.StrEnum):
-    """The values of `--architecture`."""
-
-    resnet18 = "resnet18"
-    resnet18_v2 = "resnet18_v2"
-
-
 ArchitectureOption = Annotated[
-    ArchitectureName, typer.Option(help="The backbone: torchvision's, or Gluon's v2.")
+    Architecture, typer.Option(help="The backbone: torchvision's, or Gluon's v2.")
 ]
 BackendOption = Annotated[BackendName, typer.Option(help="The framework that computes.")]
 BackendsOption = Annotated[

@@ -7,11 +7,19 @@ import rich.markup
 import rich.table
 import typer
 
-from common.config import VOID
+from common.config import VOID, Config
 from common.dataset import Survey, survey
 from common.shapes import SHAPES_TRAIN, SHAPES_VAL, write_shapes
 from common.traces import write_generic
-from scripts.cli import JsonOption, console, fail, main, new_app, write_json
+from scripts.cli import (
+    ArchitectureOption,
+    JsonOption,
+    console,
+    fail,
+    main,
+    new_app,
+    write_json,
+)
 
 app = new_app()
 
@@ -37,6 +45,7 @@ def shapes(
 @app.command()
 def generic(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Made if it is not there.")],
+    architecture: ArchitectureOption = Config.architecture,
     steps: Annotated[int, typer.Option(min=1, help="Batches.")] = 5,
     batch_size: Annotated[int, typer.Option(min=1, help="Images in a batch.")] = 2,
     size: Annotated[
@@ -47,8 +56,8 @@ def generic(
     """Makes generic weights and batches to trace: W.safetensors and B.safetensors."""
     folder.mkdir(parents=True, exist_ok=True)
     weights, batches = (folder / f"{name}.safetensors" for name in "WB")
-    write_generic(weights, batches, steps, batch_size, size, seed)
-    print(f"{weights}: generic weights")
+    write_generic(weights, batches, architecture, steps, batch_size, size, seed)
+    print(f"{weights}: generic weights of {architecture}")
     print(f"{batches}: {steps} batches of {batch_size} {size[0]}x{size[1]}")
 
 

@@ -61,7 +61,8 @@ def one(backend: BackendOption, folder: Path) -> None:
     arrays = {"logits": exact.activations(val.read(0)[0][None])["logits"]}
     trainer = framework.Trainer(config, start.arrays)
     untrained = evaluate_dataset(trainer, val, config)
-    with RunFolder.create(folder / f"run-{backend}") as run:
+    with RunFolder(folder / f"run-{backend}") as run:
+        run.create()
         training = Training(backend, trainer, train, val, config, run)
         training.run()
     metrics = training.metrics

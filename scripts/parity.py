@@ -25,10 +25,11 @@ import typer
 
 from common.config import Config, Dtype
 from common.errors import InputError
-from common.names import LAYERS, OUTPUT_STRIDE
+from common.names import OUTPUT_STRIDE
 from common.parity import Files, Result, judge, layer_run, noise_run, whole_run
 from common.traces import Trace, read_trace, write_generic
 from scripts.cli import (
+    ArchitectureOption,
     BackendsOption,
     JsonOption,
     choose_backends,
@@ -87,8 +88,8 @@ class Run:
 class Laboratory:
     """The runs of one command: files in a folder, two processes at a time."""
 
-    def __init__(self, folder: Path, steps: int, seed: int, bar: Any) -> None:
-        self.folder, self.steps = folder, steps
+    def __init__(self, folder: Path, architecture: str, steps: int, seed: int, bar: Any) -> None:
+        self.folder, self.architecture, self.steps = folder, architecture, steps
         self.weights, self.batches = folder / "W.safetensors", folder / "B.safetensors"
         self.inputs = folder / "layer_inputs.safetensors"
         self.bar = bar
@@ -96,7 +97,8 @@ class Laboratory:
         self.pool = ThreadPoolExecutor(max_workers=2)
         self._processes: list[subprocess.Popen[str]] = []
         self._pending: dict[str, Future[None]] = {}
-        write_generic(self.weights, self.batches, max(steps, PROBES), 2, SIZE, seed)
+        batches = max(steps, PROBES)
+        write_generic(self.weights, self.batches, architecture, batches, 2, SIZE, seed)
 
     def __enter__(self) -> "Laboratory":
         return self
@@ -113,7 +115,14 @@ class Laboratory:
         target = self.folder / label
         target.mkdir()
         work = Job(
-            backend, dtype, str(target), str(self.weights), str(self.batches), SETTINGS, **job
+            backend,
+            self.architecture,
+            dtype,
+            str(target),
+            str(self.weights),
+            str(self.batches),
+            SETTINGS,
+            **job,
         )
         run = Run(label, threads, work)
         task = self.bar.add_task("", total=work.turns, status=label)
@@ -219,7 +228,7 @@ def print_layers(result: Result) -> None:
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     found = {(r["backend"], r["layer"], r["direction"]): r["error"] for r in result.layers}
-    for layer in LAYERS:
+    for layer in dict.fromkeys(row["layer"] for row in result.layers):
         cells = [
             " | ".join(number(found[name, layer, way]) for way in ("forward", "backward"))
             for name in names
@@ -301,6 +310,7 @@ def print_result(result: Result) -> None:
 @app.command()
 def parity(
     backends: BackendsOption = None,
+    architecture: ArchitectureOption = Config.architecture,
     dtype: Annotated[
         Dtype, typer.Option(help="float64: with one another; float32: with the float64 truth.")
     ] = Dtype.float64,
@@ -328,7 +338,7 @@ def parity(
         else:
             folder = _new_folder(keep)
         bar = stack.enter_context(progress("parity"))
-        laboratory = stack.enter_context(Laboratory(folder, steps, seed, bar))
+        laboratory = stack.enter_context(Laboratory(folder, architecture, steps, seed, bar))
         try:
             run_all(laboratory, chosen, dtype)
             witnesses = _witness(laboratory, chosen) if dtype is Dtype.float32 else []
@@ -336,7 +346,7 @@ def parity(
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(1) from None
         bar.stop()
-        files = Files(folder, chosen, dtype, steps)
+        files = Files(folder, chosen, architecture, dtype, steps)
         with console.status("comparing"):
             result = judge(files, seed, witnesses)
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -9,7 +9,7 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from backends import load_backend
 from common.checkpoint import read_tensors, read_weights, sha256, write_tensors
-from common.config import VOID, Config, Device, Dtype, Schedule
-from common.names import LAYERS
+from common.config import VOID, Architecture, Config, Device, Dtype, Schedule
+from common.names import layer_names
 from common.protocol import Array, Arrays, Backend, Trainer
 from common.schedule import learning_rate
 from common.traces import Batches, make_trace, read_batches, trace_metadata
@@ -39,6 +39,7 @@ class Job:
     """
 
     backend: str
+    architecture: str
     dtype: str
     folder: str
     weights: str
@@ -52,9 +53,14 @@ class Job:
     reversed_batch: bool = False
 
     @property
+    def layers(self) -> tuple[str, ...]:
+        """Those of the network, in order of execution."""
+        return layer_names(self.architecture)
+
+    @property
     def turns(self) -> int:
         """How many times the worker says that something is done."""
-        return self.steps + self.probes + (len(LAYERS) if self.layer_inputs else 0)
+        return self.steps + self.probes + (len(self.layers) if self.layer_inputs else 0)
 
 
 def loss_gradient(logits: Array, labels: NDArray[np.uint8]) -> Array:
@@ -67,7 +73,9 @@ def loss_gradient(logits: Array, labels: NDArray[np.uint8]) -> Array:
     return gradient
 
 
-def layer_inputs(trainer: Trainer, images: Array, labels: NDArray[np.uint8]) -> Arrays:
+def layer_inputs(
+    trainer: Trainer, layers: Sequence[str], images: Array, labels: NDArray[np.uint8]
+) -> Arrays:
     """`<layer>/x`, what goes into each layer, and `<layer>/gradient`, what comes back to it.
 
     Of the batch on its padded grid, in train mode, rounded to float32, so that runs of either
@@ -79,19 +87,19 @@ def layer_inputs(trainer: Trainer, images: Array, labels: NDArray[np.uint8]) -> 
     ]
     labels = np.pad(labels, ((0, 0), *more), constant_values=VOID)
     _, activations, _ = trainer.traced_step(images, labels, 0.0)  # a rate of 0 leaves the weights
-    gradient = loss_gradient(activations[LAYERS[-1]], labels)
-    sources = dict(zip(LAYERS, [images, *(activations[name] for name in LAYERS[:-1])], strict=True))
+    gradient = loss_gradient(activations[layers[-1]], labels)
+    sources = dict(zip(layers, [images, *(activations[name] for name in layers[:-1])], strict=True))
     found: Arrays = {}
-    for name in reversed(LAYERS):
+    for name in reversed(layers):
         found[f"{name}/x"], found[f"{name}/gradient"] = sources[name], gradient
         _, gradient, _ = trainer.layer(name, sources[name], gradient)
     return {name: array.astype(np.float32) for name, array in found.items()}
 
 
-def alone(trainer: Trainer, inputs: Arrays, say: Say) -> Arrays:
+def alone(trainer: Trainer, layers: Sequence[str], inputs: Arrays, say: Say) -> Arrays:
     """Each layer by itself: `<layer>/output`, `<layer>/by x`, and `<layer>/by <weight>`."""
     found: Arrays = {}
-    for name in LAYERS:
+    for name in layers:
         x, gradient = (inputs[f"{name}/{kind}"] for kind in ("x", "gradient"))
         output, by_x, by_weight = trainer.layer(name, x, gradient)
         found |= {f"{name}/output": output, f"{name}/by x": by_x}
@@ -115,6 +123,7 @@ def run(job: Job, say: Say) -> None:
     start = read_weights(Path(job.weights))
     batches = read_batches(Path(job.batches), start.num_classes, max(job.steps, job.probes, 1))
     config = Config(
+        architecture=Architecture(job.architecture),
         num_classes=start.num_classes,
         dtype=Dtype(job.dtype),
         device=Device.cpu,
@@ -127,11 +136,11 @@ def run(job: Job, say: Say) -> None:
 
     metadata = _metadata(job, backend, config)
     if job.makes_inputs and job.layer_inputs:
-        inputs = layer_inputs(trainer(), batches.image[0], batches.label[0])
+        inputs = layer_inputs(trainer(), job.layers, batches.image[0], batches.label[0])
         write_tensors(Path(job.layer_inputs), inputs, {})
     if job.layer_inputs:
         inputs, _ = read_tensors(Path(job.layer_inputs))
-        write_tensors(folder / "layers.safetensors", alone(trainer(), inputs, say), {})
+        write_tensors(folder / "layers.safetensors", alone(trainer(), job.layers, inputs, say), {})
     for k in range(job.probes):
         found = probe(trainer(), batches, k, backward=job.reversed_batch)
         partial = metadata | {"groups": "train,grad"}

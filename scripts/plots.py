@@ -23,21 +23,22 @@ def smooth(values: Sequence[float], window: int) -> NDArray[np.float64]:
 def plot_run(
     path: Path, steps: Sequence[Mapping[str, Any]], val: Sequence[Mapping[str, Any]]
 ) -> None:
-    """The loss of each step, its running mean, and the metrics on val; a PNG file."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    """The loss of each step, its running mean, and if any the metrics on val; a PNG file."""
+    columns = 2 if val else 1
+    figure = Figure(figsize=(4.5 * columns, 3.6), layout="constrained")
+    left, *right = figure.subplots(1, columns, squeeze=False)[0]
     losses = [line["loss"] for line in steps]
     numbers = [line["step"] for line in steps]
     left.plot(numbers, losses, color="0.75", linewidth=0.8, label="each step")
     left.plot(numbers, smooth(losses, 20), color="C0", label="mean of 20 steps")
     left.set(xlabel="step", ylabel="loss", title="training loss")
     left.legend(frameon=False)
-    for key, label in (("mean_iou", "mean IoU"), ("pixel_accuracy", "pixel accuracy")):
-        points = [(line["step"], line[key]) for line in val if line[key] is not None]
-        if points:
-            right.plot(*zip(*points, strict=True), marker="o", label=label)
-    right.set(xlabel="step", ylim=(0, 1), title="val")
-    right.legend(frameon=False)
+    for axes in right:
+        for key, label in (("mean_iou", "mean IoU"), ("pixel_accuracy", "pixel accuracy")):
+            points = [(line["step"], line[key]) for line in val if line[key] is not None]
+            axes.plot(*zip(*points, strict=True) if points else ([], []), marker="o", label=label)
+        axes.set(xlabel="step", ylim=(0, 1), title="val")
+        axes.legend(frameon=False)
     _save(figure, path)
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from common.checkpoint import default_class_names, write_whole
 from common.config import VOID
 from common.differences import finite
-from common.names import LAYERS
+from common.names import ARCHITECTURES, layer_names
 from common.pictures import mask_image
 from common.voc import voc_palette
 
@@ -117,6 +117,12 @@ def _title(report: Mapping[str, Any]) -> str:
     return names if reference is None else f"{names} against {reference}"
 
 
+def _layers(comparison: Mapping[str, Any]) -> tuple[str, ...]:
+    """The layers of the network that was compared, as its traces tell."""
+    told = (t["architecture"] for t in comparison.get("traces", []) if "architecture" in t)
+    return layer_names(next(told, ARCHITECTURES[0]))
+
+
 def page(report: Mapping[str, Any], arrays: Mapping[str, Arrays] | None = None) -> str:
     """The page of a report: `Report.to_dict()`, or what `scripts.parity` found.
 
@@ -135,7 +141,7 @@ def page(report: Mapping[str, Any], arrays: Mapping[str, Arrays] | None = None) 
         "data": embed(
             {
                 "report": report,
-                "layers": LAYERS,
+                "layers": _layers(report.get("comparison") or {}),
                 "masks": masks_of(report.get("comparison") or {}, arrays or {}),
             }
         ),

@@ -17,7 +17,7 @@ from common.initial import initial_weights
 from common.pictures import prediction_sheet
 from common.protocol import Arrays
 from common.recipes import RECIPES, description, find_recipe, read_recipe, write_recipe
-from common.run_folder import RunFolder, check_new
+from common.run_folder import RunFolder
 from common.transforms import check_batch
 from scripts.cli import (
     ArchitectureOption,
@@ -26,7 +26,6 @@ from scripts.cli import (
     DtypeOption,
     JsonOption,
     ScheduleOption,
-    console,
     main,
     new_app,
     note,
@@ -71,7 +70,11 @@ def start_weights(path: Path | None, config: Config, train: Dataset) -> Weights:
         InputError: the file is no weights file, or its classes are not the data's.
     """
     if path is None:
-        arrays: Arrays = dict(initial_weights(config.architecture, train.num_classes, config.seed))
+        arrays: Arrays = dict(
+            initial_weights(
+                config.architecture, train.num_classes, config.seed, config.upsample_init
+            )
+        )
         return Weights(arrays, config.architecture, train.num_classes, train.class_names)
     weights = read_weights(path)
     check_classes(path, weights, train)
@@ -92,10 +95,10 @@ def finish(training: Training, json_path: Path | None) -> None:
         write_whole(at / "confusion.png", lambda path: plot_confusion(path, confusion, names))
         write_whole(at / "predictions.png", lambda path: _draw_predictions(path, training, val))
         print_metrics(metrics)
-    console.print(f"{at}: {len(folder.steps)} steps, loss {folder.steps[-1]['loss']:.4f}")
+    print(f"{at}: {len(folder.steps)} steps, loss {folder.steps[-1]['loss']:.4f}")
     if metrics is not None:
         best = max(folder.val, key=lambda line: line["mean_iou"] or 0.0)
-        console.print(
+        print(
             f"val: mean IoU {_fraction(metrics['mean_iou'])}; the best,"
             f" {_fraction(best['mean_iou'])}, after step {best['step']}"
         )
@@ -164,10 +167,19 @@ def _given(context: typer.Context) -> dict[str, str]:
 
 
 def start(
-    backend: str, data: Path, out: Path, weights: Path | None, recipe: str | None, config: Config
-) -> tuple[Training, int]:
-    """A new run in its folder, locked, and the step it is at."""
-    check_new(out)
+    folder: RunFolder,
+    backend: str,
+    data: Path,
+    weights: Path | None,
+    recipe: str | None,
+    config: Config,
+) -> Training:
+    """A new run in its folder.
+
+    Raises:
+        InputError: the folder holds something, or the data, the weights or the backend is at fault.
+    """
+    folder.check_new()
     train_set, val_set = open_data(data, config)
     initial = start_weights(weights, config, train_set)
     config = config.replace(
@@ -177,7 +189,7 @@ def start(
         std=initial.std,
     )
     trainer = load_backend(backend).Trainer(config, initial.arrays)
-    folder = RunFolder.create(out)
+    folder.create()
     training = Training(backend, trainer, train_set, val_set, config, folder)
     folder.write_info(
         {
@@ -192,13 +204,17 @@ def start(
             "history": [{"step": 0, **training.made_by}],
         }
     )
-    return training, 0
+    return training
 
 
 def resume(
-    out: Path, backend: str | None, data: Path | None, given: dict[str, str], config: Config
+    folder: RunFolder,
+    backend: str | None,
+    data: Path | None,
+    given: dict[str, str],
+    config: Config,
 ) -> tuple[Training, int]:
-    """A run that goes on, its folder locked, and the step it is at.
+    """A run that goes on, and the step it is at.
 
     `given` are the settings of `config` that were typed; all others are the run's own.
 
@@ -206,10 +222,8 @@ def resume(
         InputError: there is no run, none of its checkpoints can be read, a setting or the data
             is another, or another process is at it.
     """
-    if not out.is_dir():
-        raise InputError(f"{out}: no such run")
-    folder = RunFolder(out)
-    info = folder.info()
+    folder.lock()
+    out, info = folder.folder, folder.info()
     found, word = folder.load()
     if word is not None:
         note(word)
@@ -238,7 +252,7 @@ def resume(
         )
     info["history"].append({"step": found.step, **training.made_by})
     folder.write_info({**info, "backend": backend, "versions": training.made_by["versions"]})
-    console.print(f"{out}: goes on at step {found.step} of {training.steps}")
+    print(f"{out}: goes on at step {found.step} of {training.steps}")
     return training, found.step
 
 
@@ -288,7 +302,7 @@ def train(
     show_config: Annotated[
         bool, typer.Option("--show-config", help="Print the settings, as a recipe, and do nothing.")
     ] = False,
-    architecture: ArchitectureOption = Config.architecture,  # type: ignore[assignment]
+    architecture: ArchitectureOption = Config.architecture,
     upsample_init: Annotated[
         UpsampleInit, typer.Option(help="How the transposed convolution starts.")
     ] = Config.upsample_init,
@@ -354,16 +368,19 @@ def train(
         for option, value in (("--out", out), ("--weights", weights), ("--recipe", recipe)):
             if value is not None:
                 raise InputError(f"{option}: not with --resume, for a run keeps what it has")
-        training, first = resume(resume_run, backend, data, _given(context), config)
+        with RunFolder(resume_run) as folder:
+            training, first = resume(folder, backend, data, _given(context), config)
+            training.run(first)
+            finish(training, json_path)
     else:
         if backend is None or data is None or out is None:
             missing = {"--backend": backend, "--data": data, "--out": out}
             names = [option for option, value in missing.items() if value is None]
             raise InputError(f"{', '.join(names)}: missing, for a new run (or --resume RUN)")
-        training, first = start(backend, data, out, weights, recipe, config)
-    with training.folder:
-        training.run(first)
-        finish(training, json_path)
+        with RunFolder(out) as folder:
+            training = start(folder, backend, data, weights, recipe, config)
+            training.run()
+            finish(training, json_path)
 
 
 if __name__ == "__main__":

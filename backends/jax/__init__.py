@@ -9,7 +9,16 @@ from backends.jax.device import (
     versions,
 )
 from backends.jax.loss import cross_entropy
-from backends.jax.model import FCN, BasicBlock, ResNet18, TransposeConv, assemble, build_model
+from backends.jax.model import (
+    FCN,
+    BasicBlock,
+    PreActBlock,
+    ResNet18,
+    ResNet18V2,
+    TransposeConv,
+    assemble,
+    build_model,
+)
 from backends.jax.optimizer import build_optimizer, export_momentum, import_momentum
 from backends.jax.train import Trainer
 from backends.jax.weights import (
@@ -24,7 +33,9 @@ from backends.jax.weights import (
 __all__ = [
     "FCN",
     "BasicBlock",
+    "PreActBlock",
     "ResNet18",
+    "ResNet18V2",
     "Trainer",
     "TransposeConv",
     "assemble",

@@ -1,7 +1,8 @@
 """JAX and Flax NNX: the fully convolutional network on ResNet-18.
 
 Dive into Deep Learning 14.11; Long et al., 2015; the backbone is He et al., 2015, as in
-torchvision's resnet18. Tensors are NHWC, which XLA computes faster than NCHW on a CPU.
+torchvision's resnet18, or He et al., 2016, as in Gluon's resnet18_v2.
+Tensors are NHWC, which XLA computes faster than NCHW on a CPU.
 """
 
 import functools
@@ -37,9 +38,11 @@ class _BatchNorm(nnx.Module):
     # the biased variance, from two passes, and keeps the unbiased one (n - 1). The buffers are
     # variables of the module, updated in the call.
 
-    def __init__(self, channels: int, config: Config) -> None:
-        self.scale = nnx.Param(jnp.ones(channels, config.dtype.storage))
-        self.bias = nnx.Param(jnp.zeros(channels, config.dtype.storage))
+    def __init__(self, channels: int, config: Config, *, affine: bool = True) -> None:
+        self.affine = affine
+        if affine:
+            self.scale = nnx.Param(jnp.ones(channels, config.dtype.storage))
+            self.bias = nnx.Param(jnp.zeros(channels, config.dtype.storage))
         self.mean = nnx.BatchStat(jnp.zeros(channels, config.dtype.storage))
         self.var = nnx.BatchStat(jnp.ones(channels, config.dtype.storage))
         self.eps, self.decay = config.bn_eps, config.bn_decay
@@ -48,6 +51,7 @@ class _BatchNorm(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         dtype = x.dtype
         mean, var = self.mean[...], self.var[...]
+        scale, bias = (self.scale[...], self.bias[...]) if self.affine else (1, 0)
         x = x.astype(mean.dtype)  # from bfloat16; otherwise it is that already
         if not self.use_running_average:
             n = x.size // x.shape[-1]
@@ -55,14 +59,14 @@ class _BatchNorm(nnx.Module):
             mean, var = jnp.mean(x, axis=(0, 1, 2)), jnp.var(x, axis=(0, 1, 2))
             self.mean[...] = self.decay * old_mean + (1 - self.decay) * mean
             self.var[...] = self.decay * old_var + (1 - self.decay) * var * (n / (n - 1))
-        x = (x - mean) * (jax.lax.rsqrt(var + self.eps) * self.scale[...]) + self.bias[...]
+        x = (x - mean) * (jax.lax.rsqrt(var + self.eps) * scale) + bias
         return x.astype(dtype)
 
 
 class BasicBlock(nnx.Module):
     """relu(shortcut(x) + bn2(conv2(relu(bn1(conv1(x)))))); the stride is in conv1.
 
-    Returns the output, and that of the inner ReLU.
+    Returns the output, and that of the inner ReLU by name.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int, config: Config) -> None:
@@ -75,27 +79,53 @@ class BasicBlock(nnx.Module):
             self.downsample_0 = _conv(in_channels, channels, 1, stride, 0, config)
             self.downsample_1 = _BatchNorm(channels, config)
 
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         shortcut = self.downsample_1(self.downsample_0(x)) if self.has_downsample else x
         inner = nnx.relu(self.bn1(self.conv1(x)))
         x = self.bn2(self.conv2(inner))
-        return nnx.relu(x + shortcut), inner
+        return nnx.relu(x + shortcut), {"relu": inner}
+
+
+class PreActBlock(nnx.Module):
+    """shortcut + conv2(relu(bn2(conv1(a)))) of a = relu(bn1(x)); the stride is in conv1.
+
+    The shortcut is x itself, or where the channels change a convolution of a. Returns the output,
+    and that of the two ReLUs by name.
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int, config: Config) -> None:
+        self.bn1 = _BatchNorm(in_channels, config)
+        self.conv1 = _conv(in_channels, channels, 3, stride, 1, config)
+        self.bn2 = _BatchNorm(channels, config)
+        self.conv2 = _conv(channels, channels, 3, 1, 1, config)
+        self.has_downsample = in_channels != channels
+        if self.has_downsample:
+            self.downsample = _conv(in_channels, channels, 1, stride, 0, config)
+
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        active = nnx.relu(self.bn1(x))
+        shortcut = self.downsample(active) if self.has_downsample else x
+        inner = nnx.relu(self.bn2(self.conv1(active)))
+        return self.conv2(inner) + shortcut, {"relu1": active, "relu2": inner}
 
 
 class ResNet18(nnx.Module):
     """The backbone without pooling and classifier: (N, H, W, 3) -> (N, H/32, W/32, 512)."""
 
+    block: type[BasicBlock] | type[PreActBlock] = BasicBlock
+
     def __init__(self, config: Config) -> None:
         self.conv1 = _conv(3, 64, 7, 2, 3, config)
         self.bn1 = _BatchNorm(64, config)
-        self.layer1_0 = BasicBlock(64, 64, 1, config)
-        self.layer1_1 = BasicBlock(64, 64, 1, config)
-        self.layer2_0 = BasicBlock(64, 128, 2, config)
-        self.layer2_1 = BasicBlock(128, 128, 1, config)
-        self.layer3_0 = BasicBlock(128, 256, 2, config)
-        self.layer3_1 = BasicBlock(256, 256, 1, config)
-        self.layer4_0 = BasicBlock(256, 512, 2, config)
-        self.layer4_1 = BasicBlock(512, 512, 1, config)
+        block = self.block
+        self.layer1_0 = block(64, 64, 1, config)
+        self.layer1_1 = block(64, 64, 1, config)
+        self.layer2_0 = block(64, 128, 2, config)
+        self.layer2_1 = block(128, 128, 1, config)
+        self.layer3_0 = block(128, 256, 2, config)
+        self.layer3_1 = block(256, 256, 1, config)
+        self.layer4_0 = block(256, 512, 2, config)
+        self.layer4_1 = block(512, 512, 1, config)
 
     def stem(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         inner = nnx.relu(self.bn1(self.conv1(x)))  # (N, H/2, W/2, 64)
@@ -118,8 +148,35 @@ class ResNet18(nnx.Module):
             "layer4.1": self.layer4_1,
         }
         for name, block in blocks.items():
-            x, activations[f"{name}.relu"] = block(x)
+            x, relus = block(x)
+            activations |= {f"{name}.{relu}": array for relu, array in relus.items()}
             activations[name] = x
+        return x, activations
+
+
+class ResNet18V2(ResNet18):
+    """The same of pre-activation blocks, between two more BatchNorms: of the input and the output.
+
+    The first has neither gamma nor beta; a ReLU follows the last.
+    """
+
+    block = PreActBlock
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.bn0 = _BatchNorm(3, config, affine=False)
+        self.bn2 = _BatchNorm(512, config)
+
+    def stem(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return super().stem(self.bn0(x))
+
+    def norm(self, x: jax.Array) -> jax.Array:
+        return nnx.relu(self.bn2(x))
+
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        x, activations = super().__call__(x)
+        x = self.norm(x)
+        activations["norm"] = x
         return x, activations
 
 
@@ -197,7 +254,8 @@ class FCN(nnx.Module):
 
     def __init__(self, config: Config) -> None:
         self.architecture, self.num_classes = config.architecture, config.num_classes
-        self.backbone = ResNet18(config)
+        backbones = {"resnet18": ResNet18, "resnet18_v2": ResNet18V2}
+        self.backbone = backbones[config.architecture](config)
         self.final_conv = nnx.Conv(
             512,
             config.num_classes,
@@ -218,16 +276,18 @@ class FCN(nnx.Module):
         return x, activations
 
     def layer(self, name: str, x: jax.Array) -> jax.Array:
-        """What one of `common.names.LAYERS` makes of its input, NHWC."""
+        """What one of `common.names.layer_names` makes of its input, NHWC."""
         if name == "stem":
             return self.backbone.stem(x)[0]
+        if name == "norm":
+            return self.backbone.norm(x)
         if name == "final_conv":
             return self.final_conv(x)
         if name == "logits":
             s = self.transpose_conv.stride
             logits = assemble(self.transpose_conv(x), s * x.shape[1], s * x.shape[2])
             return logits.transpose(0, 2, 3, 1)
-        block: BasicBlock = getattr(self.backbone, name.replace(".", "_"))
+        block: BasicBlock | PreActBlock = getattr(self.backbone, name.replace(".", "_"))
         return block(x)[0]
 
 

@@ -9,7 +9,16 @@ from backends.mxnet.device import (
     versions,
 )
 from backends.mxnet.loss import cross_entropy
-from backends.mxnet.model import FCN, BasicBlock, ResNet18, TransposeConv, assemble, build_model
+from backends.mxnet.model import (
+    FCN,
+    BasicBlock,
+    PreActBlock,
+    ResNet18,
+    ResNet18V2,
+    TransposeConv,
+    assemble,
+    build_model,
+)
 from backends.mxnet.optimizer import build_optimizer, export_momentum, import_momentum
 from backends.mxnet.train import Trainer
 from backends.mxnet.weights import (
@@ -24,7 +33,9 @@ from backends.mxnet.weights import (
 __all__ = [
     "FCN",
     "BasicBlock",
+    "PreActBlock",
     "ResNet18",
+    "ResNet18V2",
     "Trainer",
     "TransposeConv",
     "assemble",

@@ -1,7 +1,8 @@
 """MXNet Gluon: the fully convolutional network on ResNet-18.
 
 Dive into Deep Learning 14.11; Long et al., 2015; the backbone is He et al., 2015, as in
-torchvision's resnet18. Tensors are NCHW, but for the cells.
+torchvision's resnet18, or He et al., 2016, as in Gluon's resnet18_v2.
+Tensors are NCHW, but for the cells.
 """
 
 from typing import Any
@@ -22,18 +23,23 @@ def _conv(
     )
 
 
-def _batch_norm(channels: int, config: Config, *, prefix: str) -> nn.BatchNorm:
+def _batch_norm(channels: int, config: Config, *, affine: bool = True, prefix: str) -> nn.BatchNorm:
     # differs: `momentum` is the weight of the old value; the running variance is biased (n), which
     # `train.py` corrects; the buffers are updated in backward.
     return nn.BatchNorm(
-        momentum=config.bn_decay, epsilon=config.bn_eps, in_channels=channels, prefix=prefix
+        momentum=config.bn_decay,
+        epsilon=config.bn_eps,
+        scale=affine,
+        center=affine,
+        in_channels=channels,
+        prefix=prefix,
     )
 
 
 class BasicBlock(HybridBlock):
     """relu(shortcut(x) + bn2(conv2(relu(bn1(conv1(x)))))); the stride is in conv1.
 
-    Returns the output, and that of the inner ReLU.
+    Returns the output, and a list of that of the inner ReLU.
     """
 
     def __init__(
@@ -56,15 +62,45 @@ class BasicBlock(HybridBlock):
                         _batch_norm(channels, config, prefix="1_"),
                     )
 
-    def hybrid_forward(self, F: Any, x: Any) -> tuple[Any, Any]:
+    def hybrid_forward(self, F: Any, x: Any) -> tuple[Any, list[Any]]:
         shortcut = x if self.downsample is None else self.downsample(x)
         inner = self.relu(self.bn1(self.conv1(x)))
         x = self.bn2(self.conv2(inner))
-        return self.relu(x + shortcut), inner
+        return self.relu(x + shortcut), [inner]
+
+
+class PreActBlock(HybridBlock):
+    """shortcut + conv2(relu(bn2(conv1(a)))) of a = relu(bn1(x)); the stride is in conv1.
+
+    The shortcut is x itself, or where the channels change a convolution of a. Returns the output,
+    and a list of that of the two ReLUs.
+    """
+
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, config: Config, *, prefix: str
+    ) -> None:
+        super().__init__(prefix=prefix)
+        with self.name_scope():
+            self.bn1 = _batch_norm(in_channels, config, prefix="bn1_")
+            self.relu = nn.Activation("relu")
+            self.conv1 = _conv(in_channels, channels, 3, stride, padding=1, prefix="conv1_")
+            self.bn2 = _batch_norm(channels, config, prefix="bn2_")
+            self.conv2 = _conv(channels, channels, 3, padding=1, prefix="conv2_")
+            self.downsample = None
+            if in_channels != channels:
+                self.downsample = _conv(in_channels, channels, 1, stride, prefix="downsample_")
+
+    def hybrid_forward(self, F: Any, x: Any) -> tuple[Any, list[Any]]:
+        active = self.relu(self.bn1(x))
+        shortcut = x if self.downsample is None else self.downsample(active)
+        inner = self.relu(self.bn2(self.conv1(active)))
+        return self.conv2(inner) + shortcut, [active, inner]
 
 
 class ResNet18(HybridBlock):
     """The backbone without pooling and classifier: (N, 3, H, W) -> (N, 512, H/32, W/32)."""
+
+    block: type[BasicBlock] | type[PreActBlock] = BasicBlock
 
     def __init__(self, config: Config, *, prefix: str) -> None:
         super().__init__(prefix=prefix)
@@ -77,14 +113,13 @@ class ResNet18(HybridBlock):
             self.layer3 = self._stage(128, 256, 2, config, prefix="layer3_")
             self.layer4 = self._stage(256, 512, 2, config, prefix="layer4_")
 
-    @staticmethod
     def _stage(
-        in_channels: int, channels: int, stride: int, config: Config, *, prefix: str
+        self, in_channels: int, channels: int, stride: int, config: Config, *, prefix: str
     ) -> nn.HybridSequential:
         stage = nn.HybridSequential(prefix=prefix)
         with stage.name_scope():
-            stage.add(BasicBlock(in_channels, channels, stride, config, prefix="0_"))
-            stage.add(BasicBlock(channels, channels, 1, config, prefix="1_"))
+            stage.add(self.block(in_channels, channels, stride, config, prefix="0_"))
+            stage.add(self.block(channels, channels, 1, config, prefix="1_"))
         return stage
 
     def stem(self, F: Any, x: Any) -> tuple[Any, Any]:
@@ -94,7 +129,7 @@ class ResNet18(HybridBlock):
 
     def hybrid_forward(self, F: Any, x: Any) -> tuple[Any, list[Any]]:
         # differs: a cached graph returns a list, not a dict; the order is that of
-        # `common.names.ACTIVATIONS`.
+        # `common.names.activation_names`.
         x, inner = self.stem(F, x)
         activations = [inner, x]
         stages = [
@@ -105,9 +140,36 @@ class ResNet18(HybridBlock):
         ]
         for stage in stages:
             for block in stage:
-                x, inner = block(x)
-                activations += [inner, x]
+                x, relus = block(x)
+                activations += [*relus, x]
         return x, activations
+
+
+class ResNet18V2(ResNet18):
+    """The same of pre-activation blocks, between two more BatchNorms: of the input and the output.
+
+    The first has neither gamma nor beta; a ReLU follows the last.
+    """
+
+    block = PreActBlock
+
+    def __init__(self, config: Config, *, prefix: str) -> None:
+        super().__init__(config, prefix=prefix)
+        with self.name_scope():
+            # differs: gamma and beta are there even so, 1 and 0 for ever.
+            self.bn0 = _batch_norm(3, config, affine=False, prefix="bn0_")
+            self.bn2 = _batch_norm(512, config, prefix="bn2_")
+
+    def stem(self, F: Any, x: Any) -> tuple[Any, Any]:
+        return super().stem(F, self.bn0(x))
+
+    def norm(self, x: Any) -> Any:
+        return self.relu(self.bn2(x))
+
+    def hybrid_forward(self, F: Any, x: Any) -> tuple[Any, list[Any]]:
+        x, activations = super().hybrid_forward(F, x)
+        x = self.norm(x)
+        return x, [*activations, x]
 
 
 class TransposeConv(HybridBlock):
@@ -188,7 +250,7 @@ class FCN(HybridBlock):
 
     (N, 3, H, W), H and W multiples of 32 -> logits in cells, (M, 32, 32, classes); `assemble`
     makes (N, classes, H, W) of them. While `traced` is true, a list of all activations in the
-    order of `common.names.ACTIVATIONS`, the cells last.
+    order of `common.names.activation_names`, the cells last.
     """
 
     def __init__(self, config: Config) -> None:
@@ -196,7 +258,8 @@ class FCN(HybridBlock):
         self.architecture, self.num_classes = config.architecture, config.num_classes
         self.traced = False
         with self.name_scope():
-            self.backbone = ResNet18(config, prefix="backbone_")
+            backbones = {"resnet18": ResNet18, "resnet18_v2": ResNet18V2}
+            self.backbone = backbones[config.architecture](config, prefix="backbone_")
             self.final_conv = nn.Conv2D(
                 config.num_classes, 1, in_channels=512, prefix="final_conv_"
             )
@@ -219,9 +282,11 @@ class FCN(HybridBlock):
         return activations if self.traced else x
 
     def layer(self, name: str, x: nd.NDArray) -> nd.NDArray:
-        """What one of `common.names.LAYERS` makes of its input."""
+        """What one of `common.names.layer_names` makes of its input."""
         if name == "stem":
             return self.backbone.stem(nd, x)[0]
+        if name == "norm":
+            return self.backbone.norm(x)
         if name == "final_conv":
             return self.final_conv(x)
         if name == "logits":

@@ -16,7 +16,7 @@ from backends.mxnet.weights import export_weights, import_weights, named_tensors
 from common.config import Config, Dtype
 from common.errors import InputError
 from common.memory import keep_pages
-from common.names import ACTIVATIONS, tensors
+from common.names import activation_names, tensors
 from common.transforms import image_size, label_cells, padded_size
 
 Array = NDArray[Any]
@@ -89,8 +89,9 @@ class Trainer:
 
     def _export(self, activations: list[nd.NDArray], images: Array) -> dict[str, Array]:
         *layers, cells = activations
-        activations = [*layers, self._assemble(cells, images)]
-        return {name: to_numpy(a) for name, a in zip(ACTIVATIONS, activations, strict=True)}
+        names = activation_names(self.config.architecture)
+        arrays = map(to_numpy, [*layers, self._assemble(cells, images)])
+        return dict(zip(names, arrays, strict=True))
 
     def _to_device(self, array: Array) -> nd.NDArray:
         return to_device(array, self.device, self.config.dtype.storage)
@@ -111,6 +112,10 @@ class Trainer:
         self.model.trace(traced)
         running_vars = self._running_vars()
         x = images_to_device(images, self.device, self.config)
+        if self.config.architecture == "resnet18_v2":
+            # differs: backward, which updates the buffers, stops before what has no gradient to
+            # give; the first BatchNorm would never learn the images' mean and variance.
+            x.attach_grad()
         truth = self._to_device(label_cells(labels))
         with autograd.record():
             output = self.model(x)

@@ -9,7 +9,16 @@ from backends.torch.device import (
     versions,
 )
 from backends.torch.loss import cross_entropy
-from backends.torch.model import FCN, BasicBlock, ResNet18, TransposeConv, assemble, build_model
+from backends.torch.model import (
+    FCN,
+    BasicBlock,
+    PreActBlock,
+    ResNet18,
+    ResNet18V2,
+    TransposeConv,
+    assemble,
+    build_model,
+)
 from backends.torch.optimizer import build_optimizer, export_momentum, import_momentum
 from backends.torch.train import Trainer
 from backends.torch.weights import (
@@ -24,7 +33,9 @@ from backends.torch.weights import (
 __all__ = [
     "FCN",
     "BasicBlock",
+    "PreActBlock",
     "ResNet18",
+    "ResNet18V2",
     "Trainer",
     "TransposeConv",
     "assemble",

@@ -1,7 +1,8 @@
 """PyTorch: the fully convolutional network on ResNet-18.
 
 Dive into Deep Learning 14.11; Long et al., 2015; the backbone is He et al., 2015, as in
-torchvision's resnet18. Tensors are NCHW.
+torchvision's resnet18, or He et al., 2016, as in Gluon's resnet18_v2.
+Tensors are NCHW.
 """
 
 import contextlib
@@ -12,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from common.config import Config
-from common.names import ACTIVATIONS
+from common.names import activation_names
 
 
 def _conv(
@@ -22,10 +23,10 @@ def _conv(
     return nn.Conv2d(in_channels, channels, kernel, stride, padding, bias=False)
 
 
-def _batch_norm(channels: int, config: Config) -> nn.BatchNorm2d:
+def _batch_norm(channels: int, config: Config, *, affine: bool = True) -> nn.BatchNorm2d:
     # differs: `momentum` is the weight of the new value; the running variance is unbiased (n - 1);
     # the buffers are updated in forward.
-    return nn.BatchNorm2d(channels, eps=config.bn_eps, momentum=1 - config.bn_decay)
+    return nn.BatchNorm2d(channels, config.bn_eps, momentum=1 - config.bn_decay, affine=affine)
 
 
 class BasicBlock(nn.Module):
@@ -51,8 +52,35 @@ class BasicBlock(nn.Module):
         return functional.relu(x + shortcut)
 
 
+class PreActBlock(nn.Module):
+    """shortcut + conv2(relu(bn2(conv1(a)))) of a = relu(bn1(x)); the stride is in conv1.
+
+    The shortcut is x itself, or where the channels change a convolution of a.
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int, config: Config) -> None:
+        super().__init__()
+        self.bn1 = _batch_norm(in_channels, config)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.conv1 = _conv(in_channels, channels, 3, stride, padding=1)
+        self.bn2 = _batch_norm(channels, config)
+        self.relu2 = nn.ReLU(inplace=True)
+        self.conv2 = _conv(channels, channels, 3, padding=1)
+        self.downsample = None
+        if in_channels != channels:
+            self.downsample = _conv(in_channels, channels, 1, stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        active = self.relu1(self.bn1(x))
+        shortcut = x if self.downsample is None else self.downsample(active)
+        x = self.relu2(self.bn2(self.conv1(active)))
+        return self.conv2(x) + shortcut
+
+
 class ResNet18(nn.Module):
     """The backbone without pooling and classifier: (N, 3, H, W) -> (N, 512, H/32, W/32)."""
+
+    block: type[BasicBlock] | type[PreActBlock] = BasicBlock
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -60,14 +88,11 @@ class ResNet18(nn.Module):
         self.bn1 = _batch_norm(64, config)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.layer1 = nn.Sequential(BasicBlock(64, 64, 1, config), BasicBlock(64, 64, 1, config))
-        self.layer2 = nn.Sequential(BasicBlock(64, 128, 2, config), BasicBlock(128, 128, 1, config))
-        self.layer3 = nn.Sequential(
-            BasicBlock(128, 256, 2, config), BasicBlock(256, 256, 1, config)
-        )
-        self.layer4 = nn.Sequential(
-            BasicBlock(256, 512, 2, config), BasicBlock(512, 512, 1, config)
-        )
+        block = self.block
+        self.layer1 = nn.Sequential(block(64, 64, 1, config), block(64, 64, 1, config))
+        self.layer2 = nn.Sequential(block(64, 128, 2, config), block(128, 128, 1, config))
+        self.layer3 = nn.Sequential(block(128, 256, 2, config), block(256, 256, 1, config))
+        self.layer4 = nn.Sequential(block(256, 512, 2, config), block(512, 512, 1, config))
 
     def stem(self, x: torch.Tensor) -> torch.Tensor:
         x = self.relu(self.bn1(self.conv1(x)))  # (N, 64, H/2, W/2)
@@ -79,6 +104,30 @@ class ResNet18(nn.Module):
         x = self.layer2(x)  # (N, 128, H/8, W/8)
         x = self.layer3(x)  # (N, 256, H/16, W/16)
         return self.layer4(x)  # (N, 512, H/32, W/32)
+
+
+class ResNet18V2(ResNet18):
+    """The same of pre-activation blocks, between two more BatchNorms: of the input and the output.
+
+    The first has neither gamma nor beta; a ReLU follows the last.
+    """
+
+    block = PreActBlock
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.bn0 = _batch_norm(3, config, affine=False)
+        self.bn2 = _batch_norm(512, config)
+        self.relu2 = nn.ReLU(inplace=True)
+
+    def stem(self, x: torch.Tensor) -> torch.Tensor:
+        return super().stem(self.bn0(x))
+
+    def norm(self, x: torch.Tensor) -> torch.Tensor:
+        return self.relu2(self.bn2(x))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(super().forward(x))
 
 
 class TransposeConv(nn.Module):
@@ -142,7 +191,9 @@ class FCN(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.backbone = ResNet18(config)
+        self.architecture = config.architecture
+        backbones = {"resnet18": ResNet18, "resnet18_v2": ResNet18V2}
+        self.backbone = backbones[config.architecture](config)
         self.final_conv = nn.Conv2d(512, config.num_classes, 1)
         self.transpose_conv = TransposeConv(config.num_classes)
 
@@ -152,28 +203,29 @@ class FCN(nn.Module):
         return self.transpose_conv(x)  # (N * (H/32 + 1) * (W/32 + 1), classes, 32, 32)
 
     def layer(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        """What one of `common.names.LAYERS` makes of its input."""
+        """What one of `common.names.layer_names` makes of its input."""
         if name == "logits":
             s = self.transpose_conv.stride
             return assemble(self.transpose_conv(x), s * x.shape[2], s * x.shape[3])
-        return self.backbone.stem(x) if name == "stem" else self._module(name)(x)
+        own = getattr(self.backbone, name) if name in ("stem", "norm") else self._module(name)
+        return own(x)
 
     def _module(self, name: str) -> nn.Module:
-        """The module whose output is one of `common.names.ACTIVATIONS`."""
-        own = {"stem.relu": "backbone.relu", "stem": "backbone.maxpool"}
+        """The module whose output is one of `common.names.activation_names`."""
+        own = {"stem.relu": "backbone.relu", "stem": "backbone.maxpool", "norm": "backbone.relu2"}
         own |= {"final_conv": "final_conv", "logits": "transpose_conv"}
         return self.get_submodule(own.get(name, f"backbone.{name}"))
 
     @contextlib.contextmanager
     def trace(self) -> Iterator[dict[str, torch.Tensor]]:
-        """While it is entered, every pass puts `common.names.ACTIVATIONS` into the dict."""
+        """While it is entered, every pass puts `common.names.activation_names` into the dict."""
         # differs: a hook on a module sees its output, and the network need not know.
         activations: dict[str, torch.Tensor] = {}
         hooks = [
             self._module(name).register_forward_hook(
                 lambda module, inputs, output, name=name: activations.update({name: output})
             )
-            for name in ACTIVATIONS
+            for name in activation_names(self.architecture)
         ]
         try:
             yield activations

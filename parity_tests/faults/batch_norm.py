@@ -49,7 +49,7 @@ _BY_HAND = """\
 """
 """PyTorch: the statistics that normalise; the buffers are as they should be."""
 
-_TORCH_EPS, _MXNET_EPS, _JAX_EPS = "eps=config.bn_eps", "epsilon=config.bn_eps", "= config.bn_eps,"
+_TORCH_EPS, _MXNET_EPS, _JAX_EPS = ", config.bn_eps,", "epsilon=config.bn_eps", "= config.bn_eps,"
 _TORCH_MOMENTUM, _MXNET_MOMENTUM = "momentum=1 - config.bn_decay", "momentum=config.bn_decay"
 _JAX_MOMENTUM = "config.bn_eps, config.bn_decay"
 _JAX_STATISTICS = "jnp.mean(x, axis=(0, 1, 2)), jnp.var(x, axis=(0, 1, 2))"
@@ -64,7 +64,7 @@ def _eps(name: str, why: str, expected: str, value: str, setting: str = "generic
         name,
         why,
         expected,
-        torch=_m(_TORCH_EPS, f"eps={value}"),
+        torch=_m(_TORCH_EPS, f", {value},"),
         mxnet=_m(_MXNET_EPS, f"epsilon={value}"),
         jax=_m(_JAX_EPS, f"= {value},"),
         setting=setting,
@@ -246,10 +246,10 @@ FAULTS: list[Fault] = [
             " + (self.bias - self.bias / self.weight).view(1, -1, 1, 1)"
         ),
         mxnet=_m(
-            "in_channels=channels, prefix=prefix\n    )\n\n\nclass Basic",
-            "in_channels=channels, prefix=prefix, scale=False\n    )\n\n\nclass Basic",
+            "        scale=affine,\n",
+            "        scale=False,\n",
         ),
-        jax=_m(" * self.scale[...])", ")"),
+        jax=_m("+ self.eps) * scale)", "+ self.eps))"),
     ),
     fault(
         "beta_missing",
@@ -259,7 +259,7 @@ FAULTS: list[Fault] = [
         mxnet=_mxnet(
             "        return norm(F, x, gamma, F.zeros_like(beta), running_mean, running_var)"
         ),
-        jax=_m(" + self.bias[...]\n        return x.astype", "\n        return x.astype"),
+        jax=_m(" + bias\n        return x.astype", "\n        return x.astype"),
     ),
     fault(
         "gamma_frozen",
@@ -268,16 +268,14 @@ FAULTS: list[Fault] = [
         torch=(
             _m("return nn.BatchNorm2d(", "norm = nn.BatchNorm2d("),
             _m(
-                "momentum=1 - config.bn_decay)\n",
-                "momentum=1 - config.bn_decay)\n"
-                "    norm.weight.requires_grad_(False)\n"
-                "    return norm\n",
+                "affine=affine)\n",
+                "affine=affine)\n    norm.weight.requires_grad_(False)\n    return norm\n",
             ),
         ),
         mxnet=_mxnet(
             "        return norm(F, x, F.BlockGrad(gamma), beta, running_mean, running_var)"
         ),
-        jax=_m("* self.scale[...])", "* jax.lax.stop_gradient(self.scale[...]))"),
+        jax=_m("+ self.eps) * scale)", "+ self.eps) * jax.lax.stop_gradient(scale))"),
     ),
     fault(
         "gradient_not_through_the_statistics",

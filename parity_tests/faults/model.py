@@ -74,7 +74,7 @@ FAULTS: list[Fault] = [
         "SAME pads a 3x3 convolution of stride 2 by 0 before and 1 after.",
         "eval/layer2.0",
         torch=(
-            _m("3, stride, padding=1", "3, stride, padding=0"),
+            _m("3, stride, padding=1", "3, stride, padding=0", 2),
             _m(
                 _TORCH_INNER,
                 _TORCH_INNER.replace(
@@ -83,7 +83,7 @@ FAULTS: list[Fault] = [
             ),
         ),
         mxnet=(
-            _m("3, stride, padding=1", "3, stride, padding=0"),
+            _m("3, stride, padding=1", "3, stride, padding=0", 2),
             _m(
                 _MXNET_INNER,
                 _MXNET_INNER.replace(
@@ -97,6 +97,7 @@ FAULTS: list[Fault] = [
             "_conv(in_channels, channels, 3, stride, 1, config)\n",
             "_conv(in_channels, channels, 3, stride, 1, config)\n"
             '        self.conv1.padding = "SAME"\n',
+            2,
         ),
     ),
     fault(
@@ -134,16 +135,20 @@ FAULTS: list[Fault] = [
         "The block's stride is put on its second convolution, not on its first.",
         "eval/layer2.0",
         torch=(
-            _m("channels, 3, stride, padding=1", "channels, 3, padding=1"),
-            _m("(channels, channels, 3, padding=1", "(channels, channels, 3, stride, padding=1"),
+            _m("channels, 3, stride, padding=1", "channels, 3, padding=1", 2),
+            _m("(channels, channels, 3, padding=1", "(channels, channels, 3, stride, padding=1", 2),
         ),
         mxnet=(
-            _m("channels, 3, stride, padding=1", "channels, 3, padding=1"),
-            _m("(channels, channels, 3, padding=1", "(channels, channels, 3, stride, padding=1"),
+            _m("channels, 3, stride, padding=1", "channels, 3, padding=1", 2),
+            _m("(channels, channels, 3, padding=1", "(channels, channels, 3, stride, padding=1", 2),
         ),
         jax=(
-            _m("channels, 3, stride, 1, config", "channels, 3, 1, 1, config"),
-            _m("(channels, channels, 3, 1, 1, config", "(channels, channels, 3, stride, 1, config"),
+            _m("channels, 3, stride, 1, config", "channels, 3, 1, 1, config", 2),
+            _m(
+                "(channels, channels, 3, 1, 1, config",
+                "(channels, channels, 3, stride, 1, config",
+                2,
+            ),
         ),
     ),
     fault(
@@ -441,9 +446,9 @@ FAULTS: list[Fault] = [
             "            for block in stage:\n",
         ),
         jax=_m(
-            'x, activations[f"{name}.relu"] = block(x)',
+            "x, relus = block(x)",
             'x = x.astype(jnp.float32).astype(x.dtype) if name == "layer4.0" else x\n'
-            '            x, activations[f"{name}.relu"] = block(x)',
+            "            x, relus = block(x)",
         ),
     ),
     fault(
@@ -457,9 +462,9 @@ FAULTS: list[Fault] = [
             "            for block in stage:\n",
         ),
         jax=_m(
-            'x, activations[f"{name}.relu"] = block(x)',
+            "x, relus = block(x)",
             'x = jax.lax.stop_gradient(x) if name == "layer3.0" else x\n'
-            '            x, activations[f"{name}.relu"] = block(x)',
+            "            x, relus = block(x)",
         ),
     ),
     fault(

@@ -23,7 +23,7 @@ from common.config import Config, Dtype, float32
 from common.differences import Difference, Report
 from common.gates import EPS, GATES, STAGES, Gate, fixed_gate
 from common.initial import generic_weights, initial_weights
-from common.names import LAYERS
+from common.names import layer_names
 from common.order import execution_order
 from common.protocol import Array, Arrays, Backend
 from common.traces import FORMAT, Batches, Trace, generic_batches, make_trace
@@ -72,7 +72,7 @@ def _trace(backend: Backend, setting: str, dtype: Dtype, steps: int) -> Arrays:
     if steps:
         return make_trace(trainer, batches, config, RATES[:steps])
     activations = trainer.activations(batches.image[0])
-    trace = {f"eval/{name}": activations[name] for name in LAYERS}
+    trace = {f"eval/{name}": activations[name] for name in layer_names("resnet18")}
     return trace | {"eval/mask": trainer.predict(batches.image[0]), "loss": np.empty(0)}
 
 

@@ -22,20 +22,20 @@ import typer
 from backends.torch import FCN, build_model, import_weights
 from common.checkpoint import read_weights, sha256, write_tensors, write_whole
 from common.config import Config, Dtype
-from common.names import LAYERS, OUTPUT_STRIDE
+from common.names import OUTPUT_STRIDE, layer_names
 from common.protocol import Array, Arrays
 from common.traces import FORMAT, read_batches
 from common.transforms import image_size, pad_images
 from scripts.cli import WeightsOption, console, main, new_app
 
 INPUT = "image"
-"""The graph's one input, (batch, 3, height, width) float32; its outputs are `LAYERS`."""
+"""The graph's one input, (batch, 3, height, width) float32; its outputs are the layers by name."""
 
 app = new_app()
 
 
 class _Layers(torch.nn.Module):
-    """The network as ONNX sees it: the layers as a tuple, in the order of `LAYERS`."""
+    """The network as ONNX sees it: the layers as a tuple, in order of execution."""
 
     def __init__(self, network: FCN) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class _Layers(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         layers = []
-        for name in LAYERS:
+        for name in layer_names(self.network.architecture):
             x = self.network.layer(name, x)
             layers.append(x)
         return tuple(layers)
@@ -53,11 +53,12 @@ def export_onnx(path: Path, weights: Mapping[str, Array], config: Config) -> Non
     """Writes the network in eval mode, float32, as an ONNX file that `onnx.checker` accepts.
 
     `weights` are canonical arrays, checked by the caller. Input `image` (N, 3, H, W), outputs each
-    layer by its name in `LAYERS`; N, H and W are free, H and W multiples of 32.
+    layer by its name; N, H and W are free, H and W multiples of 32.
 
     Raises:
         InputError: the file cannot be written.
     """
+    layers = layer_names(config.architecture)
     network = build_model(config.replace(dtype=Dtype.float32))
     import_weights(network, weights)
     example = torch.zeros(2, 3, 2 * OUTPUT_STRIDE, 3 * OUTPUT_STRIDE)
@@ -74,10 +75,10 @@ def export_onnx(path: Path, weights: Mapping[str, Array], config: Config) -> Non
                 str(temporary),
                 dynamo=False,
                 input_names=[INPUT],
-                output_names=list(LAYERS),
+                output_names=list(layers),
                 dynamic_axes={
                     name: {0: "batch", 2: f"{name}_height", 3: f"{name}_width"}
-                    for name in (INPUT, *LAYERS)
+                    for name in (INPUT, *layers)
                 },
             )
         onnx.checker.check_model(str(temporary), full_check=True)
@@ -91,8 +92,9 @@ def onnx_trace(path: Path, images: Array) -> Arrays:
     The images are padded to multiples of 32, and logits and mask cropped back, as everywhere.
     """
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    outputs = session.run(list(LAYERS), {INPUT: pad_images(images).astype(np.float32)})
-    layers = dict(zip(LAYERS, outputs, strict=True))
+    names = [output.name for output in session.get_outputs()]
+    outputs = session.run(names, {INPUT: pad_images(images).astype(np.float32)})
+    layers = dict(zip(names, outputs, strict=True))
     height, width = image_size(images)
     layers["logits"] = np.ascontiguousarray(layers["logits"][:, :, :height, :width])
     trace = {f"eval/{name}": array for name, array in layers.items()}
