@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from common.errors import InputError
+from common.names import OUTPUT_STRIDE
+
 VOID = 255
 """Label value of pixels that no class owns; the loss and the metrics skip them."""
 
@@ -167,3 +170,42 @@ class Config:
         tuples = {name: tuple(values[name]) for name in names if isinstance(values[name], list)}
         changes: dict[str, Any] = {name: values[name] for name in names}
         return cls(**(changes | tuples))
+
+
+MAX_SCALE = 8.0
+"""A picture is enlarged by no more before it is predicted."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Inference:
+    """How pictures are predicted, see `common.inference`; by default whole, once, as they are.
+
+    Raises:
+        InputError: on construction, of values that make no sense.
+    """
+
+    flip: bool = False
+    """Each view is also seen mirrored."""
+    scales: tuple[float, ...] = (1.0,)
+    """A picture is seen in each of these times its own size."""
+    tile: tuple[int, int] | None = None
+    """Height and width of the tiles that a view is cut into, multiples of 32; None: it is not."""
+    overlap: int = 192
+    """So many pixels, at least, neighbouring tiles share."""
+
+    def __post_init__(self) -> None:
+        for scale in self.scales:
+            if not 0 < scale <= MAX_SCALE:
+                raise InputError(f"--scales {scale:g}: above 0 and at most {MAX_SCALE:g} is wanted")
+        if self.tile is None:
+            if self.overlap != Inference.overlap:
+                raise InputError(f"--overlap {self.overlap}: is for --tile")
+            return
+        tile = f"--tile {self.tile[0]} {self.tile[1]}"
+        if any(size < OUTPUT_STRIDE or size % OUTPUT_STRIDE for size in self.tile):
+            raise InputError(f"{tile}: multiples of {OUTPUT_STRIDE} are wanted")
+        if not 0 <= self.overlap <= min(self.tile) - OUTPUT_STRIDE:
+            raise InputError(
+                f"--overlap {self.overlap}: from 0 to {min(self.tile) - OUTPUT_STRIDE} is wanted"
+                f" with {tile}"
+            )

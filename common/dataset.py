@@ -11,7 +11,8 @@ from PIL import Image
 
 from common.config import VOID
 from common.errors import InputError
-from common.image_files import naming, open_image, open_mask
+from common.image_files import Check, naming, open_image, open_mask
+from common.manifest import MANIFEST, Entry, Manifest, entry, read_manifest
 from common.voc import VOC_CLASSES
 
 IMAGES, MASKS, SPLITS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
@@ -46,19 +47,19 @@ def _check_link(root: Path, path: Path) -> None:
 
 
 def _open_pair(
-    root: Path, name: str, num_classes: int
+    root: Path, name: str, num_classes: int, check: Check | None = None
 ) -> tuple[Image.Image | None, Image.Image | None, list[str]]:
     """Image and mask, None where they cannot be read, and every fault of the two."""
     image_path, mask_path = _paths(root, name)
     image, mask, faults = None, None, []
     try:
         _check_link(root, image_path)
-        image = open_image(image_path)
+        image = open_image(image_path, check)
     except InputError as error:
         faults.append(str(error))
     try:
         _check_link(root, mask_path)
-        mask = open_mask(mask_path, num_classes)
+        mask = open_mask(mask_path, num_classes, check)
     except InputError as error:
         faults.append(str(error))
     if image is not None and mask is not None and image.size != mask.size:
@@ -133,11 +134,13 @@ def find_root(folder: Path) -> Path:
     return root
 
 
-def _read_lines(path: Path) -> tuple[list[tuple[int, str]], list[str]]:
+def _read_lines(path: Path, check: Check | None) -> tuple[list[tuple[int, str]], list[str]]:
     """The lines that are not blank, with their numbers, and the faults of any list of names."""
     try:
         with naming(path):
             data = path.read_bytes()
+            if check is not None:
+                check(path, data)
         text = data.decode("utf-8-sig")
     except InputError as error:
         return [], [str(error)]
@@ -156,19 +159,19 @@ def _read_lines(path: Path) -> tuple[list[tuple[int, str]], list[str]]:
     return lines, faults
 
 
-def _read_class_names(root: Path) -> tuple[tuple[str, ...], list[str]]:
+def _read_class_names(root: Path, check: Check | None) -> tuple[tuple[str, ...], list[str]]:
     path = root / CLASS_NAMES
     if not path.exists():
         return VOC_CLASSES, []
-    lines, faults = _read_lines(path)
+    lines, faults = _read_lines(path, check)
     if len(lines) > MAX_CLASSES:
         faults.append(f"{path}: {len(lines)} classes, more than {MAX_CLASSES}")
     return tuple(line for _, line in lines), faults
 
 
-def _read_split(path: Path) -> tuple[list[str], list[str]]:
+def _read_split(path: Path, check: Check | None) -> tuple[list[str], list[str]]:
     """The names that can be used, each once, and every fault of the file."""
-    lines, faults = _read_lines(path)
+    lines, faults = _read_lines(path, check)
     names = []
     for number, name in lines:
         # a name may not lead out of the folder
@@ -181,6 +184,11 @@ def _read_split(path: Path) -> tuple[list[str], list[str]]:
 
 def _split_paths(root: Path) -> dict[str, Path]:
     return {path.stem: path for path in sorted((root / SPLITS).glob("*.txt"))}
+
+
+def _manifest_check(root: Path) -> Check | None:
+    manifest = read_manifest(root)
+    return None if manifest is None else manifest.check
 
 
 def _raise_first(faults: list[str], root: Path) -> None:
@@ -225,23 +233,25 @@ def open_dataset(folder: Path, split: str) -> Dataset:
 
     Raises:
         InputError: the folder is not in VOC's layout, has no such split, the split file or
-            `class_names.txt` has a fault, or a file that the split names is missing.
+            `class_names.txt` has a fault or differs from `manifest.json`, that is damaged, or a
+            file that the split names is missing.
     """
     root = find_root(folder)
     paths = _split_paths(root)
     if split not in paths:
         known = ", ".join(paths) or "none"
         raise InputError(f"{root / SPLITS / split}.txt: no such split, have {known}")
-    class_names, faults = _read_class_names(root)
+    check = _manifest_check(root)
+    class_names, faults = _read_class_names(root, check)
     _raise_first(faults, root)
-    names, faults = _read_split(paths[split])
+    names, faults = _read_split(paths[split], check)
     _raise_first(faults, root)
     _check_files(root, split, names)
     return Dataset(root, split, tuple(names), class_names)
 
 
 def _inspect(
-    root: Path, names: Iterable[str], num_classes: int
+    root: Path, names: Iterable[str], num_classes: int, check: Check | None
 ) -> Iterator[tuple[str, list[str], NDArray[np.int64]]]:
     """Of each name, in order: the faults of its pair, and pixels by label value (256,).
 
@@ -249,7 +259,7 @@ def _inspect(
     """
 
     def inspect(name: str) -> tuple[str, list[str], NDArray[np.int64]]:
-        _, mask, faults = _open_pair(root, name, num_classes)
+        _, mask, faults = _open_pair(root, name, num_classes, check)
         values = np.zeros(0, np.uint8) if mask is None or faults else np.asarray(mask).ravel()
         return name, faults, np.bincount(values, minlength=256).astype(np.int64)
 
@@ -258,13 +268,14 @@ def _inspect(
 
 
 def check_split(dataset: Dataset) -> None:
-    """Reads every pair of the split.
+    """Reads every pair of the split, and holds its files against `manifest.json` if there is one.
 
     Raises:
         InputError: the first fault, and how many more there are; or every mask is void everywhere.
     """
+    check = _manifest_check(dataset.root)
     faults, pixels = [], np.zeros(256, np.int64)
-    for _, found, counts in _inspect(dataset.root, dataset.names, dataset.num_classes):
+    for _, found, counts in _inspect(dataset.root, dataset.names, dataset.num_classes, check):
         faults += found
         pixels += counts
     _raise_first(faults, dataset.root)
@@ -283,33 +294,80 @@ class Survey:
     """The number of names of each split."""
     pixels: NDArray[np.int64]
     """(256,) by label value, over the pairs without a fault, each once."""
+    images: NDArray[np.int64]
+    """(256,): the number of these pairs in which the value occurs."""
     faults: list[str]
-    """Each as `path: fault`: class names, split files, then pairs in the splits' order."""
+    """Each as `path: fault`: manifest, class names, splits, then pairs in the splits' order."""
 
 
-def survey(folder: Path) -> Survey:
+def _missing(manifest: Manifest, names: Iterable[str]) -> list[str]:
+    """The manifest's files that are gone; those of the pairs in `names` are missed by others."""
+    root = manifest.root
+    expected = {path for name in names for path in _paths(root, name)}
+    others = [root / name for name in manifest.files if root / name not in expected]
+    return [f"{path}: no such file, but in {MANIFEST}" for path in others if not path.is_file()]
+
+
+def survey(folder: Path, check: Check | None = None) -> Survey:
     """Reads every pair of every split, once, and lists every fault.
+
+    `check` is called with path and bytes of each file, from several threads; without it, they
+    are held against `manifest.json` if there is one.
 
     Raises:
         InputError: the folder is not in VOC's layout.
     """
     root = find_root(folder)
-    class_names, faults = _read_class_names(root)
+    manifest, faults = None, []
+    try:
+        manifest = read_manifest(root)
+    except InputError as error:
+        faults.append(str(error))
+    if check is None and manifest is not None:
+        check = manifest.check
+    class_names, class_faults = _read_class_names(root, check)
+    faults += class_faults
     splits = {}
     for split, path in _split_paths(root).items():
-        splits[split], split_faults = _read_split(path)
+        splits[split], split_faults = _read_split(path, check)
         faults += split_faults
     if not splits:
         faults.append(f"{root / SPLITS}: holds no split (a file such as train.txt)")
     names = dict.fromkeys(name for split in splits.values() for name in split)
+    if manifest is not None:
+        faults += _missing(manifest, names)
     num_classes = min(len(class_names) or MAX_CLASSES, MAX_CLASSES)
-    pixels = np.zeros(256, np.int64)
-    for name, pair_faults, counts in _inspect(root, names, num_classes):
+    pixels, images = np.zeros((2, 256), np.int64)
+    for name, pair_faults, counts in _inspect(root, names, num_classes, check):
         faults += pair_faults
         if counts[VOID] and not counts[:VOID].any():
             faults.append(f"{_paths(root, name)[1]}: void everywhere, there is nothing to learn")
         pixels += counts
-    return Survey(root, class_names, {k: len(v) for k, v in splits.items()}, pixels, faults)
+        images += counts > 0
+    sizes = {split: len(names) for split, names in splits.items()}
+    return Survey(root, class_names, sizes, pixels, images, faults)
+
+
+def keep_manifest(folder: Path) -> tuple[Survey, bool]:
+    """Surveys the folder and writes its `manifest.json`; one that is there is checked and stays.
+
+    Returns what was found, and whether a manifest was written; it is not where there is a fault.
+
+    Raises:
+        InputError: the folder is not in VOC's layout, or cannot be written to.
+    """
+    root = find_root(folder)
+    if (root / MANIFEST).exists():
+        return survey(folder), False
+    files: dict[str, Entry] = {}
+
+    def record(path: Path, data: bytes) -> None:
+        files[path.relative_to(root).as_posix()] = entry(data)
+
+    found = survey(folder, record)
+    if not found.faults:
+        Manifest(root, files).write()
+    return found, not found.faults
 
 
 def find_faults(folder: Path) -> list[str]:

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +31,16 @@ def naming(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: cannot be read: {reason or type(error).__name__}") from error
 
 
-def _read_bytes(path: Path) -> bytes:
+Check = Callable[[Path, bytes], None]
+"""Is called with the path and the bytes of a file before they are used; it may raise InputError."""
+
+
+def _read_bytes(path: Path, check: Check | None) -> bytes:
     data = path.read_bytes()
     if not data:
         raise InputError(f"{path}: the file is empty")
+    if check is not None:
+        check(path, data)
     return data
 
 
@@ -63,17 +69,18 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(path: Path, check: Check | None = None) -> Image.Image:
     """A picture in mode RGB, upright, whatever Pillow reads, decoded to its end.
 
     Grey, palette and CMYK become RGB, 16-bit grey is scaled to 8 bits, alpha is dropped, and
     the EXIF orientation is applied.
 
     Raises:
-        InputError: there is no such file, or it is empty, truncated, too large or no image.
+        InputError: there is no such file, or it is empty, truncated, too large or no image, or
+            `check` refuses its bytes.
     """
     with naming(path):
-        image = _decode(path, _read_bytes(path))
+        image = _decode(path, _read_bytes(path, check))
         ImageOps.exif_transpose(image, in_place=True)
         return _rgb(image)
 
@@ -124,17 +131,17 @@ def _listed(values: NDArray[np.uint8]) -> str:
     return text + (", ..." if len(values) > 5 else "")
 
 
-def open_mask(path: Path, num_classes: int) -> Image.Image:
+def open_mask(path: Path, num_classes: int, check: Check | None = None) -> Image.Image:
     """A label mask, one byte a pixel: class indices below `num_classes`, or 255 (void).
 
     The file is a palette PNG, whose indices are the labels, or an 8-bit grey one.
 
     Raises:
         InputError: the file cannot be read, is of another kind, or holds a value that is neither
-            a class nor 255.
+            a class nor 255, or `check` refuses its bytes.
     """
     with naming(path):
-        data = _read_bytes(path)
+        data = _read_bytes(path, check)
         image = _decode(path, data)
         _check_mask_kind(path, image, data)
         label: NDArray[np.uint8] = np.asarray(image)

@@ -78,6 +78,9 @@ class Backend(Protocol):
     def threads(self) -> int:
         """How many threads compute on a CPU; with another number, sums round otherwise."""
 
+    def to_numpy(self, tensor: Any) -> Array:
+        """The framework's tensor as a contiguous array, same dtype; float32 for bfloat16."""
+
     def read_arrays(self, path: Path) -> Arrays:
         """Named arrays from a file in the framework's own format; nothing else is unpickled.
 

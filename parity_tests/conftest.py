@@ -67,10 +67,11 @@ def run_command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[st
     from scripts.cli import main
 
     def run(name: str, *arguments: object) -> tuple[int, str, str]:
+        command = importlib.import_module(f"scripts.{name}")
         monkeypatch.setattr("sys.argv", [f"scripts.{name}", *map(str, arguments)])
         capfd.readouterr()
         with pytest.raises(SystemExit) as exit_:
-            main(importlib.import_module(f"scripts.{name}").app)
+            main(command.app, getattr(command, "NUMBERS", ()))
         out, err = capfd.readouterr()
         return int(exit_.value.code or 0), out, err
 

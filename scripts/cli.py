@@ -16,7 +16,7 @@ import typer
 
 from backends import BACKENDS, load_backend, missing_packages
 from common.checkpoint import write_whole
-from common.config import Architecture, Device, Dtype, Schedule
+from common.config import Architecture, Device, Dtype, Inference, Schedule
 from common.errors import InputError, StoppedError, WorkerError
 
 console = rich.console.Console(highlight=False)
@@ -55,6 +55,28 @@ DataOption = Annotated[
     Path,
     typer.Option(help="A folder in VOC's layout, or one that holds it as VOCdevkit/VOC2012."),
 ]
+FlipOption = Annotated[
+    bool, typer.Option("--flip", help="Predict each image mirrored too, and take the mean.")
+]
+ScalesOption = Annotated[
+    list[float] | None,
+    typer.Option(
+        metavar="S...",
+        help="Predict each image in several sizes, 0.75 1 1.25 times its own for instance, and"
+        " take the mean.",
+        show_default=" ".join(f"{scale:g}" for scale in Inference.scales),
+    ),
+]
+TileOption = Annotated[
+    tuple[int, int] | None,
+    typer.Option(
+        metavar="H W",
+        help="Predict large images in tiles of this size, multiples of 32, in less memory.",
+    ),
+]
+OverlapOption = Annotated[
+    int, typer.Option(help="Pixels that tiles share; with 640 the result is the whole image's.")
+]
 JsonOption = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON.")
 ]
@@ -92,16 +114,35 @@ def choose_backends(names: Sequence[str] | None) -> list[str]:
     return chosen
 
 
+def inference_of(
+    flip: bool, scales: list[float] | None, tile: tuple[int, int] | None, overlap: int
+) -> Inference:
+    """What the options of those names ask for.
+
+    Raises:
+        InputError: a value makes no sense.
+    """
+    return Inference(flip, tuple(scales or Inference.scales), tile, overlap)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _spread(arguments: Sequence[str], numbers: Sequence[str]) -> list[str]:
     """`--backends torch jax` as `--backends torch --backends jax`, which is what Typer knows.
 
-    So too the options in `numbers`, whose values are whole numbers.
+    So too the options in `numbers`, whose values are numbers.
     """
     spread: list[str] = []
     for argument in arguments:
         option = spread[-2] if len(spread) > 1 else ""
         names = option in ("--backends", "--backend") and argument in set(BackendName)
-        if names or (option in numbers and argument.isdigit()):
+        if names or (option in numbers and _is_number(argument)):
             spread.append(option)
         spread.append(argument)
     return spread
@@ -115,7 +156,7 @@ def note(message: Warning | str, *_: object) -> None:
 def main(app: typer.Typer, numbers: Sequence[str] = ()) -> None:
     """Runs a command. Bad input of any kind is one line on standard error and exit code 2.
 
-    `numbers`: its options that take several whole numbers, as in `--batch-size 1 4 8`.
+    `numbers`: its options that take several numbers, as in `--batch-size 1 4 8`.
     """
     warnings.showwarning = note  # type: ignore[assignment]  # of its parameters, one is shown
     try:

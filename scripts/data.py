@@ -1,5 +1,6 @@
 """`python -m scripts.data`: makes data to train on or to compare on, checks a folder."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,9 +9,11 @@ import rich.table
 import typer
 
 from common.config import VOID, Config
-from common.dataset import Survey, survey
+from common.dataset import Survey, keep_manifest, survey
+from common.manifest import MANIFEST
 from common.shapes import SHAPES_TRAIN, SHAPES_VAL, write_shapes
 from common.traces import write_generic
+from common.voc2012 import DOWNLOAD, SHEET, VOC2012_MD5, VOC2012_URL, prepare
 from scripts.cli import (
     ArchitectureOption,
     JsonOption,
@@ -18,10 +21,16 @@ from scripts.cli import (
     fail,
     main,
     new_app,
+    progress,
     write_json,
 )
 
 app = new_app()
+
+VocFolder = Annotated[
+    Path,
+    typer.Argument(metavar="DIR", help="JPEGImages and the rest, or what holds VOCdevkit."),
+]
 
 
 @app.callback()
@@ -62,16 +71,81 @@ def generic(
 
 
 @app.command()
-def check(
-    folder: Annotated[
-        Path,
-        typer.Argument(metavar="DIR", help="JPEGImages and the rest, or what holds VOCdevkit."),
-    ],
-    json: JsonOption = None,
-) -> None:
-    """Reads every pair of every split and lists every fault; exit code 2 if there is one."""
+def check(folder: VocFolder, json: JsonOption = None) -> None:
+    """Reads every pair of every split and lists every fault; exit code 2 if there is one.
+
+    Where the folder has a manifest.json, each file is held against it.
+    """
     with console.status("reading"):
         found = survey(folder)
+    _tell(found, json)
+    print("no faults")
+
+
+@app.command()
+def manifest(folder: VocFolder, json: JsonOption = None) -> None:
+    """Checks a folder and writes manifest.json, by which a changed file is found from then on.
+
+    It goes into the folder that holds JPEGImages. One that is there is checked and stays.
+    """
+    with console.status("reading"):
+        found, made = keep_manifest(folder)
+    _tell(found, json)
+    _tell_manifest(found, made)
+
+
+@app.command()
+def voc2012(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is new or empty.")],
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="TAR|URL|DIR",
+            help=f"The archive, its address ({VOC2012_URL}), or a folder where it is unpacked.",
+        ),
+    ],
+    md5: Annotated[
+        str, typer.Option(metavar="HEX", help="The archive's md5; a folder has none.")
+    ] = VOC2012_MD5,
+    json: JsonOption = None,
+) -> None:
+    """Prepares Pascal VOC2012: segmentation's pairs, checked, in DIR/VOCdevkit/VOC2012.
+
+    The images without a mask, detection's annotations and SBD are not unpacked. Stopped at any
+    moment, it goes on when it is called again; a preparation that is complete is checked and left
+    alone. Where that finds a damaged file, remove manifest.json and call it again.
+
+    A download is kept as DIR/download.tar. With DIR itself as --from, only its manifest is made.
+    """
+    if not re.fullmatch("[0-9a-fA-F]{32}", md5):
+        fail(f"--md5 {md5}: not an md5, which has 32 hexadecimal digits")
+    with progress("VOC2012") as bar:
+        task = bar.add_task("", total=None, status="")
+        found, made = prepare(
+            folder,
+            source,
+            md5,
+            lambda what, done, total: bar.update(task, completed=done, total=total, status=what),
+        )
+    _tell(found, json)
+    _tell_manifest(found, made)
+    if made and (folder / SHEET).exists():
+        print(
+            "images without a mask and detection's annotations were left out; SBD is not part of it"
+        )
+        print(f"{folder / SHEET}: some pairs to look at")
+    if made and (folder / DOWNLOAD).exists():
+        print(f"{folder / DOWNLOAD}: kept; nothing needs it any more")
+
+
+def _tell_manifest(found: Survey, made: bool) -> None:
+    done = "written" if made else "nothing to do, every file is as it says"
+    print(f"{found.root / MANIFEST}: {done}")
+
+
+def _tell(found: Survey, json: Path | None) -> None:
+    """Writes and prints what was found; the end where there is a fault."""
     write_json(json, _result(found))
     _print_summary(found)
     for fault in found.faults:
@@ -79,13 +153,12 @@ def check(
     if found.faults:
         count = len(found.faults)
         fail(f"{found.root}: {count} {'fault' if count == 1 else 'faults'}")
-    print("no faults")
 
 
-def _shares(found: Survey) -> list[tuple[str, int]]:
-    """Name and pixels of each class, void last."""
+def _shares(found: Survey) -> list[tuple[str, int, int]]:
+    """Name, pixels and images of each class, void last."""
     names = [*enumerate(found.class_names[:VOID]), (VOID, "void")]
-    return [(name, int(found.pixels[value])) for value, name in names]
+    return [(name, int(found.pixels[value]), int(found.images[value])) for value, name in names]
 
 
 def _result(found: Survey) -> dict[str, Any]:
@@ -93,7 +166,8 @@ def _result(found: Survey) -> dict[str, Any]:
         "folder": str(found.root),
         "class_names": list(found.class_names),
         "splits": found.splits,
-        "pixels": dict(_shares(found)),
+        "pixels": {name: pixels for name, pixels, _ in _shares(found)},
+        "images": {name: images for name, _, images in _shares(found)},
         "faults": found.faults,
     }
 
@@ -106,9 +180,11 @@ def _print_summary(found: Survey) -> None:
     table = rich.table.Table("class", box=None)
     table.add_column("pixels", justify="right")
     table.add_column("share", justify="right")
+    table.add_column("images", justify="right")
     total = max(int(found.pixels.sum()), 1)
-    for name, count in _shares(found):
-        table.add_row(rich.markup.escape(name), f"{count}", f"{100 * count / total:.2f}%")
+    for name, count, images in _shares(found):
+        share = f"{100 * count / total:.2f}%"
+        table.add_row(rich.markup.escape(name), f"{count}", share, f"{images}")
     console.print(table)
 
 

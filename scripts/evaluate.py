@@ -1,5 +1,6 @@
-"""Measures a network on a split, whole images one by one."""
+"""Measures a network on a split, image by image, each in its own size."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,20 +12,25 @@ import typer
 from backends import load_backend
 from common.ahead import map_ahead
 from common.checkpoint import Weights, read_weights, write_whole
-from common.config import Config
+from common.config import Config, Inference
 from common.dataset import Dataset, open_dataset
 from common.errors import InputError
+from common.inference import Predictor, predictor
 from common.metrics import confusion_matrix, summarize
-from common.protocol import Trainer
 from scripts.cli import (
     BackendOption,
     DataOption,
     DeviceOption,
     DtypeOption,
+    FlipOption,
     JsonOption,
+    OverlapOption,
+    ScalesOption,
+    TileOption,
     WeightsOption,
     console,
     image_progress,
+    inference_of,
     main,
     new_app,
     write_json,
@@ -33,9 +39,12 @@ from scripts.plots import plot_confusion
 
 app = new_app()
 
+NUMBERS = ("--scales",)
+"""Options that take several numbers."""
+
 
 def evaluate_dataset(
-    trainer: Trainer,
+    trainer: Predictor,
     dataset: Dataset,
     config: Config,
     on_image: Callable[[int], None] = lambda count: None,
@@ -103,19 +112,27 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Name of a file in ImageSets/Segmentation.")] = "val",
     device: DeviceOption = Config.device,
     dtype: DtypeOption = Config.dtype,
+    flip: FlipOption = Inference.flip,
+    scales: ScalesOption = None,
+    tile: TileOption = Inference.tile,
+    overlap: OverlapOption = Inference.overlap,
     json_path: JsonOption = None,
     confusion: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the confusion matrix, a PNG.")
     ] = None,
 ) -> None:
     """Measure a network on a split: pixel and mean accuracy, IoU, per class and in all."""
+    options = inference_of(flip, scales, tile, overlap)
     start = read_weights(weights)
     dataset = open_dataset(data, split)
     check_classes(weights, start, dataset)
     config = config_of(start, device=device, dtype=dtype)
-    trainer = load_backend(backend).Trainer(config, start.arrays)
+    framework = load_backend(backend)
+    trainer = predictor(framework, framework.Trainer(config, start.arrays), options)
     with image_progress(f"evaluate {backend}", len(dataset)) as show:
         result = evaluate_dataset(trainer, dataset, config, show)
+    if options != Inference():
+        result["inference"] = dataclasses.asdict(options)
     print_metrics(result)
     write_json(json_path, result)
     if confusion is not None:
@@ -124,4 +141,4 @@ def evaluate(
 
 
 if __name__ == "__main__":
-    main(app)
+    main(app, NUMBERS)

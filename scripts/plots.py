@@ -61,6 +61,35 @@ def plot_losses(path: Path, runs: Mapping[str, Sequence[float]]) -> None:
     _save(figure, path)
 
 
+def plot_relay(
+    path: Path, stayed: Mapping[str, Sequence[float]], relays: Sequence[Mapping[str, Any]]
+) -> None:
+    """Losses of runs that stay in a framework and of relays, and how far apart; a PNG file.
+
+    The result of `scripts.relay`.
+    """
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for k, (name, losses) in enumerate(stayed.items()):
+        left.plot(losses, color="0.75", linewidth=5 - 1.5 * k, label=f"{name} alone")
+    for k, relay in enumerate(relays):
+        label = " > ".join(relay["order"])
+        left.plot(relay["losses"], color=f"C{k}", linewidth=0.9, label=label)
+        alone = np.asarray(stayed[relay["order"][0]])
+        apart = np.abs(np.asarray(relay["losses"]) - alone) / np.abs(alone)
+        right.semilogy(np.maximum(apart, 1e-17), color=f"C{k}", linewidth=0.9, label=label)
+    steps, parts = len(relays[0]["losses"]), len(relays[0]["order"])
+    for axes in (left, right):
+        for part in range(1, parts):
+            axes.axvline(steps * part // parts - 0.5, color="0.6", linestyle=":")
+    right.axhline(1e-9, color="black", linestyle="--", linewidth=0.8)
+    right.annotate("gate, for every weight, buffer and momentum at the end", (0, 1.4e-9), size=8)
+    left.set(xlabel="step", ylabel="loss", title="float64, another framework after each third")
+    right.set(xlabel="step", title="loss, relative to a run that stays", ylim=(1e-17, 1e-8))
+    left.legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
 def plot_confusion(path: Path, confusion: Sequence[Sequence[int]], names: Sequence[str]) -> None:
     """The confusion matrix, each row as shares of that class's pixels; a PNG file."""
     counts = np.asarray(confusion, dtype=np.float64)

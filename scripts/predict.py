@@ -12,24 +12,29 @@ from numpy.typing import NDArray
 from backends import load_backend
 from common.ahead import map_ahead
 from common.checkpoint import read_weights, write_whole
-from common.config import Config
+from common.config import Config, Inference
 from common.errors import InputError
 from common.image_files import find_images, read_image
+from common.inference import Predictor, predictor
 from common.pictures import overlay, save_mask
-from common.protocol import Trainer
 from scripts.cli import (
     BackendOption,
     DeviceOption,
     DtypeOption,
+    FlipOption,
     JsonOption,
+    OverlapOption,
+    ScalesOption,
+    TileOption,
     WeightsOption,
     image_progress,
+    inference_of,
     main,
     new_app,
     report,
     write_json,
 )
-from scripts.evaluate import config_of
+from scripts.evaluate import NUMBERS, config_of
 
 app = new_app()
 
@@ -78,7 +83,7 @@ def _read(path: Path) -> tuple[Path, NDArray[np.uint8] | InputError]:
 
 
 def predictions(
-    trainer: Trainer, config: Config, paths: list[Path]
+    trainer: Predictor, config: Config, paths: list[Path]
 ) -> Iterator[Prediction | tuple[Path, InputError]]:
     """Each image's mask, or its fault, in order; the next images are decoded meanwhile."""
     for path, image in map_ahead(_read, paths):
@@ -129,17 +134,23 @@ def predict(
     ],
     device: DeviceOption = Config.device,
     dtype: DtypeOption = Config.dtype,
+    flip: FlipOption = Inference.flip,
+    scales: ScalesOption = None,
+    tile: TileOption = Inference.tile,
+    overlap: OverlapOption = Inference.overlap,
     json_path: JsonOption = None,
 ) -> None:
     """Segment images: a palette mask of the image's size, and an overlay with a legend.
 
     An image that cannot be read is reported at the end, with exit code 2; the rest are done.
     """
+    options = inference_of(flip, scales, tile, overlap)
     paths = _listed(images)
     _check_outputs(out, paths)
     start = read_weights(weights)
     config = config_of(start, device=device, dtype=dtype)
-    trainer = load_backend(backend).Trainer(config, start.arrays)
+    framework = load_backend(backend)
+    trainer = predictor(framework, framework.Trainer(config, start.arrays), options)
 
     def finish(found: Prediction | tuple[Path, InputError]) -> dict[str, Any]:
         if isinstance(found, Prediction):
@@ -162,4 +173,4 @@ def predict(
 
 
 if __name__ == "__main__":
-    main(app)
+    main(app, NUMBERS)

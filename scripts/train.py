@@ -256,6 +256,15 @@ def resume(
     return training, found.step
 
 
+def _run(training: Training, first: int, stop_after: int | None, json_path: Path | None) -> None:
+    if training.run(first, stop_after):
+        finish(training, json_path)
+    else:
+        print(
+            f"stopped after step {stop_after} of {training.steps}, saved:", training.how_to_go_on()
+        )
+
+
 def _plain(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else f"{value}"
 
@@ -298,6 +307,10 @@ def train(
             help=f"Settings by name ({', '.join(RECIPES)}) or from a TOML file; other options"
             " override them.",
         ),
+    ] = None,
+    stop_after: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="STEP", help="Save and stop once so many steps are done."),
     ] = None,
     show_config: Annotated[
         bool, typer.Option("--show-config", help="Print the settings, as a recipe, and do nothing.")
@@ -370,8 +383,7 @@ def train(
                 raise InputError(f"{option}: not with --resume, for a run keeps what it has")
         with RunFolder(resume_run) as folder:
             training, first = resume(folder, backend, data, _given(context), config)
-            training.run(first)
-            finish(training, json_path)
+            _run(training, first, stop_after, json_path)
     else:
         if backend is None or data is None or out is None:
             missing = {"--backend": backend, "--data": data, "--out": out}
@@ -379,8 +391,7 @@ def train(
             raise InputError(f"{', '.join(names)}: missing, for a new run (or --resume RUN)")
         with RunFolder(out) as folder:
             training = start(folder, backend, data, weights, recipe, config)
-            training.run()
-            finish(training, json_path)
+            _run(training, 0, stop_after, json_path)
 
 
 if __name__ == "__main__":

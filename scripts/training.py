@@ -93,8 +93,10 @@ class Training:
         self._saved_step: int | None = None
         self._saved_at = time.monotonic()
 
-    def run(self, first: int = 0) -> None:
-        """Trains from step `first` to the end.
+    def run(self, first: int = 0, stop_after: int | None = None) -> bool:
+        """Trains from step `first` to the end, or until `stop_after` steps are done and saved.
+
+        Returns whether the run is at its end.
 
         Raises:
             StoppedError: a signal asked for it; the run is saved.
@@ -112,13 +114,19 @@ class Training:
             if first == 0:
                 self._save(0)  # a run that can always go on, and a disk that has room
             self._validate(first, bar, stop)
-            for step in range(first, self.steps):
+            last = self.steps if stop_after is None else min(stop_after, self.steps)
+            for step in range(first, last):
                 self._step(step, batches)
                 bar.update(task, completed=step + 1, status=self.status())
-                if stop.signal or self._is_due(step + 1):
+                if stop.signal or step + 1 == last or self._is_due(step + 1):
                     self._save(step + 1)
                 self._stop_if_asked(stop, step + 1)
                 self._validate(step + 1, bar, stop)
+        return last == self.steps
+
+    def how_to_go_on(self) -> str:
+        """The command line for it."""
+        return f"python -m scripts.train --resume {shlex.quote(str(self.folder.folder))} goes on"
 
     def status(self) -> str:
         """The last loss and rate, the best mean IoU, the speed, and the wait for data if any."""
@@ -138,9 +146,7 @@ class Training:
             batch = next(batches)
         except (InputError, WorkerError) as error:
             self._save(step)
-            raise type(error)(
-                f"{error}; saved after step {step}: {self._how_to_go_on()}"
-            ) from error
+            raise type(error)(f"{error}; saved after step {step}: {self.how_to_go_on()}") from error
         self.waits.append(time.perf_counter() - start)
         rate = learning_rate(self.config, step, self.steps)
         loss = self.trainer.step(batch.image, batch.label, rate)
@@ -212,13 +218,9 @@ class Training:
         if stop.signal is not None:
             raise StoppedError(
                 f"stopped by {stop.signal.name} after step {step} of {self.steps}, saved:"
-                f" {self._how_to_go_on()}",
+                f" {self.how_to_go_on()}",
                 128 + stop.signal,
             )
-
-    def _how_to_go_on(self) -> str:
-        folder = shlex.quote(str(self.folder.folder))
-        return f"python -m scripts.train --resume {folder} goes on"
 
 
 def made_by(backend: str) -> dict[str, Any]:

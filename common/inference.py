@@ -1,0 +1,195 @@
+"""Prediction from several views of a picture, and of pictures too large to be seen at once.
+
+A picture is looked at in several scales, and in each also mirrored; each view may be cut into
+tiles. All of it needs one function, the logits of a picture of any size, and no framework.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from common.config import Inference
+from common.names import OUTPUT_STRIDE
+from common.protocol import Backend, Trainer
+
+Array = NDArray[Any]
+Picture = NDArray[np.uint8]
+Logits = Callable[[Picture], Array]
+"""From pictures (N, H, W, 3) uint8 RGB to logits (N, classes, H, W)."""
+
+ROWS = 32
+"""So many rows of a picture are decided at a time."""
+
+
+class Tile(NamedTuple):
+    """Along one axis: where a tile lies, and how much each of its n pixels counts (n,)."""
+
+    at: slice
+    weight: NDArray[np.float64]
+
+
+def tiles(length: int, size: int, overlap: int) -> list[Tile]:
+    """Tiles along one axis of a picture; their weights add up to 1 at each of its pixels.
+
+    They begin at multiples of 32, as the network's own grid does; neighbours share at least
+    `overlap` pixels. The last one ends where the picture does, padded to a multiple of 32, so
+    that all are of one size. A picture that is smaller than a tile is one tile.
+
+    Beyond an inner edge a tile sees zeros in place of the picture. So near it the neighbour counts
+    alone, and only over the middle quarter of the overlap does the one fade into the other.
+
+    Tiles that overlap by 640 pixels give the logits of the whole picture. `final_conv` at column i
+    sees pixels 32 i - 217 to 32 i + 217, and logit x is made of column (x + 16) // 32 and the one
+    before. So a logit sees nothing beyond a tile from 240 pixels after its beginning, a multiple
+    of 32, to 208 before its end; and 240 are three eighths of 640.
+    """
+    padded = -(-length // OUTPUT_STRIDE) * OUTPUT_STRIDE
+    step = (size - overlap) // OUTPUT_STRIDE * OUTPUT_STRIDE
+    size = min(size, padded)
+    starts = np.array([*range(0, padded - size, step), padded - size])[:, None]
+    before, after = np.arange(length) - starts, starts + size - 1 - np.arange(length)
+    before[0] = after[-1] = length + overlap  # far: the picture's own edges are no inner ones
+    inside = np.minimum(before, after)  # pixels to the nearest inner edge; outside below 0
+    counts = np.clip((inside + 0.5 - overlap * 3 / 8) / max(overlap / 4, 0.5), 0, 1)
+    weights = counts / counts.sum(axis=0)
+    places = [slice(start, min(start + size, length)) for start in starts[:, 0].tolist()]
+    return [Tile(at, weight[at]) for at, weight in zip(places, weights, strict=True)]
+
+
+def _side_by_side(logits: Logits, image: Picture, columns: list[Tile]) -> Array:
+    """The logits (classes, H, W) of a picture that is as high as a tile."""
+    sums: Array | None = None
+    for at, weight in columns:
+        part = logits(image[None, :, at])[0]
+        if sums is None:
+            sums = np.zeros((*part.shape[:2], image.shape[1]), part.dtype)
+        sums[:, :, at] += part * weight.astype(part.dtype)
+    assert sums is not None
+    return sums
+
+
+def tiled_logits(logits: Logits, image: Picture, options: Inference) -> Iterator[Array]:
+    """The logits of a picture (H, W, 3), in bands (classes, n, W) from its top.
+
+    Where tiles overlap, their logits are averaged by the tiles' weights. A row of tiles makes a
+    band, so that memory does not grow with the height. Without tiles the whole is one band.
+    """
+    if options.tile is None:
+        yield logits(image[None])[0]
+        return
+    rows = tiles(image.shape[0], options.tile[0], options.overlap)
+    columns = tiles(image.shape[1], options.tile[1], options.overlap)
+    ends = [row.at.start for row in rows[1:]] + [len(image)]
+    shared: Array | None = None
+    for (at, weight), end in zip(rows, ends, strict=True):
+        band = _side_by_side(logits, image[at], columns)
+        band *= weight[:, None].astype(band.dtype)
+        if shared is not None:
+            band[:, : shared.shape[1]] += shared
+        finished = end - at.start
+        yield band[:, :finished]
+        shared = band[:, finished:]
+
+
+def _neighbours(length: int, wanted: int) -> tuple[Array, Array, Array]:
+    """For each of `wanted` pixels: the two of `length` between which it lies, the second's share.
+
+    Pixels are squares, and their centres lie at halves: the first and the last of both sizes
+    reach to the same edge.
+    """
+    at = np.maximum((np.arange(wanted) + 0.5) * length / wanted - 0.5, 0)
+    first = at.astype(np.intp)
+    return first, np.minimum(first + 1, length - 1), at - first
+
+
+def resized(bands: Iterator[Array], height: int, size: tuple[int, int]) -> Iterator[Array]:
+    """What comes in bands (C, n, w), `height` rows in all, in `size` (H, W), `ROWS` at a time.
+
+    Bilinear between the centres of pixels, without averaging where it shrinks: PyTorch's
+    `interpolate` with `align_corners=False`.
+    """
+    held, start = next(bands), 0
+    left, right, across = _neighbours(held.shape[2], size[1])
+    above, below, down = _neighbours(height, size[0])
+    across, down = across.astype(held.dtype), down[:, None].astype(held.dtype)
+    for k in range(0, size[0], ROWS):
+        rows = slice(k, k + ROWS)
+        while below[rows][-1] >= start + held.shape[1]:
+            held = np.concatenate([held, next(bands)], axis=1)
+        held, start = held[:, above[k] - start :], above[k]
+        x = held[:, above[rows] - start] * (1 - down[rows])
+        x += held[:, below[rows] - start] * down[rows]
+        yield x[:, :, left] * (1 - across) + x[:, :, right] * across
+
+
+def _view(
+    logits: Logits, image: Picture, scale: float, mirrored: bool, options: Inference
+) -> Iterator[Array]:
+    """The logits of one view, brought back to the picture's own place and size."""
+    height, width = image.shape[:2]
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    seen = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+    bands = tiled_logits(logits, seen[:, ::-1] if mirrored else seen, options)
+    own_way = (band[:, :, ::-1] if mirrored else band for band in bands)
+    return resized(own_way, len(seen), (height, width))
+
+
+def _softmax(x: Array) -> Array:
+    x = np.exp(x - x.max(axis=0))
+    x /= x.sum(axis=0)
+    return x
+
+
+def scores(logits: Logits, image: Picture, options: Inference) -> Iterator[Array]:
+    """How likely each class is (classes, n, W), `ROWS` rows at a time: the mean over the views.
+
+    The mean of the classes' probabilities, as TensorFlow's DeepLab takes it in
+    `predict_labels_multi_scale`. Of a single view they are its logits, which have the same order.
+    """
+    mirrored = (False, True) if options.flip else (False,)
+    views = [
+        _view(logits, image, scale, mirror, options)
+        for scale in options.scales
+        for mirror in mirrored
+    ]
+    if len(views) == 1:
+        yield from views[0]
+    else:
+        for rows in zip(*views, strict=True):
+            yield np.mean([_softmax(x) for x in rows], axis=0)
+
+
+class Predictor(Protocol):
+    """What finds the most likely class of each pixel: a trainer, or `Views` of one."""
+
+    def predict(self, images: Picture) -> Picture:
+        """(N, H, W, 3) uint8 RGB to (N, H, W)."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """A trainer that is shown each picture in the views that the options ask for."""
+
+    backend: Backend
+    trainer: Trainer
+    options: Inference
+
+    def predict(self, images: Picture) -> Picture:
+        """(N, H, W, 3) uint8 RGB to (N, H, W)."""
+        return np.stack([self._predict(image) for image in images])
+
+    def _predict(self, image: Picture) -> Picture:
+        rows = scores(self._logits, image, self.options)
+        return np.concatenate([x.argmax(axis=0).astype(np.uint8) for x in rows])
+
+    def _logits(self, images: Picture) -> Array:
+        return self.backend.to_numpy(self.trainer.logits(images))
+
+
+def predictor(backend: Backend, trainer: Trainer, options: Inference) -> Predictor:
+    """What predicts as the options say: for the default ones the trainer itself."""
+    return trainer if options == Inference() else Views(backend, trainer, options)

@@ -1,0 +1,105 @@
+"""A run that changes framework on the way, in every order, beside runs that never do."""
+
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import rich.table
+import typer
+
+from backends import BACKENDS
+from common.checkpoint import read_tensors
+from common.compare import relative_l2
+from common.errors import InputError
+from common.run_folder import LAST
+from scripts.cli import (
+    DataOption,
+    JsonOption,
+    choose_backends,
+    console,
+    last_line,
+    main,
+    new_app,
+    write_json,
+)
+from scripts.plots import plot_relay
+
+app = new_app()
+
+GATE = 1e-9
+"""Relative L2 distance after several steps in float64, at most."""
+
+
+def _train(*arguments: object) -> None:
+    program = [sys.executable, "-m", "scripts.train", *map(str, arguments)]
+    done = subprocess.run(program, capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(f"relay: {last_line(done.stderr)}")
+
+
+def run_relay(folder: Path, order: Sequence[str], steps: int, *settings: object) -> list[float]:
+    """Trains in `folder`, an equal part of the steps in each framework of `order`; the losses."""
+    size = (steps, "--dtype", "float64", "--out", folder, "--stop-after", steps // len(order))
+    _train("--backend", order[0], "--steps", *size, *settings)
+    for part, backend in enumerate(order[1:], start=2):
+        stop = ("--stop-after", steps * part // len(order))
+        _train("--resume", folder, "--backend", backend, *stop)
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+def compare(folder: Path, other: Path) -> tuple[str, float]:
+    """The tensor of two runs' ends, momentum too, that is furthest apart, and how far."""
+    ours, theirs = (read_tensors(path / LAST)[0] for path in (folder, other))
+    apart = {name: relative_l2(ours[name], array) for name, array in theirs.items()}
+    worst = max(apart, key=apart.__getitem__)
+    return worst, apart[worst]
+
+
+@app.command()
+def relay(
+    data: DataOption,
+    out: Annotated[Path, typer.Option(help="A new folder for the runs.")],
+    steps: Annotated[int, typer.Option(min=3, help="Steps of each run.")] = 60,
+    batch_size: Annotated[int, typer.Option(min=1)] = 2,
+    crop: Annotated[tuple[int, int], typer.Option(min=1, metavar="H W")] = (64, 96),
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="A picture, a PNG.")] = None,
+    json_path: JsonOption = None,
+) -> None:
+    """Train in float64, a third of the steps in each framework, in every order.
+
+    Each run is held against one that stays in the framework it starts in. Exit code 1 if a
+    tensor of any is further away than 1e-9.
+    """
+    if len(choose_backends(None)) < len(BACKENDS):
+        raise InputError("relay: needs all three frameworks")
+    settings = ("--data", data, "--batch-size", batch_size, "--crop", *crop)
+    stayed = {
+        backend: run_relay(out / backend, [backend], steps, *settings) for backend in BACKENDS
+    }
+    table = rich.table.Table("order", "furthest apart", box=None)
+    table.add_column("from one that stays", justify="right")
+    found: list[dict[str, Any]] = []
+    for order in itertools.permutations(BACKENDS):
+        name = "-".join(order)
+        losses = run_relay(out / name, order, steps, *settings)
+        worst, apart = compare(out / name, out / order[0])
+        losses_apart = relative_l2(np.array(losses), np.array(stayed[order[0]]))
+        found.append({"order": order, "losses": losses, "worst": worst, "apart": apart})
+        found[-1]["losses_apart"] = losses_apart
+        table.add_row(" -> ".join(order), worst, f"{apart:.1e}")
+    console.print(table)
+    write_json(json_path, {"steps": steps, "stayed": stayed, "relays": found})
+    if plot is not None:
+        plot_relay(plot, stayed, found)
+    if max(max(one["apart"], one["losses_apart"]) for one in found) > GATE:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    main(app)
