@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from common.errors import InputError
-from common.names import OUTPUT_STRIDE
 
 VOID = 255
 """Label value of pixels that no class owns; the loss and the metrics skip them."""
+
+OUTPUT_STRIDE = 32
+"""Height and width of the input are padded to multiples of this; `final_conv` sees 1/32 of it."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -7,7 +7,8 @@ biases, the loss) is about a hundredth, and waits for memory rather than for ari
 
 import math
 
-from common.names import OUTPUT_STRIDE, tensors
+from common.config import OUTPUT_STRIDE
+from common.names import tensors
 
 
 def forward_flops(architecture: str, num_classes: int, height: int, width: int) -> dict[str, int]:

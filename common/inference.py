@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from common.config import Inference
-from common.names import OUTPUT_STRIDE
+from common.config import OUTPUT_STRIDE, Inference
 from common.protocol import Backend, Trainer
 
 Array = NDArray[Any]

@@ -6,7 +6,7 @@ one value a channel for BatchNorm. So are the names, torchvision's; those of v2 
 
 from dataclasses import dataclass
 
-from common.config import Architecture, Config, Decay
+from common.config import OUTPUT_STRIDE, Architecture, Config, Decay
 
 ARCHITECTURES = tuple(Architecture)
 """The first is that of files that tell none."""
@@ -47,9 +47,6 @@ def activation_names(architecture: str) -> tuple[str, ...]:
         for name in (*(relu for relu in relus if relu.startswith(f"{layer}.relu")), layer)
     )
 
-
-OUTPUT_STRIDE = 32
-"""Height and width of the input are padded to multiples of this; `final_conv` sees 1/32 of it."""
 
 UPSAMPLE_KERNEL = 64
 """The transposed convolution: kernel 64, stride 32, padding 16."""

@@ -81,12 +81,23 @@ class Backend(Protocol):
     def to_numpy(self, tensor: Any) -> Array:
         """The framework's tensor as a contiguous array, same dtype; float32 for bfloat16."""
 
-    def read_arrays(self, path: Path) -> Arrays:
-        """Named arrays from a file in the framework's own format; nothing else is unpickled.
+    def read_arrays(self, path: Path) -> tuple[Arrays, dict[str, str]]:
+        """Named arrays and metadata from a file in the framework's own format.
+
+        Nothing but tensors is unpickled. Orbax alone has metadata.
 
         Raises:
             InputError: the file is not one, is damaged, or holds something else.
         """
 
-    def write_arrays(self, path: Path, arrays: Mapping[str, Array]) -> None:
-        """Named arrays to a new file in the framework's own format."""
+    def write_arrays(
+        self, path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]
+    ) -> None:
+        """Named arrays to a new file in the framework's own format; metadata where it has any."""
+
+    def imagenet_weights(self, architecture: str) -> Arrays:
+        """Weights that the framework's own library has, by its names, their digest checked.
+
+        Raises:
+            InputError: it has none of this architecture, or they cannot be fetched.
+        """

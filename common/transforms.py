@@ -7,9 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from common.config import VOID, Config, Void
+from common.config import OUTPUT_STRIDE, VOID, Config, Void
 from common.errors import InputError
-from common.names import OUTPUT_STRIDE
 
 Array = NDArray[Any]
 

@@ -100,7 +100,7 @@ def zeroed(model: torch.nn.Module) -> torch.nn.Module:
 
 def same_state(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
     """Bit for bit, but for BatchNorm's counters and torchvision's classifier."""
-    names = {n for n in a if not n.endswith("num_batches_tracked")} - set(CLASSIFIER)
+    names = {n for n in a if not n.endswith("num_batches_tracked")} - set(CLASSIFIER["torchvision"])
     assert names <= set(b)
     assert [n for n in names if not torch.equal(a[n], b[n]) or a[n].dtype != b[n].dtype] == []
 
@@ -117,7 +117,7 @@ def same_arrays(a: Arrays, b: Arrays) -> None:
 @pytest.mark.parametrize("naming", ["canonical", "torchvision", "book"])
 def test_each_naming_is_recognised(arrays: Arrays, naming: str, prefix: str) -> None:
     theirs = {prefix + name: array for name, array in rename(arrays, naming, "resnet18").items()}
-    found = recognise(Path("W"), theirs, "resnet18")
+    found = recognise(Path("W"), theirs)
     assert (found.naming, found.has_head) == (naming, naming != "torchvision")
     expected = {n: a for n, a in arrays.items() if found.has_head or n not in HEAD}
     assert all(found.arrays[name] is array for name, array in expected.items())
@@ -129,7 +129,9 @@ def test_names_are_those_of_the_modules() -> None:
     vision = torchvision_model().state_dict()
     counted = {n for n in book if not n.endswith("num_batches_tracked")}
     assert set(names_in("book", "resnet18").values()) == counted
-    counted = {n for n in vision if not n.endswith("num_batches_tracked")} - set(CLASSIFIER)
+    counted = {n for n in vision if not n.endswith("num_batches_tracked")} - set(
+        CLASSIFIER["torchvision"]
+    )
     assert set(names_in("torchvision", "resnet18").values()) == counted
     shapes = {n: spec.shape for n, spec in tensors("resnet18", 5).items()}
     theirs = names_in("book", "resnet18")
@@ -188,7 +190,7 @@ def test_book_there_and_back(convert: Callable[..., Outcome]) -> None:
     other.load_state_dict(state, strict=True)
     same_state(net.state_dict(), other.state_dict())
     named, metadata = read_tensors(Path("out.safetensors"))
-    assert metadata == {"format": "pt"}
+    assert metadata["format"] == "pt"
     same_arrays(named, {n: t.numpy() for n, t in state.items()})
 
 
@@ -202,7 +204,7 @@ def test_data_parallel_prefix(convert: Callable[..., Outcome]) -> None:
 @pytest.mark.parametrize("backend", ["torch", "mxnet", "jax"])
 def test_each_container(convert: Callable[..., Outcome], arrays: Arrays, backend: str) -> None:
     cast = {n: a.astype("float64") if "bn1" in n else a for n, a in arrays.items()}
-    load_backend(backend).write_arrays(Path("in"), cast)
+    load_backend(backend).write_arrays(Path("in"), cast, {})
     done = convert("in", "w.safetensors")
     assert (done.code, done.err) == (0, "")
     same_arrays(read_weights(Path("w.safetensors")).arrays, cast)
@@ -273,12 +275,17 @@ def test_a_backbone_to_torchvision_gets_no_head(
     same_arrays(read_tensors(Path("out.safetensors"))[0], backbone)
 
 
-def test_metadata_of_a_headless_file_is_not_lost_in_silence(
+def test_a_backbone_keeps_its_mean_and_says_what_is_left_out(
     convert: Callable[..., Outcome], arrays: Arrays
 ) -> None:
     backbone = {name: array for name, array in arrays.items() if name not in HEAD}
-    write_tensors(Path("w"), backbone, {"mean": "[0, 0, 0]"})
-    assert "left out: metadata mean\n" in convert("w", "out").out
+    metadata = {"mean": "[0.5, 0.25, 0.125]", "num_classes": "5", "class_names": '["a"]'}
+    write_tensors(Path("w"), backbone, metadata)
+    done = convert("w", "out", "--num-classes", 3)
+    assert "left out: metadata num_classes, class_names\n" in done.out
+    weights = read_weights(Path("out"))
+    assert weights.mean == (0.5, 0.25, 0.125)
+    assert weights.class_names == ("class_0", "class_1", "class_2")
 
 
 # Faults
@@ -331,7 +338,7 @@ def test_arrays_that_do_not_fit(
 ) -> None:
     spoiled = spoil(rename(arrays, "book", "resnet18"))
     Path("in").write_bytes(bytes(8) + b"{")  # in place of 45 MB for each case
-    monkeypatch.setattr("scripts.convert.read_tensors", lambda path: (spoiled, {}))
+    monkeypatch.setattr("scripts.weights_files.read_tensors", lambda path: (spoiled, {}))
     refused(convert("in", "out"), message)
 
 
@@ -361,12 +368,12 @@ def _torch_file(path: Path, value: Any, **options: Any) -> bytes:
 
 
 def _mxnet_file(path: Path) -> bytes:
-    load_backend("mxnet").write_arrays(path, {"0.weight": np.zeros((50, 50), "f")})
+    load_backend("mxnet").write_arrays(path, {"0.weight": np.zeros((50, 50), "f")}, {})
     return path.read_bytes()
 
 
 def _orbax_without_its_metadata(path: Path) -> None:
-    load_backend("jax").write_arrays(path, {"0.weight": np.zeros(3, "f")})
+    load_backend("jax").write_arrays(path, {"0.weight": np.zeros(3, "f")}, {})
     (path / "_METADATA").unlink()
 
 
@@ -458,7 +465,7 @@ def test_another_number_of_classes_than_the_head(
     convert: Callable[..., Outcome], arrays: Arrays
 ) -> None:
     write_weights(Path("in"), arrays, "resnet18", list("abcde"))
-    refused(convert("in", "out", "--num-classes", 21), "the head of in has 5 classes")
+    refused(convert("in", "out", "--num-classes", 21), "in: its head has 5 classes, not 21")
     refused(convert("in", "out", "--num-classes", 0), "'--num-classes'")
     refused(convert("in", "out", "--to", "caffe"), "'--to'")
     assert convert("in", "out", "--num-classes", 5).code == 0

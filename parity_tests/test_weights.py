@@ -65,8 +65,8 @@ def test_arrays_that_are_not_contiguous_are_read_right(backend: str, tmp_path: P
 
 def test_a_backend_s_own_file_keeps_every_bit(backend: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
-    load_backend(backend).write_arrays(path, weights())
-    read = load_backend(backend).read_arrays(path)
+    load_backend(backend).write_arrays(path, weights(), {})
+    read, _ = load_backend(backend).read_arrays(path)
     assert read.keys() == weights().keys()
     for name, array in read.items():
         assert array.dtype == np.float64

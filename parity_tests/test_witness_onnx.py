@@ -20,7 +20,7 @@ from scripts.witness.onnx import export_onnx, onnx_trace
 
 def export(folder: Path, architecture: Architecture) -> Path:
     config = Config(architecture, num_classes=NUM_CLASSES)
-    export_onnx(folder / "network.onnx", weights(architecture), config)
+    export_onnx(folder / "network.onnx", weights(architecture), config, {})
     return folder / "network.onnx"
 
 

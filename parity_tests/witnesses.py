@@ -11,9 +11,6 @@ from typing import Any
 
 from backends import load_backend
 
-_KEPT: list[Any] = []
-"""What PyTorch forgets when it is collected."""
-
 
 def _forget(package: str) -> None:
     for name in [n for n in sys.modules if n == package or n.startswith(package + ".")]:
@@ -21,26 +18,10 @@ def _forget(package: str) -> None:
 
 
 def import_torchvision() -> Any:
-    """`torchvision`, also beside a PyTorch that its operators were not built for.
+    """`torchvision`, also beside a PyTorch that its operators were not built for."""
+    from backends.torch.weights import _import_torchvision
 
-    The registry's torchvision is a CUDA build. Beside a CPU build of PyTorch its library of
-    operators does not load, and the import fails where Python describes two of them, `nms` and
-    `qnms`. Declaring their schemas is enough: no model of ours calls them. With a matching pair
-    the first import succeeds and nothing is declared.
-    """
-    import torch
-
-    try:
-        return importlib.import_module("torchvision")
-    except RuntimeError as error:
-        if "torchvision::" not in str(error):
-            raise
-    _forget("torchvision")
-    library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-    for operator in ("nms", "qnms"):
-        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _KEPT.append(library)
-    return importlib.import_module("torchvision")
+    return _import_torchvision()
 
 
 def import_gluoncv_resnet() -> Any:

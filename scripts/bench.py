@@ -14,10 +14,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from common.config import Config, Dtype
+from common.config import OUTPUT_STRIDE, Config, Dtype
 from common.dataset import open_dataset
 from common.errors import InputError
-from common.names import OUTPUT_STRIDE
 from scripts.bench_data import pictures
 from scripts.bench_table import Row, machine, make_rows, show
 from scripts.bench_turns import Measured, take_turns

@@ -49,6 +49,9 @@ ScheduleOption = Annotated[
     Schedule, typer.Option(help="The learning rate over the run: constant, or poly's fall.")
 ]
 WeightsOption = Annotated[
+    Path, typer.Option(help="A network with its head: a checkpoint, or what `convert` can read.")
+]
+CanonicalOption = Annotated[
     Path, typer.Option(help="Canonical weights, a safetensors file, or a checkpoint.")
 ]
 DataOption = Annotated[

@@ -11,7 +11,7 @@ import typer
 
 from backends import load_backend
 from common.ahead import map_ahead
-from common.checkpoint import Weights, read_weights, write_whole
+from common.checkpoint import Weights, write_whole
 from common.config import Config, Inference
 from common.dataset import Dataset, open_dataset
 from common.errors import InputError
@@ -36,6 +36,7 @@ from scripts.cli import (
     write_json,
 )
 from scripts.plots import plot_confusion
+from scripts.weights_files import load_network
 
 app = new_app()
 
@@ -123,7 +124,7 @@ def evaluate(
 ) -> None:
     """Measure a network on a split: pixel and mean accuracy, IoU, per class and in all."""
     options = inference_of(flip, scales, tile, overlap)
-    start = read_weights(weights)
+    start = load_network(weights)
     dataset = open_dataset(data, split)
     check_classes(weights, start, dataset)
     config = config_of(start, device=device, dtype=dtype)

@@ -23,9 +23,8 @@ import rich.box
 import rich.table
 import typer
 
-from common.config import Config, Dtype
+from common.config import OUTPUT_STRIDE, Config, Dtype
 from common.errors import InputError
-from common.names import OUTPUT_STRIDE
 from common.parity import Files, Result, judge, layer_run, noise_run, whole_run
 from common.traces import Trace, read_trace, write_generic
 from scripts.cli import (

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from backends import load_backend
 from common.ahead import map_ahead
-from common.checkpoint import read_weights, write_whole
+from common.checkpoint import write_whole
 from common.config import Config, Inference
 from common.errors import InputError
 from common.image_files import find_images, read_image
@@ -35,6 +35,7 @@ from scripts.cli import (
     write_json,
 )
 from scripts.evaluate import NUMBERS, config_of
+from scripts.weights_files import load_network
 
 app = new_app()
 
@@ -147,7 +148,7 @@ def predict(
     options = inference_of(flip, scales, tile, overlap)
     paths = _listed(images)
     _check_outputs(out, paths)
-    start = read_weights(weights)
+    start = load_network(weights)
     config = config_of(start, device=device, dtype=dtype)
     framework = load_backend(backend)
     trainer = predictor(framework, framework.Trainer(config, start.arrays), options)

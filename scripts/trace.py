@@ -12,10 +12,10 @@ from common.schedule import learning_rate
 from common.traces import make_trace, read_batches, trace_metadata
 from scripts.cli import (
     BackendOption,
+    CanonicalOption,
     DeviceOption,
     DtypeOption,
     ScheduleOption,
-    WeightsOption,
     console,
     main,
     new_app,
@@ -28,7 +28,7 @@ app = new_app()
 @app.command()
 def trace(
     backend: BackendOption,
-    weights: WeightsOption,
+    weights: CanonicalOption,
     batches: Annotated[
         Path, typer.Option(help="Safetensors: image (steps, N, 3, H, W), label (steps, N, H, W).")
     ],

@@ -23,6 +23,7 @@ from backends.jax.optimizer import build_optimizer, export_momentum, import_mome
 from backends.jax.train import Trainer
 from backends.jax.weights import (
     export_weights,
+    imagenet_weights,
     import_weights,
     named_tensors,
     read_arrays,
@@ -44,6 +45,7 @@ __all__ = [
     "cross_entropy",
     "export_momentum",
     "export_weights",
+    "imagenet_weights",
     "images_to_device",
     "import_momentum",
     "import_weights",

@@ -68,8 +68,27 @@ def export_weights(model: FCN) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of an Orbax checkpoint (a folder), nested names joined by dots.
+def _read_once(path: Path) -> None:
+    """Reads every value of a checkpoint that is one database.
+
+    Orbax asks for all at once; if one fails, the others find their event loop closed and each
+    complains of it on standard error.
+
+    Raises:
+        ValueError: a value is missing or damaged.
+    """
+    import tensorstore
+
+    if (path / "manifest.ocdbt").exists():
+        base = {"driver": "file", "path": f"{path.absolute()}/"}
+        store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+        for key in store.list().result():
+            if not store.read(key).result().value:  # its file is missing
+                raise ValueError(f"{key.decode()} has no value")
+
+
+def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """The arrays of an Orbax checkpoint (a folder), nested names joined by dots, and its metadata.
 
     Raises:
         InputError: not such a folder, or damaged.
@@ -77,19 +96,43 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     import orbax.checkpoint
 
     try:
-        with warnings.catch_warnings(action="ignore"):  # that no sharding is asked for
-            tree = orbax.checkpoint.PyTreeCheckpointer().restore(path.absolute())
+        with (
+            warnings.catch_warnings(action="ignore"),  # that no sharding is asked for
+            orbax.checkpoint.PyTreeCheckpointer() as checkpointer,
+        ):
+            _read_once(path)
+            tree = checkpointer.restore(path.absolute())
+            metadata = checkpointer.metadata(path.absolute()).custom_metadata or {}
     except (ValueError, OSError, KeyError) as error:
         reason = str(error).strip().split("\n")[0].split(" [tensorstore_spec")[0]
         raise InputError(f"{path}: not an Orbax checkpoint: {reason}") from error
-    return {
+    arrays = {
         jax.tree_util.keystr(at, simple=True, separator="."): np.asarray(array)
         for at, array in jax.tree_util.tree_leaves_with_path(tree)
     }
+    return arrays, {key: str(value) for key, value in metadata.items()}
 
 
-def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Writes arrays as an Orbax checkpoint, a new folder."""
+def write_arrays(
+    path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]
+) -> None:
+    """Writes arrays as an Orbax checkpoint, a new folder: a tree by the dots of their names."""
+    # differs: a checkpoint has a place for metadata, `custom_metadata`.
     import orbax.checkpoint
 
-    orbax.checkpoint.PyTreeCheckpointer().save(path.absolute(), dict(arrays))
+    tree: dict[str, Any] = {}
+    for name, array in arrays.items():
+        *parents, leaf = name.split(".")
+        node = functools.reduce(lambda at, key: at.setdefault(key, {}), parents, tree)
+        node[leaf] = np.ascontiguousarray(array)
+    with orbax.checkpoint.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(path.absolute(), tree, custom_metadata=dict(metadata))
+
+
+def imagenet_weights(architecture: str) -> dict[str, NDArray[Any]]:
+    """ImageNet weights from Flax, which has none.
+
+    Raises:
+        InputError: always.
+    """
+    raise InputError(f"imagenet: Flax has no weights of {architecture}")

@@ -1,11 +1,14 @@
 """MXNet: weights between the canonical names and the model, and MXNet's own files."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import mxnet as mx
 from mxnet.gluon import Parameter
+from mxnet.gluon.model_zoo import model_store
+from mxnet.gluon.utils import check_sha1
 from numpy.typing import NDArray
 
 from backends.mxnet.device import to_numpy
@@ -43,8 +46,8 @@ def export_weights(model: FCN) -> dict[str, NDArray[Any]]:
     return {name: to_numpy(parameter.data()) for name, parameter in named_tensors(model).items()}
 
 
-def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a .params file saved by `mx.nd.save`, by its own names.
+def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """The arrays of a .params file saved by `mx.nd.save`, by its own names, and no metadata.
 
     Raises:
         InputError: not such a file, damaged, or it holds arrays without names.
@@ -56,11 +59,40 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         raise InputError(f"{path}: not a file of arrays by mx.nd.save: {reason}") from error
     if not isinstance(arrays, dict):
         raise InputError(f"{path}: holds arrays without names")
+    # differs: a symbol's file says which arrays are weights and which are buffers.
     return {
         name.removeprefix("arg:").removeprefix("aux:"): to_numpy(a) for name, a in arrays.items()
-    }
+    }, {}
 
 
-def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+def write_arrays(
+    path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]
+) -> None:
     """Writes arrays as a .params file, for `mx.nd.load`."""
+    # differs: a .params file has no place for metadata.
     mx.nd.save(str(path), {k: mx.nd.array(v, dtype=v.dtype) for k, v in arrays.items()})
+
+
+def imagenet_weights(architecture: str) -> dict[str, NDArray[Any]]:
+    """ImageNet weights by the names of Gluon's zoo, from its cache or else from the network.
+
+    Raises:
+        InputError: we take none of this architecture from Gluon, they cannot be fetched, or the
+            file is not the one that its name says.
+    """
+    if architecture != "resnet18_v2":
+        raise InputError(f"imagenet: Gluon's weights are not those of {architecture}")
+    folder = Path(mx.base.data_dir()) / "models"
+    path = folder / f"{architecture}-{model_store.short_hash(architecture)}.params"
+    if path.exists():  # MXNet would fetch another in its place
+        if not check_sha1(path, model_store._model_sha1[architecture]):
+            raise InputError(f"{path}: not Gluon's file: its sha1 is another")
+    else:
+        try:
+            model_store.get_model_file(architecture, root=os.fspath(folder))
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = f"{error}".split("\n")[0]
+            raise InputError(
+                f"imagenet: {path.name} of Gluon cannot be fetched ({reason}); put it here: {path}"
+            ) from error
+    return read_arrays(path)[0]

@@ -1,7 +1,10 @@
 """PyTorch: weights between the canonical names and the model, and PyTorch's own files."""
 
+import hashlib
+import importlib
 import io
 import re
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,8 +65,8 @@ def _reason(error: Exception) -> str:
     return re.split(r"(?<=\w)\.\s", line)[0]
 
 
-def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a state dict saved by `torch.save`, by its own names.
+def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """The arrays of a state dict saved by `torch.save`, by its own names, and no metadata.
 
     Raises:
         InputError: not such a file, damaged, or it holds more than tensors by name, or a tensor
@@ -82,13 +85,70 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         except (TypeError, RuntimeError) as error:  # bfloat16, quantized; sparse, no data
             kind = f"{tensor.dtype} {tensor.layout}".replace("torch.", "")
             raise InputError(f"{path}: {name} is {kind}, which NumPy lacks") from error
-    return arrays
+    return arrays, {}
 
 
-def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+def write_arrays(
+    path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]
+) -> None:
     """Writes arrays as a state dict, for `torch.load`."""
+    # differs: a state dict has no place for metadata.
     # By way of memory: given a path, torch.save puts its name into the file and makes a
     # RuntimeError of a full disk.
     buffer = io.BytesIO()
     torch.save({k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}, buffer)
     path.write_bytes(buffer.getbuffer())
+
+
+_KEPT: list[torch.library.Library] = []
+"""What PyTorch forgets when it is collected."""
+
+
+def _import_torchvision() -> Any:
+    """`torchvision`, also beside a PyTorch that its operators were not built for.
+
+    The registry's torchvision is a CUDA build. Beside a CPU build of PyTorch its library of
+    operators does not load, and the import fails where Python describes two of them, `nms` and
+    `qnms`. Declaring their schemas is enough: no model of ours calls them. With a matching pair
+    the first import succeeds and nothing is declared.
+    """
+    try:
+        return importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+    for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
+        del sys.modules[name]
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for operator in ("nms", "qnms"):
+        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _KEPT.append(library)
+    return importlib.import_module("torchvision")
+
+
+def imagenet_weights(architecture: str) -> dict[str, NDArray[Any]]:
+    """ImageNet weights by torchvision's names, from its cache or else from the network.
+
+    Raises:
+        InputError: torchvision has none of this architecture or is not installed, they cannot be
+            fetched, or the file is not the one that its name says.
+    """
+    if architecture != "resnet18":
+        raise InputError(f"imagenet: torchvision has no weights of {architecture}")
+    try:
+        weights = _import_torchvision().models.ResNet18_Weights.IMAGENET1K_V1
+    except ImportError as error:
+        raise InputError("imagenet: needs torchvision: pip install torchvision") from error
+    path = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
+    if path.exists():  # PyTorch checks only what it downloads
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if not digest.startswith(path.stem.rsplit("-", 1)[-1]):
+            raise InputError(f"{path}: not torchvision's file: its sha256 is {digest[:12]}...")
+    else:
+        try:
+            weights.get_state_dict(check_hash=True, weights_only=True)
+        except (OSError, RuntimeError) as error:
+            raise InputError(
+                f"imagenet: {weights.url} cannot be fetched ({error}); put it here: {path}"
+            ) from error
+    return read_arrays(path)[0]

@@ -21,12 +21,12 @@ import typer
 
 from backends.torch import FCN, build_model, import_weights
 from common.checkpoint import read_weights, sha256, write_tensors, write_whole
-from common.config import Config, Dtype
-from common.names import OUTPUT_STRIDE, layer_names
+from common.config import OUTPUT_STRIDE, Config, Dtype
+from common.names import layer_names
 from common.protocol import Array, Arrays
 from common.traces import FORMAT, read_batches
 from common.transforms import image_size, pad_images
-from scripts.cli import WeightsOption, console, main, new_app
+from scripts.cli import CanonicalOption, console, main, new_app
 
 INPUT = "image"
 """The graph's one input, (batch, 3, height, width) float32; its outputs are the layers by name."""
@@ -49,11 +49,14 @@ class _Layers(torch.nn.Module):
         return tuple(layers)
 
 
-def export_onnx(path: Path, weights: Mapping[str, Array], config: Config) -> None:
+def export_onnx(
+    path: Path, weights: Mapping[str, Array], config: Config, metadata: Mapping[str, str]
+) -> None:
     """Writes the network in eval mode, float32, as an ONNX file that `onnx.checker` accepts.
 
-    `weights` are canonical arrays, checked by the caller. Input `image` (N, 3, H, W), outputs each
-    layer by its name; N, H and W are free, H and W multiples of 32.
+    `weights` are canonical arrays, checked by the caller; `metadata` becomes the model's
+    properties. Input `image` (N, 3, H, W), outputs each layer by its name; N, H and W are free,
+    H and W multiples of 32.
 
     Raises:
         InputError: the file cannot be written.
@@ -81,6 +84,9 @@ def export_onnx(path: Path, weights: Mapping[str, Array], config: Config) -> Non
                     for name in (INPUT, *layers)
                 },
             )
+        model = onnx.load(temporary)
+        onnx.helper.set_model_props(model, dict(metadata))
+        onnx.save(model, temporary)
         onnx.checker.check_model(str(temporary), full_check=True)
 
     write_whole(path, write)
@@ -104,7 +110,7 @@ def onnx_trace(path: Path, images: Array) -> Arrays:
 
 @app.command()
 def trace(
-    weights: WeightsOption,
+    weights: CanonicalOption,
     batches: Annotated[
         Path, typer.Option(help="Safetensors: image (steps, N, 3, H, W), label (steps, N, H, W).")
     ],
@@ -119,7 +125,7 @@ def trace(
     images = read_batches(batches, start.num_classes, steps=1).image[0]
     with tempfile.TemporaryDirectory() as folder:
         graph = onnx_file or Path(folder) / "network.onnx"
-        export_onnx(graph, start.arrays, config)
+        export_onnx(graph, start.arrays, config, {})
         arrays = onnx_trace(graph, images)
     packages = {"onnxruntime": onnxruntime, "onnx": onnx, "torch": torch, "numpy": np}
     metadata = FORMAT | {
