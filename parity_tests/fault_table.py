@@ -47,7 +47,7 @@ from PIL import Image
 import backends
 from common.batches import _Worker
 from common.checkpoint import read_tensors, read_weights, write_tensors, write_weights
-from common.dataset import CLASS_NAMES, IMAGES, MASKS, SPLITS
+from common.dataset import CLASS_NAMES, IMAGES, MASKS, SPLITS, keep_manifest
 from common.errors import InputError
 from common.image_files import open_image
 from common.initial import initial_weights
@@ -461,7 +461,7 @@ def as_checkpoint() -> None:
 
 
 def flipped(data: bytes) -> bytes:
-    """One bit of the last value is another; every number stays finite."""
+    """A bit of the fourth byte from the end is another: of weights, of a float's last digits."""
     return data[:-4] + bytes([data[-4] ^ 1]) + data[-3:]
 
 
@@ -555,6 +555,12 @@ PICTURES = [
             ("HTML as .jpg", html, "no image, or a damaged one: begins with b'<!DOCTYPE"),
             ("PNG that claims 20000x20000 pixels", bomb(2), r"cannot be read: Image size \("),
         )
+    ),
+    Row(
+        "a bit of a JPEG flipped, with a manifest",
+        several(lambda: keep_manifest(DATA), rewrite(IMAGE, flipped)),
+        f"{IMAGE}: differs from manifest.json: a bit flipped or the file was changed",
+        refuses="check train",
     ),
     Row(
         "floating-point pixels",
