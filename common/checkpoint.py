@@ -28,7 +28,7 @@ FLOAT_TYPES = ("float32", "float64")
 _NUMPY_TYPES = {"BOOL", "U8", "I8", "U16", "I16", "F16", "U32", "I32", "F32", "U64", "I64", "F64"}
 """The value types of safetensors that NumPy has too; bfloat16 and float8 are not among them."""
 
-DIGEST = "sha256"
+DIGEST = "content_sha256"
 """Metadata key of a checkpoint: `digest` of all that is in it."""
 
 MOMENTUM = "momentum/"
@@ -67,11 +67,11 @@ def sha256(path: Path) -> str:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
-    """The arrays and the metadata of a safetensors file.
+    """The arrays and the metadata of a safetensors file; of a checkpoint, held to its digest.
 
     Raises:
-        InputError: there is no such file, or it is no safetensors file, or is truncated, or
-            holds a value type that NumPy lacks.
+        InputError: there is no such file, or it is no safetensors file, or is truncated, or a bit
+            of a checkpoint flipped, or it holds a value type that NumPy lacks.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -83,10 +83,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
                 if kind not in _NUMPY_TYPES:
                     kind = {"BF16": "bfloat16"}.get(kind, kind)
                     raise InputError(f"{path}: {name} is {kind}, not float32 or float64")
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in names}
+            metadata = file.metadata() or {}
     except (safetensors.SafetensorError, TypeError, AttributeError, OSError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: not a readable safetensors file: {reason}") from error
+    if DIGEST in metadata and metadata[DIGEST] != digest(arrays, metadata):
+        raise InputError(f"{path}: damaged: its contents are not those of its {DIGEST}")
+    return arrays, metadata
 
 
 def _second_name(path: Path, name: Path) -> None:
@@ -234,14 +238,10 @@ def _num_classes(path: Path, metadata: Mapping[str, str], arrays: Mapping[str, A
 def read_weights(path: Path) -> Weights:
     """A canonical weights file or a checkpoint, checked whole before anything uses it.
 
-    A checkpoint's digest is checked as well, so a bit that flipped is found.
-
     Raises:
         InputError: the file, its metadata or a tensor is not what the network needs.
     """
     arrays, metadata = read_tensors(path)
-    if DIGEST in metadata and metadata[DIGEST] != digest(arrays, metadata):
-        raise InputError(f"{path}: damaged: its contents are not those of its {DIGEST}")
     momentum = {k.removeprefix(MOMENTUM): v for k, v in arrays.items() if k.startswith(MOMENTUM)}
     arrays = {k: v for k, v in arrays.items() if not k.startswith(MOMENTUM)}
     return weights_of(path, arrays, metadata, momentum)

@@ -18,7 +18,7 @@ from common.initial import initial_weights
 from common.protocol import Arrays
 from common.shapes import SHAPES_CLASSES, write_shapes
 from common.traces import Batches, generic_batches
-from parity_tests.conftest import batches, new_trainer, weights
+from parity_tests.conftest import V2, batches, new_trainer, weights
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -87,6 +87,15 @@ def test_what_is_stored_and_exported_is_float32(name: str) -> None:
     moved = trainer.weights()["backbone.layer1.0.conv1.weight"]
     # an update in float32: most weights are no bfloat16, whose low 16 bits are zeros
     assert np.mean(moved.view(np.uint32) & 0xFFFF != 0) > 0.9
+
+
+@pytest.mark.parametrize("name", HAVE_BFLOAT16)
+def test_v2_is_as_near_to_the_truth(name: str) -> None:
+    image = batches().image[0][:1, :, :32]
+    coarse = new_trainer(name, dtype=Dtype.bfloat16, architecture=V2).activations(image)
+    truth = new_trainer("torch", dtype=Dtype.float64, architecture=V2).activations(image)
+    errors = {key: relative_l2(array, truth[key]) for key, array in coarse.items()}
+    assert all(1e-4 < error < 4 * EPS["bfloat16"] for error in errors.values()), errors
 
 
 @pytest.mark.parametrize("name", HAVE_BFLOAT16)

@@ -7,7 +7,7 @@ from common.compare import relative_l2
 from common.config import VOID, Config, Dtype
 from common.errors import InputError
 from common.names import tensors
-from parity_tests.conftest import NUM_CLASSES, RATES, batches, new_trainer, trace, weights
+from parity_tests.conftest import NUM_CLASSES, RATES, V2, batches, new_trainer, trace, weights
 
 SPECS = tensors("resnet18", NUM_CLASSES)
 TRAINED = [name for name, spec in SPECS.items() if spec.trainable]
@@ -120,6 +120,19 @@ def test_running_statistics_of_the_first_layer(backend: str) -> None:
         expected = d * weights()[f"backbone.bn1.{buffer}"] + (1 - d) * batch
         found = trace(backend, Dtype.float64)[f"buffer/backbone.bn1.{buffer}"]
         assert relative_l2(found, expected) < 1e-13, buffer
+
+
+def test_running_statistics_of_the_images(backend: str) -> None:
+    """V2's first BatchNorm sees the images themselves, whose gradient nobody asks for."""
+    image, d = batches().image[0].astype(np.float64), Config().bn_decay
+    for buffer, batch in (
+        ("running_mean", image.mean(axis=(0, 2, 3))),
+        ("running_var", image.var(axis=(0, 2, 3), ddof=1)),
+    ):
+        name = f"backbone.bn0.{buffer}"
+        expected = d * weights(V2)[name] + (1 - d) * batch
+        found = trace(backend, Dtype.float64, V2)[f"buffer/{name}"]
+        assert relative_l2(found, expected) < 1e-14, buffer
 
 
 def test_eval_changes_no_buffer_and_train_changes_all(backend: str) -> None:

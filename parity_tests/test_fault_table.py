@@ -52,10 +52,14 @@ RESULTS: dict[object, object] = {}
 
 
 def results(command: str, outcome: Outcome) -> object:
-    """What the command has written, or for `data check` has said."""
+    """What the command has written, a run's logs, or what `data check` has said."""
     assert (outcome.code, outcome.err) == (0, "")
+    if command == "check":
+        return outcome.out
+    if command == "train":
+        return {path: text for path, text in outcome.written.items() if path.suffix == ".jsonl"}
     if command != "convert":
-        return outcome.out if command == "check" else outcome.written
+        return outcome.written
     # the order of the metadata is another each time
     data = outcome.after[Path("out.safetensors")]
     assert data is not None

@@ -19,6 +19,7 @@ from common.config import Config, Dtype, Inference
 from common.errors import InputError
 from common.inference import predictor, resized, scores, tiled_logits, tiles
 from common.initial import generic_weights
+from common.names import ARCHITECTURES
 from common.protocol import Trainer
 from common.shapes import SHAPES_CLASSES, write_shapes
 
@@ -35,14 +36,16 @@ def picture(height: int, width: int) -> np.ndarray:
 
 
 @functools.cache
-def trainer_of(backend: str, dtype: Dtype = Dtype.float64) -> Trainer:
+def trainer_of(
+    backend: str, dtype: Dtype = Dtype.float64, architecture: str = "resnet18"
+) -> Trainer:
     """On generic weights; nothing here trains it."""
-    config = Config(num_classes=CLASSES, dtype=dtype)
-    return load_backend(backend).Trainer(config, generic_weights("resnet18", CLASSES, seed=3))
+    config = Config(architecture=architecture, num_classes=CLASSES, dtype=dtype)
+    return load_backend(backend).Trainer(config, generic_weights(architecture, CLASSES, seed=3))
 
 
-def logits_of(backend: str, dtype: Dtype = Dtype.float64) -> Callable[[np.ndarray], np.ndarray]:
-    trainer = trainer_of(backend, dtype)
+def logits_of(backend: str, *settings: str) -> Callable[[np.ndarray], np.ndarray]:
+    trainer = trainer_of(backend, *settings)
     return lambda images: load_backend(backend).to_numpy(trainer.logits(images))
 
 
@@ -78,22 +81,25 @@ def test_one_tile_fades_into_the_next() -> None:
     assert np.allclose(first.weight[96:], second.weight[:64][::-1], rtol=0, atol=1e-15)
 
 
-def tiled_against_whole(backend: str, image: np.ndarray, overlap: int) -> float:
-    logits = logits_of(backend)
+def tiled_against_whole(
+    image: np.ndarray, overlap: int, backend: str = "torch", architecture: str = "resnet18"
+) -> float:
+    logits = logits_of(backend, Dtype.float64, architecture)
     options = Inference(tile=(768, 768), overlap=overlap)
     return relative_l2(whole(tiled_logits(logits, image, options)), logits(image[None])[0])
 
 
 def test_tiles_that_overlap_by_640_give_the_logits_of_the_whole(backend: str) -> None:
-    assert tiled_against_whole(backend, picture(20, 900), 640) < 1e-14
+    assert tiled_against_whole(picture(20, 900), 640, backend) < 1e-14
 
 
-def test_so_they_do_from_top_to_bottom() -> None:
-    assert tiled_against_whole("torch", picture(900, 20), 640) < 1e-14
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_so_they_do_from_top_to_bottom_and_in_every_network(architecture: str) -> None:
+    assert tiled_against_whole(picture(900, 20), 640, architecture=architecture) < 1e-14
 
 
 def test_with_less_overlap_a_border_can_be_seen() -> None:
-    assert tiled_against_whole("torch", picture(20, 900), 608) > 1e-10
+    assert tiled_against_whole(picture(20, 900), 608) > 1e-10
 
 
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.float64])

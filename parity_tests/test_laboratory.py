@@ -9,11 +9,11 @@ import pytest
 
 from common.checkpoint import read_tensors, write_tensors
 from common.compare import relative_l2
-from common.config import VOID
+from common.config import VOID, Architecture
 from common.gates import GATES, STAGES
 from common.names import layer_names, tensors
 from common.parity import Files, judge, layer_run, whole_run
-from parity_tests.conftest import NUM_CLASSES, batches, new_trainer, trace
+from parity_tests.conftest import NUM_CLASSES, V1, V2, batches, new_trainer, trace
 from scripts.parity_worker import layer_inputs, loss_gradient
 
 Command = Callable[..., tuple[int, str, str]]
@@ -22,11 +22,16 @@ SPECS = tensors("resnet18", NUM_CLASSES)
 STEPS = 3
 
 
-@pytest.mark.parametrize("others", [("torch", "mxnet"), ("torch", "jax")])
-def test_float64(others: tuple[str, ...], tmp_path: Path, run_command: Command) -> None:
+@pytest.mark.parametrize(
+    "others, architecture",
+    [(("torch", "mxnet"), V1), (("torch", "jax"), V1), (("torch", "mxnet"), V2)],
+)
+def test_float64(
+    others: tuple[str, ...], architecture: Architecture, tmp_path: Path, run_command: Command
+) -> None:
     keep, result = tmp_path / "kept", tmp_path / "r.json"
     arguments = ("--backends", *others, "--steps", STEPS, "--keep", keep, "--json", result)
-    code, out, err = run_command("parity", *arguments)
+    code, out, err = run_command("parity", *arguments, "--architecture", architecture)
     assert (code, err) == (0, "")
     assert "PASSED" in out
     found = json.loads(result.read_text())
@@ -39,11 +44,11 @@ def test_float64(others: tuple[str, ...], tmp_path: Path, run_command: Command) 
             assert worst["gate"] == GATES[stage]
             assert 0 < worst["error"] < worst["gate"], (name, stage)
             assert worst["tensor"] in {row["name"] for row in found["comparison"]["tensors"]}
-    assert {row["layer"] for row in found["layers"]} == set(LAYERS)
+    assert list(dict.fromkeys(r["layer"] for r in found["layers"])) == [*layer_names(architecture)]
     assert all(row["held"] and row["error"] < 1e-13 for row in found["layers"])
     assert set(found["growth"]["float64"]) == {others[1], "torch, two threads"}
     assert all(len(errors) == STEPS for errors in found["growth"]["float64"].values())
-    _is_noticed(Files(keep, others, "resnet18", "float64", STEPS))
+    _is_noticed(Files(keep, others, architecture, "float64", STEPS))
 
 
 def _is_noticed(files: Files) -> None:

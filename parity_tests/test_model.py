@@ -5,8 +5,8 @@ import pytest
 
 from backends import load_backend
 from common.compare import relative_l2
-from common.config import Config, Dtype
-from parity_tests.conftest import batches, new_trainer, weights
+from common.config import Architecture, Config, Dtype
+from parity_tests.conftest import V1, V2, batches, new_trainer, weights
 
 CHANNELS = {"stem": 64, "layer1.1": 64, "layer2.1": 128, "layer3.1": 256, "layer4.1": 512}
 STRIDES = {"stem": 4, "layer1.1": 4, "layer2.1": 8, "layer3.1": 16, "layer4.1": 32}
@@ -25,15 +25,16 @@ def test_shapes_of_the_book(backend: str) -> None:
     assert trainer.predict(images).shape == (1, 320, 480)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (33, 64), (50, 75)])
+@pytest.mark.parametrize(
+    "architecture, height, width", [(V1, 1, 1), (V1, 33, 64), (V1, 50, 75), (V2, 20, 45)]
+)
 def test_any_size_is_padded_with_zeros_and_cropped_back(
-    backend: str, size: tuple[int, int]
+    backend: str, architecture: Architecture, height: int, width: int
 ) -> None:
-    height, width = size
     image = batches().image[0][:, :, :height, :width]
     padded = np.zeros((2, 3, -(-height // 32) * 32, -(-width // 32) * 32), np.float32)
     padded[:, :, :height, :width] = image
-    trainer = new_trainer(backend, dtype=Dtype.float64)
+    trainer = new_trainer(backend, dtype=Dtype.float64, architecture=architecture)
     found, expected = trainer.activations(image), trainer.activations(padded)
     assert found["logits"].shape == (2, 21, height, width)
     assert np.array_equal(found["logits"], expected["logits"][:, :, :height, :width])

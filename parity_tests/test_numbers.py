@@ -5,10 +5,10 @@ import pytest
 
 from common.bilinear import bilinear_kernel, bilinear_weight, upsample
 from common.compare import relative_l2
-from common.config import IMAGENET_MEAN, IMAGENET_STD, Config, Schedule
+from common.config import IMAGENET_MEAN, IMAGENET_STD, Config, Schedule, UpsampleInit
 from common.initial import generic_weights, initial_weights
 from common.metrics import confusion_matrix, summarize
-from common.names import tensors
+from common.names import ARCHITECTURES, layer_names, tensors
 from common.schedule import float32, learning_rate
 from common.transforms import normalize
 from common.voc import VOC_CLASSES, voc_palette
@@ -21,6 +21,32 @@ def test_104_tensors_64_trained() -> None:
     assert sum(int(np.prod(s.shape)) for s in specs.values() if s.trainable) == 12_993_642
     with pytest.raises(ValueError, match="vgg"):
         tensors("vgg", 21)
+
+
+def test_v2_has_98_tensors_60_trained_in_order_of_execution() -> None:
+    specs = tensors("resnet18_v2", 21)
+    assert len(specs) == 98
+    assert sum(spec.trainable for spec in specs.values()) == 60
+    assert sum(int(np.prod(s.shape)) for s in specs.values() if s.trainable) == 12_991_978
+    norm = ("weight", "bias", "running_mean", "running_var")
+    assert [name.removeprefix("backbone.") for name in specs][:7] == [
+        *("bn0.running_mean", "bn0.running_var", "conv1.weight"),
+        *(f"bn1.{tensor}" for tensor in norm),
+    ]
+    block = [n.removeprefix("backbone.layer2.0.") for n in specs if "layer2.0" in n]
+    assert block == [
+        *(f"bn1.{tensor}" for tensor in norm),
+        "conv1.weight",
+        *(f"bn2.{tensor}" for tensor in norm),
+        *("conv2.weight", "downsample.weight"),
+    ]
+    assert [*specs][-8:-4] == [f"backbone.bn2.{tensor}" for tensor in norm]
+    first = specs["backbone.layer2.0.bn1.weight"]
+    assert (first.shape, first.stride, first.layer) == ((64,), 4, "layer2.0")
+    strides = {n: specs[f"backbone.{n}.running_var"].stride for n in ("bn0", "bn1", "bn2")}
+    assert strides == {"bn0": 1, "bn1": 2, "bn2": 32}
+    layers = dict.fromkeys(spec.layer for spec in specs.values())
+    assert tuple(layers) == layer_names("resnet18_v2")
 
 
 def test_bilinear_kernel_by_the_formula_of_fcn() -> None:
@@ -89,8 +115,22 @@ def test_initial_weights() -> None:
     assert np.array_equal(start["backbone.conv1.weight"], fewer["backbone.conv1.weight"])
 
 
-def test_generic_weights_have_no_symmetry_that_hides_a_bug() -> None:
-    for name, array in generic_weights("resnet18", 21, seed=0).items():
+def test_an_upsampling_that_starts_at_random() -> None:
+    bilinear, xavier = (
+        initial_weights("resnet18_v2", 6, seed=0, upsample_init=init) for init in UpsampleInit
+    )
+    weight = xavier.pop("transpose_conv.weight")
+    assert np.array_equal(bilinear.pop("transpose_conv.weight"), bilinear_weight(6, 64))
+    assert all(np.array_equal(array, bilinear[name]) for name, array in xavier.items())
+    bound = np.sqrt(6 / (2 * 6 * 64 * 64))  # fan-in and fan-out: 6 classes, 64x64 taps
+    assert 0.999 * bound < np.abs(weight).max() <= bound * (1 + 1e-6)
+    assert weight.std() == pytest.approx(bound / np.sqrt(3), rel=0.01)
+    assert (bilinear["backbone.bn0.running_var"] == 1).all()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_generic_weights_have_no_symmetry_that_hides_a_bug(architecture: str) -> None:
+    for name, array in generic_weights(architecture, 21, seed=0).items():
         assert len(np.unique(array)) == array.size, name
         if array.ndim == 4 and array.shape[2] > 1:
             assert relative_l2(array[:, :, ::-1], array) > 0.5, name

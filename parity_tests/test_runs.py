@@ -401,8 +401,8 @@ def test_a_flipped_bit_is_found_and_the_checkpoint_before_is_taken(
     code, _, err = run_command("train", "--resume", run)
     assert code == 0
     assert err == (
-        f"note: {run / LAST}: damaged: its contents are not those of its sha256; going on from"
-        f" {run / PREVIOUS}, of step 0\n"
+        f"note: {run / LAST}: damaged: its contents are not those of its content_sha256; going on"
+        f" from {run / PREVIOUS}, of step 0\n"
     )
     assert (run / DAMAGED).stat().st_size == size
     assert [line["step"] for line in lines(run / "log.jsonl")] == [0, 1]
@@ -425,7 +425,7 @@ def test_no_checkpoint_that_can_be_read(
 def test_a_digest_covers_names_types_shapes_values_and_metadata() -> None:
     arrays = {"a": np.arange(6.0), "b": np.ones(2, np.float32)}
     base = digest(arrays, {"step": "1"})
-    assert digest(dict(reversed(arrays.items())), {"sha256": "x", "step": "1"}) == base
+    assert digest(dict(reversed(arrays.items())), {"content_sha256": "x", "step": "1"}) == base
     changed = [
         ({**arrays, "a": np.arange(6.0).reshape(2, 3)}, {"step": "1"}),
         ({**arrays, "a": np.arange(6.0).view(np.int64)}, {"step": "1"}),
@@ -468,12 +468,12 @@ def test_kill_9_while_saving_loses_nothing(tmp_path: Path) -> None:
             process.kill()
             said = max([said, *map(int, process.stdout.read().split())])
         arrays, facts = read_tensors(path)
-        kept += digest(arrays, facts) == facts["sha256"]
+        kept += digest(arrays, facts) == facts["content_sha256"]
         lost += int(facts["step"]) < said
         step = int(facts["step"])
         if previous.exists():
             older, old = read_tensors(previous)
-            assert digest(older, old) == old["sha256"]
+            assert digest(older, old) == old["content_sha256"]
     assert (kept, lost) == (100, 0)
     assert step > 100
 

@@ -121,7 +121,7 @@ def voc2012(
     if not re.fullmatch("[0-9a-fA-F]{32}", md5):
         fail(f"--md5 {md5}: not an md5, which has 32 hexadecimal digits")
     with progress("VOC2012") as bar:
-        task = bar.add_task("", total=None, status="")
+        task = bar.add_task("", total=None, status="reading")
         found, made = prepare(
             folder,
             source,

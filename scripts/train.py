@@ -9,8 +9,8 @@ import typer
 
 from backends import load_backend
 from common.batches import total_steps
-from common.checkpoint import Weights, read_weights, write_whole
-from common.config import VOID, Config, Decay, UpsampleInit, Void
+from common.checkpoint import Weights, write_whole
+from common.config import VOID, Architecture, Config, Decay, UpsampleInit, Void
 from common.dataset import Dataset, check_split, open_dataset
 from common.errors import InputError
 from common.initial import initial_weights
@@ -31,9 +31,10 @@ from scripts.cli import (
     note,
     write_json,
 )
-from scripts.evaluate import check_classes, evaluate_dataset, print_metrics
+from scripts.evaluate import evaluate_dataset, print_metrics
 from scripts.plots import plot_confusion, plot_run
 from scripts.training import Training, data_digest
+from scripts.weights_files import load_weights
 
 app = new_app()
 
@@ -63,22 +64,34 @@ def open_data(folder: Path, config: Config) -> tuple[Dataset, Dataset | None]:
     return train, val
 
 
-def start_weights(path: Path | None, config: Config, train: Dataset) -> Weights:
-    """What training starts from: a file, or the seed's initial weights.
+def start_weights(
+    path: Path | None, config: Config, train: Dataset, architecture: Architecture | None
+) -> Weights:
+    """What training starts from: any file of weights, `imagenet`, or the seed's initial weights.
+
+    Of a backbone, the head is the seed's. `architecture` is that which was asked for, if any.
 
     Raises:
-        InputError: the file is no weights file, or its classes are not the data's.
+        InputError: the file cannot be read, or is another network, or its classes are not the
+            data's.
     """
+    names = train.class_names
     if path is None:
         arrays: Arrays = dict(
-            initial_weights(
-                config.architecture, train.num_classes, config.seed, config.upsample_init
-            )
+            initial_weights(config.architecture, len(names), config.seed, config.upsample_init)
         )
-        return Weights(arrays, config.architecture, train.num_classes, train.class_names)
-    weights = read_weights(path)
-    check_classes(path, weights, train)
-    return weights
+        return Weights(arrays, config.architecture, len(names), names)
+    loaded = load_weights(
+        path,
+        num_classes=len(names),
+        class_names=names,
+        seed=config.seed,
+        upsample_init=config.upsample_init,
+        architecture=architecture,
+    )
+    for line in loaded.notes:
+        note(f"{path}: {line}")
+    return loaded.weights
 
 
 def finish(training: Training, json_path: Path | None) -> None:
@@ -161,9 +174,14 @@ def _given(context: typer.Context) -> dict[str, str]:
     return {
         option.name: option.opts[-1]
         for option in context.command.params
-        if option.name in SETTINGS
-        and getattr(context.get_parameter_source(option.name), "name", "") == "COMMANDLINE"
+        if option.name in SETTINGS and _source(context, option.name) == "COMMANDLINE"
     }
+
+
+def _source(context: typer.Context, name: str) -> str:
+    """Where an option's value is from: COMMANDLINE, DEFAULT_MAP (a recipe), DEFAULT."""
+    source = context.get_parameter_source(name)
+    return "DEFAULT" if source is None else source.name
 
 
 def start(
@@ -173,15 +191,16 @@ def start(
     weights: Path | None,
     recipe: str | None,
     config: Config,
+    architecture: Architecture | None,
 ) -> Training:
-    """A new run in its folder.
+    """A new run in its folder; `architecture` where that was asked for, not left to the weights.
 
     Raises:
         InputError: the folder holds something, or the data, the weights or the backend is at fault.
     """
     folder.check_new()
     train_set, val_set = open_data(data, config)
-    initial = start_weights(weights, config, train_set)
+    initial = start_weights(weights, config, train_set, architecture)
     config = config.replace(
         architecture=initial.architecture,
         num_classes=initial.num_classes,
@@ -296,7 +315,12 @@ def train(
         typer.Option("--resume", metavar="RUN", help="Go on with a run, as if it had never ended."),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Start from these; otherwise from the seed's initial ones.")
+        Path | None,
+        typer.Option(
+            metavar="FILE|imagenet",
+            help="Start from these: any file that `convert` reads, or those that torchvision"
+            " (resnet18) and Gluon (resnet18_v2) publish. Otherwise from the seed's initial ones.",
+        ),
     ] = None,
     recipe: Annotated[
         str | None,
@@ -390,7 +414,9 @@ def train(
             names = [option for option, value in missing.items() if value is None]
             raise InputError(f"{', '.join(names)}: missing, for a new run (or --resume RUN)")
         with RunFolder(out) as folder:
-            training = start(folder, backend, data, weights, recipe, config)
+            asked = _source(context, "architecture") != "DEFAULT"
+            architecture_asked = config.architecture if asked else None
+            training = start(folder, backend, data, weights, recipe, config, architecture_asked)
             _run(training, 0, stop_after, json_path)
 
 
