@@ -146,6 +146,18 @@ def write_whole(
         raise InputError(f"{path}: cannot be written: {reason}") from error
 
 
+def _sort_metadata(path: Path) -> None:
+    """Brings a file's metadata into one order; safetensors writes it in a random one."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:
+            file.seek(8)
+            file.write(text.ljust(size))
+
+
 def write_tensors(
     path: Path,
     arrays: Mapping[str, Array],
@@ -153,15 +165,21 @@ def write_tensors(
     check: Callable[[Path], object] = lambda temporary: None,
     previous: Path | None = None,
 ) -> None:
-    """Writes arrays and metadata as one safetensors file; `check`, `previous` as `write_whole`.
+    """Writes arrays and metadata as one safetensors file: the same of them, the same bytes.
+
+    `check` and `previous` are those of `write_whole`.
 
     Raises:
         InputError: the file cannot be written.
     """
     # safetensors writes an array that is not contiguous wrongly, without a word
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    facts = dict(metadata)
-    write_whole(path, lambda p: safetensors.numpy.save_file(contiguous, p, facts), check, previous)
+
+    def write(temporary: Path) -> None:
+        safetensors.numpy.save_file(contiguous, temporary, dict(metadata))
+        _sort_metadata(temporary)
+
+    write_whole(path, write, check, previous)
 
 
 def digest(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:

@@ -197,3 +197,17 @@ def test_sha256(tmp_path: Path) -> None:
 def test_shapes_are_the_specs() -> None:
     for name, spec in tensors("resnet18", 21).items():
         assert weights()[name].shape == spec.shape
+
+
+def test_the_same_contents_are_the_same_bytes(tmp_path: Path) -> None:
+    arrays = {"b": np.arange(3.0), "a": np.ones((2, 2), np.float32)}
+    facts = {f"key {k}": 'ä\n"\\\t\u0001' * k for k in range(12)}
+    for k in range(4):
+        write_tensors(tmp_path / f"{k}", arrays, facts)
+    write_tensors(tmp_path / "reversed", arrays, dict(reversed(facts.items())))
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    found, told = read_tensors(tmp_path / "0")
+    assert told == facts
+    assert all(np.array_equal(found[name], array) for name, array in arrays.items())
+    write_tensors(tmp_path / "bare", arrays, {})
+    assert read_tensors(tmp_path / "bare")[1] == {}
