@@ -62,7 +62,7 @@ def _fault(member: tarfile.TarInfo) -> str | None:
     if not member.isdir() and (not member.isreg() or member.issparse()):
         return "is no plain file"
     if not 0 <= member.size <= MAX_MEMBER:
-        return f"claims {member.size} bytes, more than {MAX_MEMBER >> 20} MB"
+        return f"claims {member.size} bytes, not 0 to {MAX_MEMBER >> 20} MB"
     return None
 
 

@@ -103,7 +103,7 @@ def read_manifest(root: Path) -> Manifest | None:
     try:
         return _parse(root, data)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise InputError(
             f"{path}: damaged, or no manifest of ours ({reason}); remove it to do without"
         ) from error

@@ -15,6 +15,7 @@ from common.board import Board
 from common.checkpoint import Weights, read_weights, write_weights, write_whole
 from common.config import Config
 from common.errors import InputError
+from common.image_files import naming
 
 LAST, PREVIOUS, BEST = "last.safetensors", "previous.safetensors", "best.safetensors"
 DAMAGED = "damaged.safetensors"
@@ -86,15 +87,23 @@ class Checkpoint:
 
 
 def _read_lines(path: Path, before: int) -> list[dict[str, Any]]:
-    """The lines of a log whose `step` is below `before`; the last may be torn."""
+    """The lines of a log whose `step` is below `before`; the last may be torn.
+
+    Raises:
+        InputError: another one is no line of a log.
+    """
+    texts = path.read_bytes().splitlines() if path.exists() else []
     lines = []
-    for text in path.read_text().splitlines() if path.exists() else ():
+    for number, text in enumerate(texts, start=1):
         try:
             line = json.loads(text)
-        except json.JSONDecodeError:
-            break
-        if line["step"] < before:
-            lines.append(line)
+            if line["step"] < before:
+                lines.append(line)
+        except (ValueError, TypeError, KeyError) as error:
+            if number < len(texts):
+                raise InputError(
+                    f"{path}: line {number} is damaged; remove it to go on without"
+                ) from error
     return lines
 
 
@@ -163,10 +172,8 @@ class RunFolder:
         """Makes the folder this process's own, until it ends, however that comes.
 
         Raises:
-            InputError: there is no such folder, it cannot be written to, or is another process's.
+            InputError: it cannot be written to, or is another process's.
         """
-        if not self.folder.is_dir():
-            raise InputError(f"{self.folder}: no such run")
         try:
             self._lock = (self.folder / LOCK).open("a+")
         except OSError as error:
@@ -192,13 +199,21 @@ class RunFolder:
         """What `config.json` says.
 
         Raises:
-            InputError: there is none, or it is damaged.
+            InputError: there is no run, or its config is damaged.
         """
         path = self.folder / "config.json"
+        if not path.exists():
+            what = "no run, for it has no config.json" if self.folder.exists() else "no such run"
+            raise InputError(f"{self.folder}: {what}")
+        with naming(path):
+            data = path.read_bytes()
         try:
-            info: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: no run's config: {error}") from error
+            info: dict[str, Any] = json.loads(data)
+            whole = isinstance(info["data"], str) and isinstance(info["history"], list)
+        except (ValueError, TypeError, KeyError):
+            whole = False
+        if not whole:
+            raise InputError(f"{path}: damaged, or no run's config")
         return info
 
     def write_info(self, info: Mapping[str, Any]) -> None:
@@ -217,13 +232,20 @@ class RunFolder:
         except InputError as error:
             if not previous.exists():
                 raise
-            found = Checkpoint.read(previous)
+            try:
+                found = Checkpoint.read(previous)
+            except InputError as other:
+                raise InputError(f"{error}; and {other}") from other
             if last.exists():  # so that the next one does not take the good one's place
                 last.replace(self.folder / DAMAGED)
             return found, f"{error}; going on from {previous}, of step {found.step}"
 
     def rewind(self, step: int) -> None:
-        """Makes the logs end where `step` steps were done, and clears what a kill left behind."""
+        """Makes the logs end where `step` steps were done, and clears what a kill left behind.
+
+        Raises:
+            InputError: a log is damaged, or cannot be written.
+        """
         for path in self.folder.iterdir():
             if _TEMPORARY.fullmatch(path.name):
                 path.unlink()

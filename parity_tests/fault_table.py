@@ -8,19 +8,28 @@ A row is tried in a folder of its own, which holds
     W.safetensors       weights for its six classes
     result.json, out.safetensors, out/kept.png      earlier results
 
+    run/                for `resume` alone: a run of two steps, stopped after one
+
 and in which the commands of `COMMANDS` work. A row's fault is put in first; then a command
 
 - refuses: one line on standard error, exit code 2, and the folder is as it was;
 - finishes: one such line, exit code 2, and the rest is done;
 - stops: one such line, exit code 2, in the middle; what was there, and what it had done, stays;
-- accepts: exit code 0, nothing on standard error; where the row says what the input is `like`,
-  the result is that of the input which it is like.
+- notes: exit code 0, and one line on standard error that is no error, but to be known;
+- accepts: exit code 0, nothing on standard error.
+
+Where the row says what the input is `like`, the result is that of the input which it is like.
 """
 
 import contextlib
+import copy
 import errno
+import fcntl
+import gzip
 import importlib
 import io
+import itertools
+import json
 import os
 import pickle
 import re
@@ -29,6 +38,7 @@ import shutil
 import signal
 import struct
 import sys
+import tarfile
 import tempfile
 import zipfile
 import zlib
@@ -51,14 +61,33 @@ from common.dataset import CLASS_NAMES, IMAGES, MASKS, SPLITS, keep_manifest
 from common.errors import InputError
 from common.image_files import open_image
 from common.initial import initial_weights
+from common.manifest import MANIFEST
+from common.run_folder import LAST, LOCK, PREVIOUS, Checkpoint, RunFolder
 from common.shapes import SHAPES_CLASSES, write_shapes
 from common.voc import voc_palette
+from common.voc2012 import MARKER, prepare
+from parity_tests.voc_archives import (
+    TREE,
+    Server,
+    Tree,
+    md5,
+    member,
+    packed,
+    packed_raw,
+    tree_of,
+    write_published,
+)
+from scripts import training
 
 DATA, WEIGHTS = Path("data"), Path("W.safetensors")
 IMAGE, OTHER_IMAGE = (DATA / IMAGES / f"train_0000{k}.jpg" for k in range(2))
 MASK, OTHER_MASK = (DATA / MASKS / f"train_0000{k}.png" for k in range(2))
 SPLIT = DATA / SPLITS / "train.txt"
 NAMES = DATA / CLASS_NAMES
+RUN_FOLDER = Path("run")
+CONFIG, LOG = RUN_FOLDER / "config.json", RUN_FOLDER / "log.jsonl"
+RUN_LAST, RUN_PREVIOUS = RUN_FOLDER / LAST, RUN_FOLDER / PREVIOUS
+TAR, VOC = Path("voc.tar"), Path("voc")
 
 TORCH = ("--backend", "torch")
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -71,10 +100,16 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         *("evaluate", *TORCH, "--data", "data", "--weights", "W", "--split", "train"),
         *("--json", "result.json"),
     ),
+    "resume": ("train", "--resume", "run", "--workers", "0"),
+    "new": ("train", "--workers", "0"),
     "predict": ("predict", *TORCH, "--weights", "W", "--out", "out", "data/JPEGImages"),
     "convert": ("convert", "W", "out.safetensors"),
+    "voc2012": ("data", "voc2012", "voc", "--from", "voc.tar", "--md5", "MD5"),
 }
-"""`W` is the row's weights; its further arguments come last, and so count."""
+"""`W` is the row's weights, `MD5` that of voc.tar; its arguments come last, and so count."""
+
+LISTS = "check voc2012"
+"""The commands that list a folder's faults on standard output."""
 
 CHECKED = "check evaluate predict"
 """The commands that read pictures, but for `train`, which takes a second or two."""
@@ -100,15 +135,18 @@ class Row:
     refuses: str = ""
     finishes: str = ""
     stops: str = ""
+    notes: str = ""
     accepts: str = ""
     like: Callable[[], object] | None = None
     arguments: Sequence[str] = ()
     weights: Path = WEIGHTS
     during: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext
+    needs: Sequence[str] = ()
+    """The backends other than torch that must be installed."""
 
     def commands(self) -> Iterator[tuple[str, str]]:
         """Each command and how it takes the fault."""
-        for verdict in ("refuses", "finishes", "stops", "accepts"):
+        for verdict in ("refuses", "finishes", "stops", "notes", "accepts"):
             for command in getattr(self, verdict).split():
                 yield command, verdict
 
@@ -129,6 +167,8 @@ class Outcome:
     """Of the masks in `out`, by stem."""
     wanted: dict[str, tuple[int, int]]
     """What they should be: the sizes of the images that can be read."""
+    saved: int | None
+    """After how many steps the run's last checkpoint is, which can be read; None: there is none."""
 
     @property
     def written(self) -> dict[Path, bytes | None]:
@@ -150,20 +190,37 @@ def _clean() -> tempfile.TemporaryDirectory[str]:
     return clean
 
 
+def _copy(source: str, target: str) -> None:
+    """Gives weights a second name, since 45 MB take long to copy and to read; copies the rest."""
+    (os.link if source.endswith(WEIGHTS.suffix) else shutil.copyfile)(source, target)
+
+
 @contextlib.contextmanager
 def workplace() -> Iterator[None]:
-    """A fresh copy of the clean folder, to work in; gone afterwards.
-
-    The weights are a second name of the clean ones, since 45 MB take long to copy and to read.
-    """
-
-    def copy(source: str, target: str) -> None:
-        (os.link if source.endswith(WEIGHTS.name) else shutil.copyfile)(source, target)
-
+    """A fresh copy of the clean folder, to work in; gone afterwards."""
     with tempfile.TemporaryDirectory(dir=Path(_clean().name).parent) as folder:
-        shutil.copytree(_clean().name, folder, copy_function=copy, dirs_exist_ok=True)
+        shutil.copytree(_clean().name, folder, copy_function=_copy, dirs_exist_ok=True)
         with contextlib.chdir(folder):
             yield
+
+
+@cache
+def _stopped() -> tempfile.TemporaryDirectory[str]:
+    """The run that `resume` goes on with, to be copied."""
+    stopped = tempfile.TemporaryDirectory()
+    with workplace():
+        train = [_argument(argument, WEIGHTS) for argument in COMMANDS["train"]]
+        code, _, err = in_this_process(*train, "--steps", "2", "--stop-after", "1")
+        assert (code, err) == (0, "")
+        shutil.copytree("run", stopped.name, copy_function=_copy, dirs_exist_ok=True)
+    return stopped
+
+
+def put_run() -> None:
+    """The stopped run in this folder, as if it had been made here."""
+    shutil.copytree(_stopped().name, RUN_FOLDER, copy_function=_copy)
+    info = json.loads(CONFIG.read_text()) | {"data": str(DATA.absolute())}
+    CONFIG.write_text(json.dumps(info))
 
 
 def _content(path: Path) -> bytes | None:
@@ -171,13 +228,14 @@ def _content(path: Path) -> bytes | None:
         return f"-> {path.readlink()}".encode()
     if path.is_dir():
         return None
-    if path.stat().st_nlink > 1:  # the clean weights: a write would show in their time
+    # the clean weights, and a run's: a write shows in their time
+    if path.stat().st_nlink > 1 or (path.parent == RUN_FOLDER and path.suffix == WEIGHTS.suffix):
         return str(path.stat().st_mtime_ns).encode()
-    return b"" if path.parts[0] == "run" and path.suffix != ".jsonl" else path.read_bytes()
+    return path.read_bytes()
 
 
 def _snapshot() -> dict[Path, bytes | None]:
-    """What is in the working folder. Links are not followed; of a run, the logs alone are read."""
+    """What is in the working folder. Links are not followed."""
     return {path: _content(path) for path in Path().rglob("*")}
 
 
@@ -192,6 +250,16 @@ def _mask_sizes() -> tuple[dict[str, tuple[int, int]], dict[str, tuple[int, int]
     return made, wanted
 
 
+def _saved() -> int | None:
+    return Checkpoint.read(RUN_LAST).step if RUN_LAST.exists() else None
+
+
+def _argument(argument: str, weights: Path) -> str:
+    if argument == "MD5":
+        return md5(TAR.read_bytes())
+    return str(weights) if argument == "W" else argument
+
+
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -201,13 +269,15 @@ def attempt(row: Row, command: str, run: Run, spoil: Callable[[], object] | None
     `run` runs a command of `scripts` with arguments: exit code, standard output and error.
     """
     with workplace():
+        if command == "resume":
+            put_run()
         (spoil or row.spoil)()
         before = _snapshot()
-        name, *arguments = COMMANDS[command]
-        given = [str(row.weights) if argument == "W" else argument for argument in arguments]
+        given = [_argument(argument, row.weights) for argument in COMMANDS[command]]
         with row.during():
-            code, out, err = run(name, *given, *row.arguments)
-        return Outcome(code, out, err, before, _snapshot(), *_mask_sizes())
+            code, out, err = run(*given, *row.arguments)
+        saved = _saved() if code == 0 or row.stops else None
+        return Outcome(code, out, err, before, _snapshot(), *_mask_sizes(), saved)
 
 
 # What is done to a picture
@@ -502,6 +572,110 @@ def big_endian(data: bytes) -> bytes:
     return file.getvalue()
 
 
+# What is done to a run
+
+
+def no_checkpoints() -> None:
+    """Weights alone where the run's checkpoints were."""
+    for path in (RUN_LAST, RUN_PREVIOUS):
+        path.unlink()
+        path.hardlink_to(WEIGHTS)
+
+
+def empty_run() -> None:
+    """A run folder where a process of this number was at work, and left nothing."""
+    RUN_FOLDER.mkdir()
+    (RUN_FOLDER / LOCK).write_text(f"{os.getpid()}\n")
+
+
+@contextlib.contextmanager
+def run_held() -> Iterator[None]:
+    """Another run is at work in the folder."""
+    with RunFolder(RUN_FOLDER) as folder:
+        folder.lock()
+        yield
+
+
+def other_threads() -> AbstractContextManager[object]:
+    return mock.patch("backends.torch.threads", return_value=7)
+
+
+@contextlib.contextmanager
+def image_away() -> Iterator[None]:
+    """A training image is away from the first step on, until the command has ended."""
+    away, rate = IMAGE.with_suffix(".away"), training.learning_rate
+
+    def learning_rate(*arguments: Any) -> float:
+        if IMAGE.exists():
+            IMAGE.rename(away)
+        return rate(*arguments)
+
+    with mock.patch.object(training, "learning_rate", learning_rate):
+        yield
+    away.rename(IMAGE)
+
+
+# What VOC2012 is prepared from
+
+URL = "http://voc.invalid/voc.tar"
+VOC_IMAGE = f"{TREE}/{IMAGE.relative_to(DATA)}"
+VOC_MASK = f"{TREE}/{MASK.relative_to(DATA)}"
+VOC_SPLIT = f"{TREE}/{SPLIT.relative_to(DATA)}"
+
+
+@cache
+def published() -> Tree:
+    """The files of the archive."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_published(Path(folder))
+        return tree_of(Path(folder))
+
+
+def archive(pack: Callable[[Tree], bytes] = packed) -> Callable[[], object]:
+    """voc.tar."""
+    return lambda: TAR.write_bytes(pack(published()))
+
+
+def unpacked() -> None:
+    """What the archive holds, as a folder."""
+    write_published(Path("unpacked"))
+
+
+def prepared() -> None:
+    prepare(VOC, str(TAR), md5(TAR.read_bytes()), lambda *_: None)
+
+
+def preparing() -> None:
+    """A preparation that has made nothing yet."""
+    VOC.mkdir()
+    (VOC / MARKER).touch()
+
+
+@contextlib.contextmanager
+def preparation_held() -> Iterator[None]:
+    """Another preparation is at work in the folder."""
+    with (VOC / MARKER).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def served(**how: Any) -> Callable[[], AbstractContextManager[object]]:
+    """A server on this machine, asked as a proxy, sends voc.tar as `URL`, or as it is told to."""
+
+    @contextlib.contextmanager
+    def during() -> Iterator[None]:
+        with contextlib.closing(Server(TAR.read_bytes())) as server:
+            vars(server).update(copy.deepcopy(how))
+            with mock.patch.dict(os.environ, http_proxy=server.url, no_proxy=""):
+                yield
+
+    return during
+
+
+def no_proxy() -> AbstractContextManager[object]:
+    return mock.patch.dict(os.environ, no_proxy="*")
+
+
 # What happens to the machine meanwhile
 
 
@@ -529,6 +703,20 @@ def worker_killed() -> AbstractContextManager[object]:
 def full_disk() -> AbstractContextManager[object]:
     """No file reaches the disk."""
     return mock.patch("os.fsync", side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+
+@contextlib.contextmanager
+def disk_fills_up() -> Iterator[None]:
+    """Of a run, the config, the first checkpoint and the first step's logs reach the disk."""
+    fsync, calls = os.fsync, itertools.count()
+
+    def full(handle: int) -> None:
+        if next(calls) > 5:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(handle)
+
+    with mock.patch("os.fsync", full):
+        yield
 
 
 @contextlib.contextmanager
@@ -720,6 +908,36 @@ FOLDERS = [
             ("a class twice", "a\nb\na\n", "line 3: 'a' is on line 1 already"),
             ("256 classes", "".join(f"c{k}\n" for k in range(256)), "256 classes, more than 255"),
         )
+    ),
+    *(
+        Row(
+            fault,
+            several(lambda: keep_manifest(DATA), rewrite(DATA / MANIFEST, change)),
+            f"{DATA / MANIFEST}: damaged, or no manifest of ours \\(.*; remove it to do without",
+            refuses=SCORE,
+        )
+        for fault, change in (
+            ("manifest cut short", half),
+            ("empty manifest", empty),
+            ("HTML as manifest", html),
+            ("another program's manifest.json", lambda data: b'{"name": "app"}'),
+            (
+                "manifest of a later schema",
+                lambda data: data.replace(b'"schema": 1', b'"schema": 2'),
+            ),
+        )
+    ),
+    Row(
+        "split changed, with a manifest",
+        several(lambda: keep_manifest(DATA), text(SPLIT, "train_00000\n")),
+        f"{SPLIT}: differs from manifest.json: 12 bytes, not 24",
+        refuses=SCORE,
+    ),
+    Row(
+        "split gone, with a manifest",
+        several(lambda: keep_manifest(DATA), (DATA / SPLITS / "val.txt").unlink),
+        "val.txt: no such file, but in manifest.json",
+        refuses="check",
     ),
     *(
         Row(f"{what} is a link out of the data", linked(path, "elsewhere/x"), says, refuses=SCORE)
@@ -981,7 +1199,425 @@ MACHINE = [
     ),
 ]
 
-ROWS = [*PICTURES, *MASKS_ROWS, *FOLDERS, *WEIGHTS_ROWS, *PLACES, *MACHINE]
+MINE = Path("mine.toml")
+KEEPS = "a run keeps its settings but for"
+NO_FILE = "not a readable safetensors file"
+
+RUNS = [
+    Row(
+        "nothing of what a new run needs",
+        as_it_is,
+        "--backend, --data, --out: missing, for a new run",
+        refuses="new",
+    ),
+    *(
+        Row(f"no {option}", as_it_is, f"error: {option}: missing", refuses="new", arguments=others)
+        for option, others in (
+            ("--backend", ["--data", "data", "--out", "run"]),
+            ("--data", [*TORCH, "--out", "run"]),
+            ("--out", [*TORCH, "--data", "data"]),
+        )
+    ),
+    *(
+        Row(
+            f"recipe: {fault}",
+            text(MINE, content),
+            f"{MINE}: {says}",
+            refuses="train",
+            arguments=["--recipe", str(MINE)],
+        )
+        for fault, content, says in (
+            (
+                "unknown key",
+                "learning_rat = 1\n",
+                "learning_rat is no setting. Is learning_rate me",
+            ),
+            ("unknown key, nothing near", "zzz = 1\n", r"zzz is no setting.\n"),
+            ("value out of range", "batch_size = 0\n", "batch_size = 0: .*1"),
+            (
+                "value that there is not",
+                'schedule = "cosine"\n',
+                "schedule = 'cosine': .*'cosine' is not one of 'constant', 'poly'",
+            ),
+            ("one value of two", "crop = [3]\n", r"crop = \[3\]: .*2 "),
+            ("scale upside down", "scale = [2.0, 1.0]\n", ".*: 2 1: 0 < MIN <= MAX is wanted"),
+            ("no TOML", "learning_rate 0.1\n", "not TOML: "),
+            ("not UTF-8", b"\xff\xfe", "not TOML: "),
+        )
+    ),
+    Row(
+        "recipe that is not there",
+        as_it_is,
+        r"--recipe modren: no such recipe \(have .*, modern\) or file. Is modern meant?",
+        refuses="train",
+        arguments=["--recipe", "modren"],
+    ),
+    Row(
+        "learning rate far too high",
+        as_it_is,
+        f"step .* is --lr too high. {RUN_LAST} is of step [0-9]",
+        stops="train",
+        arguments=["--lr", "1e30", "--steps", "9"],
+    ),
+    Row(
+        "an image goes missing on the way",
+        as_it_is,
+        f"{IMAGE}: no such file; saved after step [0-9]: python .*--resume {RUN_FOLDER} goes on",
+        stops="train",
+        arguments=["--steps", "9"],
+        during=image_away,
+    ),
+    Row(
+        "disk full",
+        as_it_is,
+        f"{CONFIG}: cannot be written: No space left",
+        stops="train",
+        during=full_disk,
+    ),
+    Row(
+        "disk fills up",
+        as_it_is,
+        f"{RUN_LAST}: cannot be written: No space left",
+        stops="train",
+        arguments=["--steps", "9"],
+        during=disk_fills_up,
+    ),
+    *(
+        Row(
+            "another run at work in the folder",
+            spoil,
+            f"{RUN_FOLDER}: another run, process {os.getpid()}, writes there",
+            refuses=command,
+            during=run_held,
+        )
+        for command, spoil in (("train", empty_run), ("resume", as_it_is))
+    ),
+    *(
+        Row(fault, as_it_is, f"{run}: {says}", refuses="resume", arguments=["--resume", str(run)])
+        for fault, run, says in (
+            ("no such run", "none", "no such run"),
+            ("a folder that is no run", DATA, "no run, for it has no config.json"),
+            ("weights as a run", WEIGHTS, "no run, for it has no config.json"),
+        )
+    ),
+    Row("no config.json", missing(CONFIG), "run: no run, for it has no con", refuses="resume"),
+    *(
+        Row(fault, spoil, f"{CONFIG}: damaged, or no run's config", refuses="resume")
+        for fault, spoil in (
+            ("config.json cut short", rewrite(CONFIG, half)),
+            ("empty config.json", rewrite(CONFIG, empty)),
+            ("HTML as config.json", rewrite(CONFIG, html)),
+            ("another program's config.json", text(CONFIG, '{"name": 1}')),
+        )
+    ),
+    Row(
+        "a line of log.jsonl damaged",
+        text(LOG, b'{"st\xff\n{"step": 1}\n'),
+        f"{LOG}: line 1 is damaged",
+        refuses="resume",
+    ),
+    *(
+        Row(
+            f"another {fault}",
+            as_it_is,
+            f"run: {' '.join(arguments)}, but the run has {its}: {KEEPS}",
+            refuses="resume",
+            arguments=arguments,
+        )
+        for fault, its, *arguments in (
+            ("learning rate", "0.02", "--lr", "0.5"),
+            ("crop", "32 64", "--crop", "64", "64"),
+            ("type", "float32", "--dtype", "float64"),
+            ("seed", "0", "--seed", "1"),
+            ("number of steps", "2", "--steps", "5"),
+        )
+    ),
+    *(
+        Row(
+            f"{option} for a run that goes on",
+            as_it_is,
+            f"{option}: not with --resume",
+            refuses="resume",
+            arguments=[option, value],
+        )
+        for option, value in (("--out", "new"), ("--weights", str(WEIGHTS)), ("--recipe", "modern"))
+    ),
+    Row(
+        "backend that there is not",
+        as_it_is,
+        "Invalid value for '--backend': .*'caffe' is not one of 'torch', 'mxnet', 'jax'",
+        refuses="resume",
+        arguments=["--backend", "caffe"],
+    ),
+    Row("the data is gone", lambda: DATA.rename("moved"), "data: no such fol", refuses="resume"),
+    Row(
+        "the split in another order",
+        text(SPLIT, "train_00001\ntrain_00000\n"),
+        "data: its train split or its classes are not those of the run in run",
+        refuses="resume",
+    ),
+    Row(
+        "other data",
+        lambda: write_shapes(Path("other"), 3, 1, seed=0),
+        "other: its train split or its classes are not those of the run in run",
+        refuses="resume",
+        arguments=["--data", "other"],
+    ),
+    *(
+        Row(
+            fault,
+            spoil,
+            f"{RUN_LAST}: ({NO_FILE}.*|{says}); going on from {RUN_PREVIOUS}, of step 0",
+            notes="resume",
+            like=as_it_is,
+        )
+        for fault, spoil, says in (
+            ("last checkpoint cut short", rewrite(RUN_LAST, half), NO_FILE),
+            ("a bit of it flipped", rewrite(RUN_LAST, flipped), "damaged: its contents are .*"),
+            ("no last checkpoint", missing(RUN_LAST), "no such file"),
+        )
+    ),
+    Row(
+        "last and previous checkpoint cut short, empty",
+        several(rewrite(RUN_LAST, half), rewrite(RUN_PREVIOUS, empty)),
+        f"{RUN_LAST}: {NO_FILE}.*; and {RUN_PREVIOUS}: {NO_FILE}",
+        refuses="resume",
+    ),
+    Row(
+        "last checkpoint cut short, no previous one",
+        several(rewrite(RUN_LAST, half), missing(RUN_PREVIOUS)),
+        f"{RUN_LAST}: {NO_FILE}",
+        refuses="resume",
+    ),
+    Row(
+        "weights alone as checkpoints",
+        no_checkpoints,
+        f"{RUN_LAST}: no checkpoint that a run can go on from; and {RUN_PREVIOUS}: no check",
+        refuses="resume",
+    ),
+    Row(
+        "another number of threads",
+        as_it_is,
+        "from step 1 on with torch .* on 7 threads, until now torch .* on .* threads?: the same up"
+        " to rounding, not bit for bit",
+        notes="resume",
+        like=as_it_is,
+        during=other_threads,
+    ),
+    Row(
+        "another backend",
+        as_it_is,
+        "from step 1 on with mxnet .*, until now torch .*: the same up to rounding, not bit .*",
+        notes="resume",
+        arguments=["--backend", "mxnet"],
+        needs=["mxnet"],
+    ),
+    Row(
+        "--stop-after a step that is done",
+        as_it_is,
+        accepts="resume",
+        arguments=["--stop-after", "1"],
+    ),
+]
+
+VOC2012 = [
+    *(
+        Row(
+            f"tar: {fault}",
+            archive(lambda files, info=info: packed_raw(files, info)),
+            f"{TAR}: refused: {re.escape(repr(info.name))} {says}",
+            refuses="voc2012",
+        )
+        for fault, info, says in (
+            (
+                "symbolic link",
+                member(f"{TREE}/x.jpg", type=tarfile.SYMTYPE, linkname="/x"),
+                "is a link",
+            ),
+            (
+                "symbolic link to a folder",
+                member(f"{TREE}/link", type=tarfile.SYMTYPE, linkname=".."),
+                "is a link",
+            ),
+            (
+                "hard link",
+                member(f"{TREE}/x.jpg", type=tarfile.LNKTYPE, linkname=VOC_IMAGE),
+                "is a link",
+            ),
+            ("absolute path", member("/tmp/x.jpg"), "is an absolute path"),
+            ("leads out", member(f"{TREE}/a/../../../../x.jpg"), "leads out of the folder"),
+            ("leads out and back", member(f"../voc/{VOC_IMAGE}"), "leads out of the folder"),
+            ("backslash", member(f"{TREE}/..\\x.jpg"), "has odd characters in its name"),
+            ("line break", member(f"{TREE}/x\n.jpg"), "has odd characters in its name"),
+            ("not UTF-8", member(f"{TREE}/\udcff.jpg"), "has odd characters in its name"),
+            ("device", member(f"{TREE}/x", type=tarfile.CHRTYPE), "is no plain file"),
+            ("pipe", member(f"{VOC_SPLIT}x", type=tarfile.FIFOTYPE), "is no plain file"),
+            ("sparse", member(f"{TREE}/x", type=tarfile.GNUTYPE_SPARSE), "is no plain file"),
+            ("twice", member(VOC_IMAGE, size=3), "comes twice, with other content"),
+            ("the same in other words", member(f"./{VOC_IMAGE}", size=3), "comes twice, with oth"),
+            (
+                "a terabyte",
+                member(f"{TREE}/x", size=1 << 40),
+                "claims 1099511627776 bytes, not 0 to 64 MB",
+            ),
+            ("of negative size", member(f"{TREE}/x", size=-512), "claims -512 bytes"),
+        )
+    ),
+    *(
+        Row(fault, archive(pack), f"{TAR}: {says}", refuses="voc2012")
+        for fault, pack, says in (
+            ("empty tar", lambda files: b"", "not a tar archive"),
+            ("HTML as tar", lambda files: html(b"") * 99, "not a tar archive"),
+            ("gzip of text", lambda files: gzip.compress(b"text" * 999), "not a tar archive"),
+            (
+                "tar cut short",
+                lambda files: half(packed(files)),
+                ".*(damaged or cut|unexpected end)",
+            ),
+            ("gzip cut short", lambda files: packed(files, kind="w:gz")[:-900], "cannot be read: "),
+            ("xz cut short", lambda files: packed(files, kind="w:xz")[:-900], "cannot be read: "),
+            (
+                "tar without splits",
+                lambda files: packed({k: v for k, v in files.items() if SPLITS not in k}),
+                f"holds no {TREE}/{SPLITS}/[*].txt: not VOC2012",
+            ),
+            (
+                "split that names a missing pair",
+                lambda files: packed({k: v for k, v in files.items() if IMAGE.stem not in k}),
+                f".* names '{IMAGE.stem}', but there is no {IMAGES}/{IMAGE.name} .and 3 more",
+            ),
+            (
+                "tar with class_names.txt",
+                lambda files: packed(files | {f"{TREE}/{CLASS_NAMES}": b"sky\n"}),
+                "has a class_names.txt, VOC2012 has none; `data manifest` is for other sets",
+            ),
+        )
+    ),
+    Row(
+        "mask cut short in a tar",
+        archive(lambda files: packed(files | {VOC_MASK: files[VOC_MASK][:-30]})),
+        f"(?s){VOC / VOC_MASK}: cannot be read: .*error: {VOC / TREE}: 1 fault",
+        stops="voc2012",
+    ),
+    Row(
+        "another md5",
+        archive(html),
+        f"{TAR}: its md5 is {md5(html(b''))}, not 0{{32}}: another file, or a damaged one",
+        refuses="voc2012",
+        arguments=["--md5", "0" * 32],
+    ),
+    Row(
+        "--md5 that is none",
+        archive(),
+        "--md5 6cd6: not an md5, which has 32 hexadecimal digits",
+        refuses="voc2012",
+        arguments=["--md5", "6cd6"],
+    ),
+    Row(
+        "no such archive",
+        archive(),
+        "none.tar: no such file or folder",
+        refuses="voc2012",
+        arguments=["--from", "none.tar"],
+    ),
+    Row(
+        "other data as VOC2012",
+        archive(),
+        "data: has a class_names.txt, VOC2012 has none; `data manifest` is for other sets",
+        refuses="voc2012",
+        arguments=["--from", "data"],
+    ),
+    Row(
+        "unpacked, an image is a link out of it",
+        several(archive(), unpacked, linked(Path("unpacked") / VOC_IMAGE, "elsewhere/x")),
+        f"unpacked/{VOC_IMAGE}: a link that leads out of unpacked",
+        refuses="voc2012",
+        arguments=["--from", "unpacked"],
+    ),
+    *(
+        Row(
+            fault,
+            archive(),
+            f"{url}: {says}",
+            **{verdict: "voc2012"},
+            arguments=["--from", url],
+            during=during,
+        )
+        for fault, verdict, url, says, during in (
+            (
+                "server that is not there",
+                "refuses",
+                "http://127.0.0.1:1/voc.tar",
+                "cannot be downloaded: Connection refused",
+                no_proxy,
+            ),
+            (
+                "address of another kind",
+                "refuses",
+                "ftp://127.0.0.1/voc.tar",
+                "only http and https addresses are known",
+                no_proxy,
+            ),
+            ("404", "refuses", URL, "the server says 404 Not Found", served(status=404)),
+            (
+                "server that sends a web page",
+                "refuses",
+                URL,
+                r"sent a web page \(text/html\), not an archive",
+                served(kind="text/html"),
+            ),
+            (
+                "download cut short",
+                "stops",
+                URL,
+                "the connection was cut after 5000 of .* bytes; run again to go on",
+                served(cuts=[5000]),
+            ),
+        )
+    ),
+    Row(
+        "download of another md5",
+        archive(),
+        f"{VOC}/download.tar.part: its md5 is .*, not .*; it is removed",
+        refuses="voc2012",
+        arguments=["--from", URL],
+        during=served(data=b"another"),
+    ),
+    Row(
+        "output folder that holds something",
+        several(archive(), VOC.mkdir, text(VOC / "mine", "mine")),
+        "voc: exists and is not an empty folder",
+        refuses="voc2012",
+    ),
+    Row(
+        "output folder that is a file",
+        several(archive(), text(VOC, "mine")),
+        "voc: cannot be made: File exists",
+        refuses="voc2012",
+    ),
+    Row(
+        "another preparation at work in the folder",
+        several(archive(), preparing),
+        "voc: another preparation is at work in it",
+        refuses="voc2012",
+        during=preparation_held,
+    ),
+    Row(
+        "prepared from another archive",
+        several(archive(), prepared, archive(html)),
+        "voc: holds a preparation from an archive of md5 .*; it stays as it is",
+        refuses="voc2012",
+    ),
+    Row(
+        "prepared, then a bit flipped",
+        several(archive(), prepared, rewrite(VOC / VOC_IMAGE, flipped)),
+        f"(?s){VOC / VOC_IMAGE}: differs from manifest.json: a bit fl.*: {VOC / TREE}: 1 fault",
+        refuses="voc2012",
+    ),
+    Row("prepared already", several(archive(), prepared), accepts="voc2012"),
+]
+
+ROWS = [*PICTURES, *MASKS_ROWS, *FOLDERS, *WEIGHTS_ROWS, *PLACES, *MACHINE, *RUNS, *VOC2012]
 
 
 # Printing it
@@ -1008,6 +1644,7 @@ ENDS = {
     "refuses": "",
     "finishes": "the other images are done",
     "stops": "what was done stays",
+    "notes": "done",
     "accepts": "accepted",
 }
 
@@ -1015,11 +1652,12 @@ ENDS = {
 def _said(row: Row, command: str, verdict: str, outcome: Outcome) -> str:
     """What a person reads, in one cell; temporary folders and long names as `...`."""
     lines = outcome.err.splitlines()
-    if command == "check" and verdict == "refuses":  # its faults are its result
-        lines = [line for line in outcome.out.splitlines() if line.startswith("data/")] + lines
+    if command in LISTS.split() and outcome.code == 2:  # its faults are its result
+        faults = [line for line in outcome.out.splitlines() if line.startswith(("data/", "voc/"))]
+        lines = faults + lines
     cells = []
     for line in lines:
-        short = re.sub(r"/tmp\S*?/(?=elsewhere)", ".../", line)
+        short = re.sub(rf"{tempfile.gettempdir()}/[^/ ]*/", ".../", line)
         short = re.sub(r"(.)\1{30,}", r"\1...\1", short)
         cells.append(f"`{short}`".replace("|", "\\|"))
     end = ENDS[verdict] + (", with the same result" if row.like else "")

@@ -62,37 +62,6 @@ def test_the_help_tells_each_recipe(run_command: Command) -> None:
         assert f"{name}: {' '.join(description(path).split())}".replace("- ", "-") in told
 
 
-FAULTS = {
-    "unknown key": ("learning_rat = 0.1\n", "learning_rat is no setting. Is learning_rate meant?"),
-    "nothing near": ("zzz = 1\n", "zzz is no setting."),
-    "value": ("batch_size = 0\n", "batch_size = 0: "),
-    "kind": ('schedule = "cosine"\n', "schedule = 'cosine': "),
-    "pair": ("crop = [3]\n", "crop = [3]: "),
-    "scale": ("scale = [2.0, 1.0]\n", "scale = [2.0, 1.0]: 2 1: 0 < MIN <= MAX is wanted"),
-    "no TOML": ("learning_rate 0.1\n", "not TOML: "),
-    "not UTF-8": (b"\xff\xfe", "not TOML: "),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_recipe_with_a_fault_is_one_line(
-    fault: str, tmp_path: Path, run_command: Command
-) -> None:
-    text, message = FAULTS[fault]
-    path = tmp_path / "mine.toml"
-    path.write_bytes(text.encode() if isinstance(text, str) else text)
-    code, out, err = run_command("train", "--recipe", path, "--show-config")
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert err.startswith(f"error: {path}: {message}")
-
-
-def test_a_recipe_that_is_not_there(run_command: Command) -> None:
-    code, _, err = run_command("train", "--recipe", "modren", "--show-config")
-    assert code == 2
-    assert "--recipe modren: no such recipe (have book-mxnet, book-torch, modern) or file." in err
-    assert err.endswith("Is modern meant?\n")
-
-
 def test_a_run_keeps_its_recipe(tmp_path: Path, run_command: Command) -> None:
     write_shapes(tmp_path / "set", 4, 1, seed=0)
     run = tmp_path / "run"

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import fcntl
-import gzip
 import hashlib
 import io
 import json
@@ -11,9 +10,7 @@ import re
 import subprocess
 import sys
 import tarfile
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -24,57 +21,29 @@ from common import archive, download, voc2012
 from common.dataset import CLASS_NAMES, IMAGES, MASKS, SPLITS, open_dataset
 from common.errors import InputError
 from common.manifest import MANIFEST
-from common.shapes import write_shapes
+from parity_tests.voc_archives import (
+    NAMES,
+    TREE,
+    Server,
+    Tree,
+    md5,
+    member,
+    packed,
+    packed_raw,
+    tree_of,
+    write_published,
+)
 
 Command = Callable[..., tuple[int, str, str]]
-Tree = dict[str, bytes]
 ROOT = Path(__file__).parents[1]
-TREE = str(voc2012.TREE)
-NAMES = [*(f"train_{k:05d}" for k in range(3)), *(f"val_{k:05d}" for k in range(2))]
-
-
-def tree_of(folder: Path) -> Tree:
-    """Every file below a folder, by its path in it."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds VOCdevkit/VOC2012 as it is published, with what is not ours to take."""
+    """What `write_published` writes."""
     folder = tmp_path_factory.mktemp("unpacked")
-    root = folder / TREE
-    write_shapes(root, 3, 2, seed=0)
-    (root / CLASS_NAMES).unlink()
-    (root / IMAGES / "no_mask.jpg").write_bytes((root / IMAGES / f"{NAMES[0]}.jpg").read_bytes())
-    for other in ("Annotations/no_mask.xml", "ImageSets/Main/train.txt"):
-        (root / other).parent.mkdir()
-        (root / other).write_text("not for us\n")
+    write_published(folder)
     return folder
-
-
-def packed(files: Tree, *extra: tuple[tarfile.TarInfo, bytes], kind: str = "w") -> bytes:
-    """A tar of files, owned by somebody and open to all, and of members as they are given."""
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode=kind) as tar:
-        for name in sorted(files):
-            tar.addfile(
-                member(name, size=len(files[name]), mode=0o6777, uid=1234), io.BytesIO(files[name])
-            )
-        for info, data in extra:
-            tar.addfile(info, io.BytesIO(data))
-    return file.getvalue()
-
-
-def member(name: str, **values: object) -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    for key, value in values.items():
-        setattr(info, key, value)
-    return info
-
-
-def md5(data: bytes) -> str:
-    return hashlib.md5(data).hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -209,61 +178,14 @@ def test_the_command_tells_what_it_made(
 # Archives that are refused
 
 
-def at(name: str) -> str:
-    return f"{TREE}/{name}"
-
-
-ANY = at(f"{IMAGES}/{NAMES[0]}.jpg")
-BAD_MEMBERS = {
-    "symlink": (member(at(f"{IMAGES}/x.jpg"), type=tarfile.SYMTYPE, linkname="/x"), "is a link"),
-    "symlink to a folder": (member(at("link"), type=tarfile.SYMTYPE, linkname=".."), "is a link"),
-    "hard link": (member(at(f"{IMAGES}/x.jpg"), type=tarfile.LNKTYPE, linkname=ANY), "is a link"),
-    "absolute": (member("/tmp/x.jpg"), "is an absolute path"),
-    "leads out": (member(at("JPEGImages/../../../../x.jpg")), "leads out of the folder"),
-    "leads out and back": (member(f"../out/{ANY}"), "leads out of the folder"),
-    "backslash": (member(at("..\\x.jpg")), "has odd characters"),
-    "line break": (member(at("x\n.jpg")), "has odd characters"),
-    "not UTF-8": (member(at("\udcff.jpg")), "has odd characters"),
-    "device": (member(at("x"), type=tarfile.CHRTYPE), "is no plain file"),
-    "fifo": (member(at(f"{SPLITS}/x.txt"), type=tarfile.FIFOTYPE), "is no plain file"),
-    "sparse": (member(at("x"), type=tarfile.GNUTYPE_SPARSE), "is no plain file"),
-    "other content": (member(ANY, size=3), "comes twice, with other content"),
-    "the same in other words": (member(f"./{ANY}", size=3), "comes twice, with other content"),
-    "huge": (member(at("x"), size=1 << 40), "claims 1099511627776 bytes, more than 64 MB"),
-    "negative": (member(at("x"), size=-512), "claims -512 bytes"),
-}
-
-
-def write_raw(path: Path, files: Tree, info: tarfile.TarInfo, data: bytes) -> bytes:
-    """A tar whose last member is `info`, whatever it claims."""
-    whole = packed(files)
-    end = whole.rstrip(b"\0")
-    end += bytes(-len(end) % tarfile.BLOCKSIZE)
-    header = info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
-    raw = end + header + data + bytes(-len(data) % tarfile.BLOCKSIZE) + bytes(10240)
-    path.write_bytes(raw)
-    return raw
-
-
-@pytest.mark.parametrize("kind", BAD_MEMBERS)
-def test_one_bad_member_refuses_the_archive(tmp_path: Path, unpacked: Path, kind: str) -> None:
-    info, reason = BAD_MEMBERS[kind]
-    data = b"abc" if info.size == 3 else b""
-    path = tmp_path / "bad.tar"
-    raw = write_raw(path, tree_of(unpacked), info, data)
-    message = fault(lambda: prepare(tmp_path / "out", path, raw))
-    assert message.startswith(f"{path}: refused: {info.name!r} ")
-    assert reason in message
-    assert [child.name for child in tmp_path.iterdir()] == ["bad.tar"]
-
-
 @pytest.mark.parametrize("size", [1 << 40, -512])
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
 def test_a_header_that_claims_to_be_huge(
     tmp_path: Path, unpacked: Path, kind: bytes, size: int
 ) -> None:
     path = tmp_path / "bad.tar"
-    raw = write_raw(path, tree_of(unpacked), member("x", type=kind, size=size), b"")
+    raw = packed_raw(tree_of(unpacked), member("x", type=kind, size=size))
+    path.write_bytes(raw)
     assert re.search(
         r"bad.tar: .* header claims -?\d+ bytes",
         fault(lambda: prepare(tmp_path / "out", path, raw)),
@@ -298,57 +220,6 @@ def test_a_damaged_header_is_not_the_end(tmp_path: Path, tar: bytes) -> None:
     (tmp_path / "bad.tar").write_bytes(raw)
     message = fault(lambda: prepare(tmp_path / "out", tmp_path / "bad.tar", raw))
     assert message == f"{tmp_path}/bad.tar: the archive is damaged or cut short"
-
-
-def no_splits(files: Tree) -> bytes:
-    return packed({name: data for name, data in files.items() if SPLITS not in name})
-
-
-def no_mask(files: Tree) -> bytes:
-    return packed({k: v for k, v in files.items() if NAMES[1] not in k})
-
-
-def with_class_names(files: Tree) -> bytes:
-    return packed(files | {f"{TREE}/{CLASS_NAMES}": b"sky\n"})
-
-
-BAD_ARCHIVES: dict[str, tuple[Callable[[Tree], bytes], str]] = {
-    "empty": (lambda _: b"", "not a tar archive"),
-    "text": (lambda _: b"<!DOCTYPE html>" * 99, "not a tar archive"),
-    "gzip of text": (lambda _: gzip.compress(b"text" * 999), "not a tar archive"),
-    "gzip cut": (lambda files: packed(files, kind="w:gz")[:-900], "cannot be read: "),
-    "xz cut": (lambda files: packed(files, kind="w:xz")[:-900], "cannot be read: "),
-    "no splits": (no_splits, f"holds no {TREE}/{SPLITS}/*.txt: not VOC2012"),
-    "no pair": (
-        no_mask,
-        f"names {NAMES[1]!r}, but there is no {IMAGES}/{NAMES[1]}.jpg (and 3 more)",
-    ),
-    "class names": (with_class_names, "VOC2012 has none"),
-}
-
-
-@pytest.mark.parametrize("kind", BAD_ARCHIVES)
-def test_what_is_not_the_archive(tmp_path: Path, unpacked: Path, kind: str) -> None:
-    make, reason = BAD_ARCHIVES[kind]
-    path = tmp_path / "bad.tar"
-    path.write_bytes(make(tree_of(unpacked)))
-    message = fault(lambda: prepare(tmp_path / "out", path, path.read_bytes()))
-    assert message.startswith(f"{path}")
-    assert reason in message
-    assert not (tmp_path / "out").exists()
-
-
-def test_the_md5_is_held_first(tmp_path: Path, source: Path, run_command: Command) -> None:
-    source.write_bytes(b"no tar at all")
-    call = ("data", "voc2012", tmp_path / "out", "--from", source)
-    code, _, err = run_command(*call)
-    assert code == 2
-    assert f"its md5 is {md5(b'no tar at all')}, not 6cd6e144f989b92b3379bac3b3de84fd" in err
-    code, _, err = run_command(*call, "--md5", "6cd6")
-    assert (code, err) == (2, "error: --md5 6cd6: not an md5, which has 32 hexadecimal digits\n")
-    code, _, err = run_command("data", "voc2012", tmp_path / "out", "--from", tmp_path / "none")
-    assert (code, err) == (2, f"error: {tmp_path}/none: no such file or folder\n")
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_bad_pair_is_listed_and_nothing_is_complete(
@@ -587,62 +458,6 @@ def test_a_full_disk(
 
 
 # Addresses
-
-
-class Server:
-    """A web server on this machine that sends `data`, as badly as it is told to.
-
-    `cuts` are the numbers of bytes after which it drops the first answers. `ranges` is what each
-    request asked for.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        self.data, self.knows_ranges, self.status, self.kind = data, True, 200, "application/x-tar"
-        self.says_length, self.location, self.shift = True, "", 0
-        self.cuts: list[int] = []
-        self.ranges: list[str | None] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                outer.answer(self)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/voc.tar"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-        self._thread.start()
-
-    def answer(self, request: BaseHTTPRequestHandler) -> None:
-        asked = request.headers.get("Range")
-        self.ranges.append(asked)
-        start = int(asked[len("bytes=") : -1]) if asked and self.knows_ranges else 0
-        status = 206 if self.status == 200 and start else self.status
-        status = 416 if start and start >= len(self.data) else status
-        request.send_response(status)
-        body = self.data[start:]
-        if status == 416:
-            request.send_header("Content-Range", f"bytes */{len(self.data)}")
-            body = b""
-        elif start:
-            first = start + self.shift
-            request.send_header(
-                "Content-Range", f"bytes {first}-{len(self.data) - 1}/{len(self.data)}"
-            )
-        if self.location:
-            request.send_header("Location", self.location)
-        request.send_header("Content-Type", self.kind)
-        if self.says_length:
-            request.send_header("Content-Length", str(len(body)))
-        request.end_headers()
-        request.wfile.write(body[: self.cuts.pop(0)] if self.cuts else body)
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
 
 @pytest.fixture

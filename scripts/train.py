@@ -241,6 +241,7 @@ def resume(
         InputError: there is no run, none of its checkpoints can be read, a setting or the data
             is another, or another process is at it.
     """
+    folder.info()  # in what is no run, no lock is left
     folder.lock()
     out, info = folder.folder, folder.info()
     found, word = folder.load()
@@ -257,7 +258,7 @@ def resume(
     train_set, val_set = open_data(data or Path(info["data"]), config)
     if data_digest(train_set) != found.data:
         raise InputError(
-            f"{train_set.root}: its train split or its classes are not those of the run {out}"
+            f"{train_set.root}: its train split or its classes are not those of the run in {out}"
         )
     backend = backend or str(found.made_by["backend"])
     trainer = load_backend(backend).Trainer(config, found.weights.arrays)
@@ -279,9 +280,8 @@ def _run(training: Training, first: int, stop_after: int | None, json_path: Path
     if training.run(first, stop_after):
         finish(training, json_path)
     else:
-        print(
-            f"stopped after step {stop_after} of {training.steps}, saved:", training.how_to_go_on()
-        )
+        done = max(first, stop_after or 0)
+        print(f"stopped after step {done} of {training.steps}, saved:", training.how_to_go_on())
 
 
 def _plain(value: Any) -> str:
@@ -290,7 +290,8 @@ def _plain(value: Any) -> str:
 
 def _maker(made: dict[str, Any]) -> str:
     threads = made["threads"]
-    return f"{made['backend']} {made['versions'][made['backend']]} on {threads} threads"
+    on = "1 thread" if threads == 1 else f"{threads} threads"
+    return f"{made['backend']} {made['versions'][made['backend']]} on {on}"
 
 
 def _recipes_help() -> str:
