@@ -601,18 +601,18 @@ def other_threads() -> AbstractContextManager[object]:
 
 
 @contextlib.contextmanager
-def image_away() -> Iterator[None]:
-    """A training image is away from the first step on, until the command has ended."""
-    away, rate = IMAGE.with_suffix(".away"), training.learning_rate
+def images_away() -> Iterator[None]:
+    """The images are away from the first step on, until the command has ended."""
+    folder, away, rate = IMAGE.parent, DATA / "away", training.learning_rate
 
     def learning_rate(*arguments: Any) -> float:
-        if IMAGE.exists():
-            IMAGE.rename(away)
+        if folder.exists():
+            folder.rename(away)
         return rate(*arguments)
 
     with mock.patch.object(training, "learning_rate", learning_rate):
         yield
-    away.rename(IMAGE)
+    away.rename(folder)
 
 
 # What VOC2012 is prepared from
@@ -1200,6 +1200,7 @@ MACHINE = [
 ]
 
 MINE = Path("mine.toml")
+NAME = "train_0000[01]"
 KEEPS = "a run keeps its settings but for"
 NO_FILE = "not a readable safetensors file"
 
@@ -1255,17 +1256,17 @@ RUNS = [
     Row(
         "learning rate far too high",
         as_it_is,
-        f"step .* is --lr too high. {RUN_LAST} is of step [0-9]",
+        f"step 1: the loss is nan on {NAME}, {NAME}; is --lr too high. {RUN_LAST} is of step 1",
         stops="train",
         arguments=["--lr", "1e30", "--steps", "9"],
     ),
     Row(
-        "an image goes missing on the way",
+        "the images go missing on the way, within an epoch",
         as_it_is,
-        f"{IMAGE}: no such file; saved after step [0-9]: python .*--resume {RUN_FOLDER} goes on",
+        f"{IMAGE.parent}/.*: no such file; saved after step 1: python .*--resume {RUN_FOLDER} goes",
         stops="train",
-        arguments=["--steps", "9"],
-        during=image_away,
+        arguments=["--steps", "2", "--batch-size", "1"],
+        during=images_away,
     ),
     Row(
         "disk full",
@@ -1307,7 +1308,8 @@ RUNS = [
             ("config.json cut short", rewrite(CONFIG, half)),
             ("empty config.json", rewrite(CONFIG, empty)),
             ("HTML as config.json", rewrite(CONFIG, html)),
-            ("another program's config.json", text(CONFIG, '{"name": 1}')),
+            ("another program's config.json", text(CONFIG, '{"name": "app"}')),
+            ("config.json of other types", text(CONFIG, '{"data": "data", "history": 1}')),
         )
     ),
     Row(

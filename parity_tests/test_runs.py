@@ -22,7 +22,6 @@ from backends import BACKENDS
 from common.checkpoint import digest, read_tensors, read_weights, write_tensors
 from common.compare import relative_l2
 from common.config import Config, Schedule
-from common.dataset import open_dataset
 from common.errors import InputError
 from common.run_folder import BEST, DAMAGED, LAST, PREVIOUS, Checkpoint, RunFolder
 from common.schedule import learning_rate
@@ -187,21 +186,6 @@ def stopped(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 # What ends a run
-
-
-def test_nan_loss_names_its_files(
-    shapes: Path, tmp_path: Path, run_command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import backends.torch
-
-    monkeypatch.setattr(backends.torch.Trainer, "step", lambda *_: float("nan"))
-    run = tmp_path / "run"
-    arguments = ("--backend", "torch", "--data", shapes, *SMALL, "--steps", 9, "--out", run)
-    code, _, err = run_command("train", *arguments)
-    assert (code, err.count("\n")) == (2, 1)
-    assert "step 0: the loss is nan on " in err
-    assert sum(name in err for name in open_dataset(shapes, "train").names) == 2
-    assert Checkpoint.read(run / LAST).step == 0
 
 
 @pytest.mark.parametrize("workers", [0, 2])
