@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import rich.console
 import rich.progress
+import rich.table
 import typer
 
 from backends import BACKENDS, load_backend, missing_packages
@@ -207,7 +208,8 @@ def progress(description: str) -> rich.progress.Progress:
         rich.progress.TextColumn(description),
         rich.progress.BarColumn(bar_width=12),
         rich.progress.MofNCompleteColumn(),
-        rich.progress.TextColumn("{task.fields[status]}"),
+        # in a narrow terminal it goes on in the next line
+        rich.progress.TextColumn("{task.fields[status]}", table_column=rich.table.Column()),
         rich.progress.TimeRemainingColumn(),
         console=console,
     )

@@ -82,7 +82,8 @@ def relay(
     stayed = {
         backend: run_relay(out / backend, [backend], steps, *settings) for backend in BACKENDS
     }
-    table = rich.table.Table("order", "furthest apart", box=None)
+    where = rich.table.Column("furthest apart", overflow="fold")
+    table = rich.table.Table("order", where, box=None)
     table.add_column("from one that stays", justify="right")
     found: list[dict[str, Any]] = []
     for order in itertools.permutations(BACKENDS):

@@ -1,6 +1,9 @@
 """MXNet: weights between the canonical names and the model, and MXNet's own files."""
 
+import contextlib
+import io
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -88,10 +91,12 @@ def imagenet_weights(architecture: str) -> dict[str, NDArray[Any]]:
         if not check_sha1(path, model_store._model_sha1[architecture]):
             raise InputError(f"{path}: not Gluon's file: its sha1 is another")
     else:
+        print(f"Downloading: {path.name} of Gluon to {path}", file=sys.stderr)
         try:
-            model_store.get_model_file(architecture, root=os.fspath(folder))
+            with contextlib.redirect_stdout(io.StringIO()):  # a paragraph for each of its attempts
+                model_store.get_model_file(architecture, root=os.fspath(folder))
         except (OSError, RuntimeError, ValueError) as error:
-            reason = f"{error}".split("\n")[0]
+            reason = type(error).__name__  # its text is a paragraph, too
             raise InputError(
                 f"imagenet: {path.name} of Gluon cannot be fetched ({reason}); put it here: {path}"
             ) from error
