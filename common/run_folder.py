@@ -32,7 +32,8 @@ class Checkpoint:
 
     `position` is the index of the next batch in epoch `epoch`: with the config, whose seed the
     batches are a function of, all there is to know of the data's order. `data` is
-    `data_digest`'s; `made_by` tells what computed the steps (`backend`, `versions`, `threads`).
+    `data_digest`'s; `made_by` tells what computed the steps (`backend`, `versions`, `device`,
+    `threads`).
     """
 
     weights: Weights
@@ -126,6 +127,7 @@ class RunFolder:
         self.steps: list[dict[str, Any]] = []
         self.val: list[dict[str, Any]] = []
         self._lock: IO[str] | None = None
+        self._fell_back = False
         self._logs: dict[str, IO[str]] = {}
         self._board: Board | None = None
 
@@ -236,12 +238,13 @@ class RunFolder:
                 found = Checkpoint.read(previous)
             except InputError as other:
                 raise InputError(f"{error}; and {other}") from other
-            if last.exists():  # so that the next one does not take the good one's place
-                last.replace(self.folder / DAMAGED)
+            self._fell_back = True
             return found, f"{error}; going on from {previous}, of step {found.step}"
 
     def rewind(self, step: int) -> None:
         """Makes the logs end where `step` steps were done, and clears what a kill left behind.
+
+        A damaged last checkpoint is set aside, so that it never takes the place of the good one.
 
         Raises:
             InputError: a log is damaged, or cannot be written.
@@ -249,6 +252,8 @@ class RunFolder:
         for path in self.folder.iterdir():
             if _TEMPORARY.fullmatch(path.name):
                 path.unlink()
+        if self._fell_back and (self.folder / LAST).exists():
+            (self.folder / LAST).replace(self.folder / DAMAGED)
         self.steps = _read_lines(self.folder / "log.jsonl", step)
         self.val = _read_lines(self.folder / "val.jsonl", step + 1)
         for name, lines in (("log", self.steps), ("val", self.val)):

@@ -255,6 +255,10 @@ def resume(
                 " settings but for --backend, --data, --device, --workers and --save-minutes"
             )
     config = found.config.replace(**{key: getattr(config, key) for key in given if key in FREE})
+    if data is None and not Path(info["data"]).is_dir():
+        raise InputError(
+            f"{info['data']}: no such folder; --data tells where the run's data is now"
+        )
     train_set, val_set = open_data(data or Path(info["data"]), config)
     if data_digest(train_set) != found.data:
         raise InputError(
@@ -291,7 +295,7 @@ def _plain(value: Any) -> str:
 def _maker(made: dict[str, Any]) -> str:
     threads = made["threads"]
     on = "1 thread" if threads == 1 else f"{threads} threads"
-    return f"{made['backend']} {made['versions'][made['backend']]} on {on}"
+    return f"{made['backend']} {made['versions'][made['backend']]} on {made['device']}, {on}"
 
 
 def _recipes_help() -> str:

@@ -85,7 +85,7 @@ class Training:
         self.backend, self.trainer = backend, trainer
         self.train, self.val, self.config = train, val, config
         self.folder = folder
-        self.made_by = made_by(backend)
+        self.made_by = made_by(backend, config.device)
         self.steps, self.per_epoch = total_steps(train, config), steps_per_epoch(train, config)
         self.seconds: list[float] = []
         self.waits: list[float] = []
@@ -223,12 +223,13 @@ class Training:
             )
 
 
-def made_by(backend: str) -> dict[str, Any]:
-    """What computes: backend, versions, threads; while it is the same, so is each bit of a step."""
+def made_by(backend: str, device: str) -> dict[str, Any]:
+    """What computes; while it is the same, so is each bit of a step."""
     framework: Backend = load_backend(backend)
     return {
         "backend": str(backend),
         "versions": framework.versions(),
+        "device": str(framework.select_device(device)),
         "threads": framework.threads(),
     }
 
