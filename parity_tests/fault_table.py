@@ -1400,8 +1400,8 @@ RUNS = [
     Row(
         "another number of threads",
         as_it_is,
-        "from step 1 on with torch .* on cpu, 7 threads, until now torch .* on cpu, .* threads?: the"
-        " same up to rounding, not bit for bit",
+        "from step 1 on with torch .* on cpu, 7 threads, until now torch .* on cpu, .* threads?:"
+        " the same up to rounding, not bit for bit",
         notes="resume",
         like=as_it_is,
         during=other_threads,
