@@ -354,11 +354,14 @@ def keep_manifest(folder: Path) -> tuple[Survey, bool]:
     Returns what was found, and whether a manifest was written; it is not where there is a fault.
 
     Raises:
-        InputError: the folder is not in VOC's layout, or cannot be written to.
+        InputError: the folder is not in VOC's layout, or cannot be written to, or has a
+            `manifest.json` that is damaged or another program's.
     """
     root = find_root(folder)
-    if (root / MANIFEST).exists():
+    if read_manifest(root) is not None:
         return survey(folder), False
+    if (root / MANIFEST).exists():
+        raise InputError(f"{root / MANIFEST}: is another program's; it stays as it is")
     files: dict[str, Entry] = {}
 
     def record(path: Path, data: bytes) -> None:

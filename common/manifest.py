@@ -78,11 +78,13 @@ def _write_bytes(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def _parse(root: Path, data: bytes) -> Manifest:
-    """The manifest, or whatever exception its first fault raises."""
+def _parse(root: Path, data: bytes) -> Manifest | None:
+    """The manifest, None of another program's, or whatever exception its first fault raises."""
     content = json.loads(data)
-    if (content["format"], content["schema"]) != (FORMAT, SCHEMA):
-        raise ValueError(f"format {content['format']!r}, schema {content['schema']!r}")
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        return None
+    if content["schema"] != SCHEMA:
+        raise ValueError(f"schema {content['schema']!r}")
     files = {name: Entry(**values) for name, values in content["files"].items()}
     if not all(isinstance(e.size, int) and isinstance(e.sha256, str) for e in files.values()):
         raise ValueError("a size or a hash of the wrong type")
@@ -90,10 +92,10 @@ def _parse(root: Path, data: bytes) -> Manifest:
 
 
 def read_manifest(root: Path) -> Manifest | None:
-    """The manifest of the folder that holds JPEGImages; None where it has none.
+    """The manifest of the folder that holds JPEGImages; None where it has none of ours.
 
     Raises:
-        InputError: there is one, and it is damaged or something else.
+        InputError: there is one, and it is damaged.
     """
     path = root / MANIFEST
     if not path.exists():

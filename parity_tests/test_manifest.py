@@ -131,8 +131,6 @@ DAMAGES: dict[str, Callable[[str], str]] = {
     "empty": lambda _: "",
     "cut": lambda text: text[:-40],
     "no text": lambda _: "\udcff",
-    "a list": lambda _: "[]",
-    "another program's": lambda _: '{"name": "app"}',
     "another schema": edited(schema=2),
     "no files": edited(files=3),
     "no sizes": edited(files={IMAGE: {"sha256": "0"}}),
@@ -149,9 +147,22 @@ def test_a_damaged_manifest_is_one_line(folder: Path, kind: str, run_command: Co
     (line,) = find_faults(folder)
     assert line.startswith(start)
     assert fault(lambda: open_dataset(folder, "train")).startswith(start)
-    code, said, err = run_command("data", "manifest", folder)
-    assert (code, err) == (2, f"error: {folder}: 1 fault\n")
-    assert start in said
+    code, _, err = run_command("data", "manifest", folder)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith(f"error: {start}")
+
+
+@pytest.mark.parametrize("text", ['{"name": "app", "files": 3}', "[]", '"manifest"'])
+def test_another_program_s_manifest_is_none_of_ours(
+    folder: Path, text: str, run_command: Command
+) -> None:
+    path = folder / MANIFEST
+    path.write_text(text)
+    assert find_faults(folder) == []
+    assert len(open_dataset(folder, "train")) > 0
+    code, _, err = run_command("data", "manifest", folder)
+    assert (code, err) == (2, f"error: {path}: is another program's; it stays as it is\n")
+    assert path.read_text() == text
 
 
 def test_the_command_writes_one_and_then_holds_to_it(folder: Path, run_command: Command) -> None:
