@@ -113,6 +113,7 @@ class Training:
             task = bar.add_task("", total=self.steps, completed=first, status="")
             if first == 0:
                 self._save(0)  # a run that can always go on, and a disk that has room
+            self._saved_step = first
             self._validate(first, bar, stop)
             last = self.steps if stop_after is None else min(stop_after, self.steps)
             for step in range(first, last):
