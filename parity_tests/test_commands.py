@@ -64,7 +64,9 @@ def test_train_evaluate_predict(
     assert all(set(line) == {"step", "epoch", "loss", "lr"} for line in lines)
     config = json.loads((run / "config.json").read_text())
     assert (config["backend"], config["num_classes"], config["seed"]) == (backend, 6, 3)
-    assert picture(run / "curves.png").size[0] > 500
+    for name in ("curves", "classes", "confusion", "predictions"):
+        assert picture(run / f"{name}.png").size[0] > 300
+    found = json.loads((run / "metrics.json").read_text())
     best, last = (read_weights(run / f"{name}.safetensors") for name in ("best", "last"))
     assert last.class_names == SHAPES_CLASSES
     assert len(last.momentum) == 64
@@ -84,6 +86,7 @@ def test_train_evaluate_predict(
     assert [row["name"] for row in metrics["per_class"]] == list(SHAPES_CLASSES)
     val = json.loads((run / "val.jsonl").read_text().splitlines()[-1])
     assert val["mean_iou"] == pytest.approx(metrics["mean_iou"], abs=1e-12)
+    assert found == metrics
     assert picture(tmp_path / "confusion.png").size[0] > 300
 
     image = next((shapes / "JPEGImages").iterdir())

@@ -110,6 +110,26 @@ def plot_confusion(path: Path, confusion: Sequence[Sequence[int]], names: Sequen
     _save(figure, path)
 
 
+def plot_classes(path: Path, rows: Sequence[Mapping[str, Any]], mean_iou: float | None) -> None:
+    """IoU and accuracy of each class as bars, their values beside them; a PNG file.
+
+    `rows` is `per_class` of `common.metrics.summarize`; what is None has no bar.
+    """
+    figure = Figure(figsize=(7, 1.3 + 0.34 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for key, label, shift in (("iou", "IoU", -0.19), ("accuracy", "accuracy", 0.19)):
+        places = [k + shift for k in range(len(rows))]
+        bars = axes.barh(places, [row[key] or 0.0 for row in rows], 0.36, label=label)
+        values = ["-" if row[key] is None else f"{row[key]:.3f}" for row in rows]
+        axes.bar_label(bars, values, padding=3, fontsize=7)
+    if mean_iou is not None:
+        axes.axvline(mean_iou, color="black", linestyle=":", label=f"mean IoU {mean_iou:.3f}")
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axes.set(xlim=(0, 1.1), ylim=(len(rows) - 0.5, -0.5), title="val, each class")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    _save(figure, path)
+
+
 _FORM_COLOURS = {"ours": "C0", "bilinear": "0.6", "book": "0.8"}
 
 Rows = Sequence[Mapping[str, Any]]

@@ -32,7 +32,7 @@ from scripts.cli import (
     write_json,
 )
 from scripts.evaluate import evaluate_dataset, print_metrics
-from scripts.plots import plot_confusion, plot_run
+from scripts.plots import plot_classes, plot_confusion, plot_run
 from scripts.training import Training, data_digest
 from scripts.weights_files import load_weights
 
@@ -106,6 +106,8 @@ def finish(training: Training, json_path: Path | None) -> None:
         write_json(at / "metrics.json", metrics)
         confusion = metrics["confusion"]
         write_whole(at / "confusion.png", lambda path: plot_confusion(path, confusion, names))
+        rows, mean = metrics["per_class"], metrics["mean_iou"]
+        write_whole(at / "classes.png", lambda path: plot_classes(path, rows, mean))
         write_whole(at / "predictions.png", lambda path: _draw_predictions(path, training, val))
         print_metrics(metrics)
     print(f"{at}: {len(folder.steps)} steps, loss {folder.steps[-1]['loss']:.4f}")
