@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,10 +255,18 @@ class RunFolder:
                 path.unlink()
         if self._fell_back and (self.folder / LAST).exists():
             (self.folder / LAST).replace(self.folder / DAMAGED)
-        self.steps = _read_lines(self.folder / "log.jsonl", step)
-        self.val = _read_lines(self.folder / "val.jsonl", step + 1)
+        self.read_logs(step)
         for name, lines in (("log", self.steps), ("val", self.val)):
             self._write(f"{name}.jsonl", _text(lines))
+
+    def read_logs(self, step: int = sys.maxsize) -> None:
+        """Reads `steps` and `val` as far as `step` steps.
+
+        Raises:
+            InputError: a log is damaged.
+        """
+        self.steps = _read_lines(self.folder / "log.jsonl", step)
+        self.val = _read_lines(self.folder / "val.jsonl", step + 1)
 
     def log(self, line: dict[str, Any], **more: float) -> None:
         """Adds a step; `more` goes to TensorBoard alone.

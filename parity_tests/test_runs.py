@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from backends import BACKENDS
@@ -366,6 +367,30 @@ def test_tensorboard_shows_the_run(
     assert curves["train/rate"] == {line["step"]: np.float32(line["lr"]) for line in log}
     assert set(curves["train/images_per_second"]) == set(range(6))
     assert curves["val/mean_iou"] == {line["step"]: np.float32(line["mean_iou"]) for line in val}
+
+
+def test_curves_of_several_runs(stopped: Path, tmp_path: Path, run_command: Command) -> None:
+    run, other = stopped, tmp_path / "other"
+    other.mkdir()
+    config = json.loads((run / "config.json").read_text())
+    config |= {"seed": 4, "history": [{"backend": "torch"}, {"backend": "jax"}]}
+    (other / "config.json").write_text(json.dumps(config))
+    losses = [{"step": k, "loss": 2.0 - k / 10, "lr": 0.1, "epoch": 0} for k in range(9)]
+    (other / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in losses))
+    vals = [{"step": 3, "mean_iou": 0.25}, {"step": 6, "mean_iou": None}]
+    vals.append({"step": 9, "mean_iou": 0.125})
+    (other / "val.jsonl").write_text("".join(json.dumps(line) + "\n" for line in vals))
+    files = ("--plot", tmp_path / "curves.png", "--json", tmp_path / "curves.json")
+    code, out, err = run_command("curves", run, other, *files)
+    assert (code, err) == (0, "")
+    assert " ".join(out.splitlines()[-1].split()).endswith("torch > jax 4 9 1.2000 0.1250 0.2500")
+    found = json.loads((tmp_path / "curves.json").read_text())
+    assert [len(each["steps"]) for each in found] == [1, 9]
+    assert found[1]["val"] == vals
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.width > 1000
+    code, _, err = run_command("curves", run, tmp_path)
+    assert (code, err) == (2, f"error: {tmp_path}: no run, for it has no config.json\n")
 
 
 # Schedules and settings

@@ -42,6 +42,33 @@ def plot_run(
     _save(figure, path)
 
 
+def plot_runs(path: Path, runs: Sequence[Mapping[str, Any]]) -> None:
+    """The losses of several runs, means of 50 steps, and their mean IoU on val; a PNG file.
+
+    `runs` are those of `scripts.curves`; each backend, or relay of several, has a colour, and each
+    seed a line of its own.
+    """
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    names = [" > ".join(run["backends"]) for run in runs]
+    colours = {name: f"C{k}" for k, name in enumerate(dict.fromkeys(names))}
+    seeds = list(dict.fromkeys(run["seed"] for run in runs))
+    for name, run in zip(names, runs, strict=True):
+        style: dict[str, Any] = {
+            "color": colours[name],
+            "linestyle": ("-", "--", ":", "-.")[seeds.index(run["seed"]) % 4],
+            "label": f"{name}, seed {run['seed']}",
+        }
+        left.plot(smooth([line["loss"] for line in run["steps"]], 50), **style)
+        points = [(line["step"], line["mean_iou"]) for line in run["val"]]
+        right.plot(*zip(*points, strict=True) if points else ([], []), marker=".", **style)
+    left.set(xlabel="step", ylabel="loss", title="training loss, mean of 50 steps")
+    right.set(xlabel="step", title="mean IoU on val")
+    right.set_ylim(bottom=0)
+    right.legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
 def plot_losses(path: Path, runs: Mapping[str, Sequence[float]]) -> None:
     """The losses of several runs on top of each other, and how far each is from the first."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")

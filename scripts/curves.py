@@ -1,0 +1,69 @@
+"""Several runs side by side: their losses, their mean IoU on val, a table."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import rich.table
+import typer
+
+from common.checkpoint import write_whole
+from common.run_folder import RunFolder
+from scripts.cli import JsonOption, console, main, new_app, write_json
+from scripts.plots import plot_runs
+
+app = new_app()
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """What a run folder tells, be the run finished or not; nothing in it is changed.
+
+    Raises:
+        InputError: there is no run, or one of its files is damaged.
+    """
+    run = RunFolder(folder)
+    info = run.info()
+    run.read_logs()
+    backends = dict.fromkeys(part["backend"] for part in info["history"])
+    return {
+        "run": str(folder),
+        "backends": list(backends),
+        "seed": info["seed"],
+        "steps": run.steps,
+        "val": run.val,
+    }
+
+
+def _fraction(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+@app.command()
+def curves(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders of `train`.")],
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="A picture, a PNG.")] = None,
+    json_path: JsonOption = None,
+) -> None:
+    """Lay the curves of several runs on top of each other, of one framework or of several."""
+    found = [read_run(folder) for folder in runs]
+    table = rich.table.Table(rich.table.Column("run", overflow="fold"), "backend", box=None)
+    for name in ("seed", "steps", "last loss", "last IoU", "best IoU"):
+        table.add_column(name, justify="right")
+    for run in found:
+        ious = [line["mean_iou"] for line in run["val"]]
+        table.add_row(
+            run["run"],
+            " > ".join(run["backends"]),
+            str(run["seed"]),
+            str(len(run["steps"])),
+            _fraction(run["steps"][-1]["loss"] if run["steps"] else None),
+            _fraction(ious[-1] if ious else None),
+            _fraction(max((iou for iou in ious if iou is not None), default=None)),
+        )
+    console.print(table)
+    write_json(json_path, found)
+    if plot is not None:
+        write_whole(plot, lambda path: plot_runs(path, found))
+
+
+if __name__ == "__main__":
+    main(app)
