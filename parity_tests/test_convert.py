@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -509,6 +510,22 @@ def test_a_full_disk_leaves_the_old_file(convert: Callable[..., Outcome], arrays
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
     assert Path("old").read_text() == "old"
+
+
+@pytest.mark.needs("jax")
+def test_no_room_for_a_folder(
+    convert: Callable[..., Outcome], arrays: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused before Orbax begins, which prints a traceback for each array."""
+    write_weights(Path("in"), arrays, "resnet18", list("abcde"))
+    size = sum(array.nbytes for array in arrays.values())
+    for free, code in ((size - 1, 2), (size, 0)):
+        usage = SimpleNamespace(free=free)
+        monkeypatch.setattr("shutil.disk_usage", lambda path, usage=usage: usage)
+        done = convert("in", "out", "--to", "orbax")
+        assert done.code == code
+        if code:
+            refused(done, "out: cannot be written: No space left on device")
 
 
 def test_as_a_program_without_a_framework(tmp_path: Path, arrays: Arrays) -> None:

@@ -1,9 +1,12 @@
 """Converts weights between canonical safetensors and the formats of other programs."""
 
 import enum
+import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -113,13 +116,18 @@ def remarks(loaded: Loaded, to: To, container: str) -> list[str]:
     return notes
 
 
-def _write_folder(path: Path, write: Callable[[Path], None]) -> None:
+def _write_folder(path: Path, size: int, write: Callable[[Path], None]) -> None:
     """Calls `write` for a folder beside `path`, then moves it there: whole or not at all.
+
+    There has to be room for `size` bytes first: Orbax, when a disk is full in the middle, prints a
+    traceback for each array.
 
     Raises:
         InputError: it cannot be written.
     """
     try:
+        if shutil.disk_usage(path.parent).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as beside:
             folder = Path(beside) / "new"
             write(folder)
@@ -163,8 +171,9 @@ def write_output(out: Path, weights: Weights, to: To, container: str) -> int:
         _write_onnx(out, weights, metadata)
     else:
         backend = load_backend(FRAMEWORKS[container])
-        write = _write_folder if container == ORBAX else write_whole
-        write(out, lambda temporary: backend.write_arrays(temporary, arrays, metadata))
+        size = sum(array.nbytes for array in arrays.values())
+        write = partial(_write_folder, size=size) if container == ORBAX else write_whole
+        write(out, write=lambda temporary: backend.write_arrays(temporary, arrays, metadata))
     return len(arrays)
 
 
