@@ -91,7 +91,7 @@ def test_float32_is_judged_by_the_float64_truth(tmp_path: Path, run_command: Com
     "arguments, text",
     [
         (("--backends", "torch"), "--backends torch: alone"),
-        (("--json", "no/such/folder.json"), "there is no such folder"),
+        (("--json", "no/such/folder.json"), "no such folder: no/such"),
         (("--backends", "torch", "caffe"), "caffe"),
         (("--steps", 0), "--steps"),
     ],

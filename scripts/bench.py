@@ -25,6 +25,7 @@ from scripts.cli import (
     BackendsOption,
     DtypeOption,
     JsonOption,
+    check_places,
     choose_backends,
     main,
     new_app,
@@ -173,9 +174,7 @@ def bench(
     sizes = read_sizes(size or Config.crop)
     batch_sizes = list(dict.fromkeys(batch_size or [BATCH_SIZE]))
     check_options(modes, batch_sizes, sizes, with_data, data)
-    for path in (json_file, plot):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise InputError(f"{path}: there is no such folder")  # before all the work
+    check_places(json_file, plot)
     names = choose_backends(backends)
     reading = {Mode.data, *([Mode.train] if with_data else [])}.intersection(modes)
     count = max(PICTURES, 2 * max(batch_sizes)) if reading else 0

@@ -26,7 +26,7 @@ from common.checkpoint import (
 from common.config import IMAGENET_MEAN, IMAGENET_STD, Architecture, Config, Dtype
 from common.errors import InputError
 from common.formats import HEAD, NAMINGS, names_in, rename
-from scripts.cli import JsonOption, main, new_app, write_json
+from scripts.cli import JsonOption, check_places, main, new_app, write_json
 from scripts.weights_files import FRAMEWORKS, MXNET, ORBAX, SAFETENSORS, TORCH, Loaded, load_weights
 
 Array = NDArray[Any]
@@ -179,11 +179,8 @@ def write_output(out: Path, weights: Weights, to: To, container: str) -> int:
 
 def _check_places(source: Path, out: Path, json: Path | None, container: str) -> None:
     """Finds what cannot be written before anything is read."""
+    check_places(out, json)
     for path in (out, json):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise InputError(f"{path}: no such folder: {path.parent}")
-        if path is not None and path.is_dir():
-            raise InputError(f"{path}: is a folder")
         if path is not None and path.exists() and source.exists() and path.samefile(source):
             raise InputError(f"{path}: would overwrite the input")
     if container == ORBAX and out.exists():

@@ -8,7 +8,7 @@ import typer
 
 from common.checkpoint import write_whole
 from common.run_folder import RunFolder
-from scripts.cli import JsonOption, console, main, new_app, write_json
+from scripts.cli import JsonOption, check_places, console, fraction, main, new_app, write_json
 from scripts.plots import plot_runs
 
 app = new_app()
@@ -33,10 +33,6 @@ def read_run(folder: Path) -> dict[str, Any]:
     }
 
 
-def _fraction(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
 @app.command()
 def curves(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders of `train`.")],
@@ -44,6 +40,7 @@ def curves(
     json_path: JsonOption = None,
 ) -> None:
     """Lay the curves of several runs on top of each other, of one framework or of several."""
+    check_places(plot, json_path)
     found = [read_run(folder) for folder in runs]
     table = rich.table.Table(rich.table.Column("run", overflow="fold"), "backend", box=None)
     for name in ("seed", "steps", "last loss", "last IoU", "best IoU"):
@@ -55,9 +52,9 @@ def curves(
             " > ".join(run["backends"]),
             str(run["seed"]),
             str(len(run["steps"])),
-            _fraction(run["steps"][-1]["loss"] if run["steps"] else None),
-            _fraction(ious[-1] if ious else None),
-            _fraction(max((iou for iou in ious if iou is not None), default=None)),
+            fraction(run["steps"][-1]["loss"] if run["steps"] else None),
+            fraction(ious[-1] if ious else None),
+            fraction(max((iou for iou in ious if iou is not None), default=None)),
         )
     console.print(table)
     write_json(json_path, found)

@@ -28,7 +28,9 @@ from scripts.cli import (
     ScalesOption,
     TileOption,
     WeightsOption,
+    check_places,
     console,
+    fraction,
     image_progress,
     inference_of,
     main,
@@ -90,19 +92,15 @@ def config_of(weights: Weights, **more: Any) -> Config:
     )
 
 
-def _fraction(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
 def print_metrics(result: dict[str, Any]) -> None:
     """The per-class table and the four metrics."""
     table = rich.table.Table("class", rich.table.Column("IoU", justify="right"), box=None)
     table.add_column("accuracy", justify="right")
     for row in result["per_class"]:
-        table.add_row(row["name"], _fraction(row["iou"]), _fraction(row["accuracy"]))
+        table.add_row(row["name"], fraction(row["iou"]), fraction(row["accuracy"]))
     console.print(table)
     for key in ("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou"):
-        console.print(f"{key.replace('_', ' ')}: {_fraction(result[key])}")
+        console.print(f"{key.replace('_', ' ')}: {fraction(result[key])}")
 
 
 @app.command()
@@ -124,6 +122,7 @@ def evaluate(
 ) -> None:
     """Measure a network on a split: pixel and mean accuracy, IoU, per class and in all."""
     options = inference_of(flip, scales, tile, overlap)
+    check_places(json_path, confusion)
     start = load_network(weights)
     dataset = open_dataset(data, split)
     check_classes(weights, start, dataset)

@@ -31,6 +31,7 @@ from scripts.cli import (
     ArchitectureOption,
     BackendsOption,
     JsonOption,
+    check_places,
     choose_backends,
     console,
     last_line,
@@ -327,9 +328,7 @@ def parity(
         raise InputError("--dtype bfloat16: parity judges float64 and float32 alone")
     if dtype is Dtype.float64 and len(chosen) < 2:
         raise InputError(f"--backends {chosen[0]}: alone; float64 is held against another backend")
-    for path in (json_path, html_path):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise InputError(f"{path}: there is no such folder")  # before all the work
+    check_places(json_path, html_path)
     begin = time.monotonic()
     with contextlib.ExitStack() as stack:
         if keep is None:

@@ -27,6 +27,7 @@ from scripts.cli import (
     ScalesOption,
     TileOption,
     WeightsOption,
+    check_places,
     image_progress,
     inference_of,
     main,
@@ -146,6 +147,7 @@ def predict(
     An image that cannot be read is reported at the end, with exit code 2; the rest are done.
     """
     options = inference_of(flip, scales, tile, overlap)
+    check_places(json_path, made=out)
     paths = _listed(images)
     _check_outputs(out, paths)
     start = load_network(weights)

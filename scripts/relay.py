@@ -20,6 +20,7 @@ from common.run_folder import LAST
 from scripts.cli import (
     DataOption,
     JsonOption,
+    check_places,
     choose_backends,
     console,
     last_line,
@@ -76,6 +77,7 @@ def relay(
     Each run is held against one that stays in the framework it starts in. Exit code 1 if a
     tensor of any is further away than 1e-9.
     """
+    check_places(plot, json_path, made=out)
     if len(choose_backends(None)) < len(BACKENDS):
         raise InputError("relay: needs all three frameworks")
     settings = ("--data", data, "--batch-size", batch_size, "--crop", *crop)

@@ -26,6 +26,8 @@ from scripts.cli import (
     DtypeOption,
     JsonOption,
     ScheduleOption,
+    check_places,
+    fraction,
     main,
     new_app,
     note,
@@ -114,14 +116,10 @@ def finish(training: Training, json_path: Path | None) -> None:
     if metrics is not None:
         best = max(folder.val, key=lambda line: line["mean_iou"] or 0.0)
         print(
-            f"val: mean IoU {_fraction(metrics['mean_iou'])}; the best,"
-            f" {_fraction(best['mean_iou'])}, after step {best['step']}"
+            f"val: mean IoU {fraction(metrics['mean_iou'])}; the best,"
+            f" {fraction(best['mean_iou'])}, after step {best['step']}"
         )
     write_json(json_path, {"steps": folder.steps, "val": folder.val, "metrics": metrics})
-
-
-def _fraction(value: float | None) -> str:
-    return "none" if value is None else f"{value:.4f}"
 
 
 def _draw_predictions(path: Path, training: Training, val: Dataset) -> None:
@@ -408,6 +406,7 @@ def train(
         settings = config.to_dict()
         print(write_recipe({key: settings[key] for key in settings if key in SETTINGS}), end="")
         return
+    check_places(json_path, made=out)
     if resume_run is not None:
         for option, value in (("--out", out), ("--weights", weights), ("--recipe", recipe)):
             if value is not None:
