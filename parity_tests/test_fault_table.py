@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from parity_tests.fault_table import LISTS, ROWS, Outcome, Payload, Row, Run, attempt, workplace
+from parity_tests.fault_table import ROWS
+from parity_tests.fault_table.trial import LISTS, Outcome, Row, Run, attempt, workplace
+from parity_tests.fault_table.weights import Payload
 
 CASES = [
     pytest.param(

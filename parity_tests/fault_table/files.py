@@ -1,0 +1,65 @@
+"""What may be done to any file."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+
+def as_it_is() -> None:
+    """Nothing is done to the input."""
+
+
+def several(*changes: Callable[[], object]) -> Callable[[], None]:
+    def change() -> None:
+        for one in changes:
+            one()
+
+    return change
+
+
+def rewrite(path: Path, change: Callable[[bytes], bytes]) -> Callable[[], object]:
+    """Puts a file of other bytes in place of a file."""
+
+    def spoil() -> None:
+        data = path.read_bytes()
+        path.unlink()  # the clean weights have two names
+        path.write_bytes(change(data))
+
+    return spoil
+
+
+def text(path: Path, content: str | bytes) -> Callable[[], object]:
+    data = content.encode() if isinstance(content, str) else content
+    return lambda: path.write_bytes(data)
+
+
+def missing(*paths: Path) -> Callable[[], None]:
+    return several(*(path.unlink for path in paths))
+
+
+def linked(path: Path, target: Path | str) -> Callable[[], None]:
+    """Moves a file or a folder, and leaves a link to where it is then."""
+
+    def change() -> None:
+        new = Path(target).absolute()
+        new.parent.mkdir(exist_ok=True)
+        path.rename(new)
+        path.symlink_to(new)
+
+    return change
+
+
+def half(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def empty(data: bytes) -> bytes:
+    return b""
+
+
+def html(data: bytes) -> bytes:
+    return b"<!DOCTYPE html>\n<html><body>404 Not Found</body></html>\n"
+
+
+def flipped(data: bytes) -> bytes:
+    """A bit of the fourth byte from the end is another: of weights, of a float's last digits."""
+    return data[:-4] + bytes([data[-4] ^ 1]) + data[-3:]
