@@ -171,7 +171,7 @@ def main(app: typer.Typer, numbers: Sequence[str] = ()) -> None:
         print(error, file=sys.stderr)
         raise SystemExit(error.code) from None
     except typer.TyperException as error:
-        fail(error.format_message())
+        fail(error.format_message().replace("Value error, ", ""))  # pydantic's, of an odd choice
     except OSError as error:  # a name that is too long, a folder without permission, ...
         fail(f"{error.filename or 'error'}: {error.strerror or error}")
     except (KeyboardInterrupt, typer.Abort):
