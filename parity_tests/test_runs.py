@@ -44,8 +44,10 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], object]], None]:
-    """Has something happen while step `step` is computed."""
+def at_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Callable[[int, Callable[[], object]], None]]:
+    """Has something happen while step `step` is computed; SIGINT is as in a terminal."""
 
     def arrange(step: int, event: Callable[[], object]) -> None:
         def rate(config: Config, now: int, total: int) -> float:
@@ -55,7 +57,9 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], obje
 
         monkeypatch.setattr(training, "learning_rate", rate)
 
-    return arrange
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield arrange
+    signal.signal(signal.SIGINT, before)  # ignored, where the suite is a shell's background job
 
 
 def interrupt() -> None:
