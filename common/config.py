@@ -107,7 +107,7 @@ class Config:
     """A run: the network, its numbers, its data order. Immutable.
 
     `momentum`, `weight_decay`, `bn_eps` and `bn_decay` are rounded to float32 on construction;
-    the rate is rounded after scheduling (`common.schedule.learning_rate`).
+    the rate is rounded after scheduling (`common.network.schedule.learning_rate`).
     """
 
     architecture: Architecture = Architecture.resnet18
@@ -180,7 +180,7 @@ MAX_SCALE = 8.0
 
 @dataclasses.dataclass(frozen=True)
 class Inference:
-    """How pictures are predicted, see `common.inference`; by default whole, once, as they are.
+    """How pictures are predicted, see `common.evaluation.views`; by default whole, once, as they are.
 
     Raises:
         InputError: on construction, of values that make no sense.

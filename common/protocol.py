@@ -32,7 +32,7 @@ class Trainer(Protocol):
         """The logits (N, classes, H, W) in eval mode, on the device, computed to the end."""
 
     def activations(self, images: Array) -> Arrays:
-        """Each of `common.names.activation_names` in eval mode; `logits` (N, classes, H, W)."""
+        """Each of `common.network.tensors.activation_names` in eval mode; `logits` (N, classes, H, W)."""
 
     def step(self, images: Array, labels: Array, rate: float) -> float:
         """One training step; returns the loss before the update."""
@@ -43,7 +43,7 @@ class Trainer(Protocol):
         """`step` that also returns the activations and the gradient of each weight."""
 
     def layer(self, name: str, x: Array, gradient: Array) -> tuple[Array, Array, Arrays]:
-        """One of `common.names.layer_names` alone, in train mode, forward and backward.
+        """One of `common.network.tensors.layer_names` alone, in train mode, forward and backward.
 
         `x` is the layer's input and `gradient` the loss's gradient by its output, on the padded
         grid. Returns the output, the gradient by `x`, and that by each weight of the layer.

@@ -1,17 +1,19 @@
 """What tests share: the backends, generic weights and batches, and a trace of each backend."""
 
 import functools
+import importlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from backends import BACKENDS, load_backend
 from common.config import Architecture, Config, Dtype
-from common.initial import generic_weights
+from common.network.initial import generic_weights
+from common.network.schedule import float32
+from common.parity.traces import Batches, generic_batches, make_trace
 from common.protocol import Arrays, Trainer
-from common.schedule import float32
-from common.traces import Batches, generic_batches, make_trace
 
 NUM_CLASSES, STEPS = 21, 20
 RATES = [float32(1e-2)] * (STEPS // 2) + [float32(1e-3)] * (STEPS // 2)
@@ -59,15 +61,20 @@ def _trace(name: str, dtype: Dtype, architecture: Architecture) -> Arrays:
     return make_trace(trainer, batches(), config, rates)
 
 
+def command_module(name: str) -> Any:
+    """The module that `python -m scripts.<name>` runs."""
+    package = importlib.import_module(f"scripts.{name}")
+    is_package = hasattr(package, "__path__")
+    return importlib.import_module(f"scripts.{name}.__main__") if is_package else package
+
+
 @pytest.fixture
 def run_command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable:
     """Runs `python -m scripts.<name> ARGS` in this process: (exit code, stdout, stderr)."""
-    import importlib
-
-    from scripts.cli import main
+    from scripts.shared.cli import main
 
     def run(name: str, *arguments: object) -> tuple[int, str, str]:
-        command = importlib.import_module(f"scripts.{name}")
+        command = command_module(name)
         monkeypatch.setattr("sys.argv", [f"scripts.{name}", *map(str, arguments)])
         capfd.readouterr()
         with pytest.raises(SystemExit) as exit_:

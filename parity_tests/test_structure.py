@@ -13,6 +13,14 @@ from common.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 FRAMEWORKS = {"torch", "torchvision", "mxnet", "gluoncv", "jax", "jaxlib", "flax", "optax", "orbax"}
+OWN = {
+    "torch": ("torch", "torchvision"),
+    "mxnet": ("mxnet", "gluoncv"),
+    "jax": ("jax", "flax", "optax", "orbax"),
+    "onnx": ("torch",),
+}
+"""Which frameworks a file sees, by the backend that it is of; ONNX is exported by PyTorch."""
+BACKEND_OF = {"onnx": "torch"}
 FILES = sorted(path.name for path in (ROOT / "backends" / "torch").glob("*.py"))
 
 
@@ -45,18 +53,87 @@ def methods(path: Path, name: str) -> list[str]:
 
 
 def imported(path: Path) -> set[str]:
-    """Top packages, and `backends.<name>` for our own, that a file imports anywhere."""
+    """The modules that a file imports anywhere, with dots."""
     found = set()
     for node in ast.walk(parse(path)):
-        modules = []
         if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            modules = [node.module or ""]
-        for module in modules:
-            parts = module.split(".")
-            found.add(".".join(parts[:2]) if parts[0] == "backends" else parts[0])
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
+
+
+def within(module: str, *packages: str) -> bool:
+    """Whether a module is one of these packages, or in one."""
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def packages_of(parts: tuple[str, ...]) -> tuple[str, ...]:
+    """What a file may import of the frameworks, from its place: its backend's, if it has one."""
+    name = parts[-1].removesuffix(".py")
+    if parts[0] == "backends" and len(parts) > 2:
+        name = parts[1]
+    return OWN.get(name, ()) if parts[0] in ("backends", "scripts") else ()
+
+
+def may_import(parts: tuple[str, ...], module: str) -> bool:
+    """Whether the file at `parts`, from the root, may import a module.
+
+    Imports go one way: tests, commands, backends, common. A backend's framework is its own; of the
+    commands, only files named after a framework see it. No command imports another.
+    """
+    room = parts[0]
+    if within(module, *FRAMEWORKS):
+        return within(module, *packages_of(parts))
+    if room == "common":
+        return not within(module, "backends", "scripts", "parity_tests")
+    if room == "backends":
+        own = f"backends.{parts[1]}"
+        return within(module, own, "common") or not within(
+            module, "backends", "scripts", "parity_tests"
+        )
+    if within(module, "parity_tests"):
+        return False
+    if within(module, *(f"backends.{name}" for name in BACKENDS)):
+        name = parts[-1].removesuffix(".py")
+        return within(module, f"backends.{BACKEND_OF.get(name, name)}")
+    command = parts[1].removesuffix(".py")
+    return not within(module, "scripts") or within(
+        module, "scripts.shared", *(() if command == "shared" else (f"scripts.{command}",))
+    )
+
+
+def source_files(root: Path) -> list[Path]:
+    """Every Python file of the program, however deep, from the root."""
+    rooms = ("common", "backends", "scripts")
+    return sorted(p.relative_to(root) for room in rooms for p in (root / room).rglob("*.py"))
+
+
+def forbidden_imports(root: Path) -> list[str]:
+    """`file: module` for each import that breaks a rule."""
+    return [
+        f"{path}: {module}"
+        for path in source_files(root)
+        for module in sorted(imported(root / path))
+        if not may_import(path.parts, module)
+    ]
+
+
+def circles(root: Path) -> list[str]:
+    """Modules of the program that import each other, in a circle."""
+    files = {
+        ".".join(path.with_suffix("").parts).removesuffix(".__init__"): path
+        for path in source_files(root)
+    }
+    edges = {
+        name: {m for i in imported(root / path) for m in (i, i.rpartition(".")[0]) if m in files}
+        - {name}
+        for name, path in files.items()
+    }
+    while leaves := [name for name, targets in edges.items() if not targets & edges.keys()]:
+        for name in leaves:
+            del edges[name]
+    return sorted(edges)
 
 
 def test_the_same_files_in_each_backend(backend: str) -> None:
@@ -93,22 +170,55 @@ def test_differences_are_told_in_every_backend() -> None:
             assert "# differs:" in (ROOT / "backends" / name / file).read_text(), (name, file)
 
 
-def test_no_backend_imports_another(backend: str) -> None:
-    own = {"mxnet": {"mxnet"}, "torch": {"torch"}, "jax": {"jax", "flax", "optax", "orbax"}}
-    for path in (ROOT / "backends" / backend).glob("*.py"):
-        foreign = imported(path) & (FRAMEWORKS | {f"backends.{n}" for n in BACKENDS})
-        assert foreign <= own[backend] | {f"backends.{backend}"}, path
-        assert "scripts" not in imported(path), path
+def test_imports_go_one_way() -> None:
+    assert forbidden_imports(ROOT) == []
 
 
-def test_no_framework_under_common() -> None:
-    for path in (ROOT / "common").glob("*.py"):
-        assert not imported(path) & (FRAMEWORKS | {"backends", "scripts", "parity_tests"}), path
+def test_no_module_imports_itself_over_others() -> None:
+    assert circles(ROOT) == []
 
 
-def test_scripts_reach_frameworks_through_backends_alone() -> None:
-    for path in (ROOT / "scripts").glob("*.py"):
-        assert not imported(path) & (FRAMEWORKS | {f"backends.{n}" for n in BACKENDS}), path
+@pytest.mark.parametrize(
+    "place, line",
+    [
+        ("common/deep/er/x.py", "import torch"),
+        ("common/deep/er/x.py", "from jax import numpy"),
+        ("common/data/x.py", "from backends import load_backend"),
+        ("common/data/x.py", "import scripts.shared.cli"),
+        ("backends/torch/x.py", "import mxnet.gluon"),
+        ("backends/torch/x.py", "from backends.jax import model"),
+        ("backends/jax/deep/x.py", "from backends.torch.model import FCN"),
+        ("backends/mxnet/x.py", "from scripts.shared import cli"),
+        ("scripts/x.py", "import torch"),
+        ("scripts/shared/x.py", "import flax"),
+        ("scripts/x.py", "from backends.mxnet import Trainer"),
+        ("scripts/x.py", "from scripts.train import training"),
+        ("scripts/bench/x.py", "from scripts.parity.worker import Job"),
+        ("scripts/shared/x.py", "from scripts.evaluate import app"),
+        ("scripts/bench/deep/jax.py", "import torch"),
+        ("scripts/x.py", "from parity_tests import conftest"),
+    ],
+)
+def test_an_import_against_the_rules_is_found(tmp_path: Path, place: str, line: str) -> None:
+    path = tmp_path / place
+    path.parent.mkdir(parents=True)
+    path.write_text(f"def f():\n    {line}\n")
+    assert len(forbidden_imports(tmp_path)) == 1
+
+
+def test_a_circle_is_found(tmp_path: Path) -> None:
+    (tmp_path / "common" / "deep").mkdir(parents=True)
+    (tmp_path / "common" / "deep" / "a.py").write_text("from common import b\n")
+    (tmp_path / "common" / "b.py").write_text("from common.deep.a import x\n")
+    (tmp_path / "common" / "c.py").write_text("import common.b\n")
+    assert circles(tmp_path) == ["common.b", "common.c", "common.deep.a"]
+
+
+def test_each_room_says_what_lives_there() -> None:
+    for room in ("common", "backends", "scripts", "parity_tests"):
+        for folder in [ROOT / room, *(p for p in (ROOT / room).rglob("*") if p.is_dir())]:
+            if list(folder.glob("*.py")):
+                assert ast.get_docstring(parse(folder / "__init__.py")), folder
 
 
 def modules_after(code: str) -> set[str]:
@@ -128,14 +238,21 @@ def test_a_backend_imports_its_own_framework_and_no_other(backend: str) -> None:
 
 
 def test_the_commands_import_no_framework_before_they_need_one() -> None:
-    names = "bench, convert, data, demo, evaluate, plots, predict, trace, train"
-    assert modules_after(f"from scripts import {names}") == set()
+    commands = sorted(
+        f"scripts.{p.stem}" if p.suffix else f"scripts.{p.name}.__main__"
+        for p in (ROOT / "scripts").iterdir()
+        if p.suffix == ".py" or (p / "__main__.py").exists()
+    )
+    commands.remove("scripts.__init__")
+    assert len(commands) >= 12
+    assert modules_after(f"import {', '.join(commands)}") == set()
 
 
 def test_without_leaves_out_what_needs_a_backend_and_nothing_else() -> None:
     def collected(*options: str) -> list[str]:
         command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *options]
-        files = [f"parity_tests/test_{name}.py" for name in ("structure", "weights", "witnesses")]
+        names = ("network/test_model", "weights/test_weights", "network/test_witnesses")
+        files = [f"parity_tests/{name}.py" for name in names]
         done = subprocess.run([*command, *files], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return [line for line in done.stdout.splitlines() if "::" in line]

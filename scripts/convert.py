@@ -14,20 +14,27 @@ import typer
 from numpy.typing import NDArray
 
 from backends import load_backend
-from common.checkpoint import (
+from common.config import IMAGENET_MEAN, IMAGENET_STD, Architecture, Config, Dtype
+from common.errors import InputError
+from common.files import sha256, write_whole
+from common.weights.checkpoint import (
     Weights,
     default_class_names,
     metadata_of,
-    sha256,
     write_tensors,
     write_weights,
-    write_whole,
 )
-from common.config import IMAGENET_MEAN, IMAGENET_STD, Architecture, Config, Dtype
-from common.errors import InputError
-from common.formats import HEAD, NAMINGS, names_in, rename
-from scripts.cli import JsonOption, check_places, main, new_app, write_json
-from scripts.weights_files import FRAMEWORKS, MXNET, ORBAX, SAFETENSORS, TORCH, Loaded, load_weights
+from common.weights.namings import HEAD, NAMINGS, names_in, rename
+from scripts.shared.cli import JsonOption, check_places, main, new_app, write_json
+from scripts.shared.weights_files import (
+    FRAMEWORKS,
+    MXNET,
+    ORBAX,
+    SAFETENSORS,
+    TORCH,
+    Loaded,
+    load_weights,
+)
 
 Array = NDArray[Any]
 
@@ -70,7 +77,7 @@ class To(enum.StrEnum):
 
     @property
     def naming(self) -> str:
-        """One of `common.formats.NAMINGS`; an ONNX graph has weights of no matter what name."""
+        """One of `common.weights.namings.NAMINGS`; an ONNX graph has weights of no matter what name."""
         return {To.orbax: "flax", To.onnx: "canonical"}.get(self, self.value)
 
 
@@ -143,7 +150,7 @@ def _write_folder(path: Path, size: int, write: Callable[[Path], None]) -> None:
 
 def _write_onnx(path: Path, weights: Weights, metadata: dict[str, str]) -> None:
     try:
-        from scripts.witness.onnx import export_onnx
+        from scripts.shared.onnx import export_onnx
     except ImportError as error:
         raise InputError(
             f"--to onnx: {error.name} is not installed;"

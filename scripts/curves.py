@@ -6,10 +6,18 @@ from typing import Annotated, Any
 import rich.table
 import typer
 
-from common.checkpoint import write_whole
-from common.run_folder import RunFolder
-from scripts.cli import JsonOption, check_places, console, fraction, main, new_app, write_json
-from scripts.plots import plot_runs
+from common.files import write_whole
+from common.runs.run_folder import RunFolder
+from scripts.shared.cli import (
+    JsonOption,
+    check_places,
+    console,
+    fraction,
+    main,
+    new_app,
+    write_json,
+)
+from scripts.shared.plots import plot_runs
 
 app = new_app()
 

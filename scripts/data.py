@@ -9,12 +9,12 @@ import rich.table
 import typer
 
 from common.config import VOID, Config
-from common.dataset import Survey, keep_manifest, survey
-from common.manifest import MANIFEST
-from common.shapes import SHAPES_TRAIN, SHAPES_VAL, write_shapes
-from common.traces import write_generic
-from common.voc2012 import DOWNLOAD, SHEET, VOC2012_MD5, VOC2012_URL, prepare
-from scripts.cli import (
+from common.data.dataset import Survey, keep_manifest, survey
+from common.data.manifest import MANIFEST
+from common.data.shapes import SHAPES_TRAIN, SHAPES_VAL, write_shapes
+from common.data.voc2012 import DOWNLOAD, SHEET, VOC2012_MD5, VOC2012_URL, prepare
+from common.parity.traces import write_generic
+from scripts.shared.cli import (
     ArchitectureOption,
     JsonOption,
     console,

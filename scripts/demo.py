@@ -16,22 +16,21 @@ import typer
 from PIL import Image
 
 from backends import BACKENDS, load_backend, missing_packages
-from common.bilinear import upsample
-from common.checkpoint import read_tensors, read_weights, write_tensors, write_weights
-from common.compare import relative_l2
 from common.config import Config, Dtype
-from common.dataset import Dataset, open_dataset
+from common.data.dataset import Dataset, open_dataset
+from common.data.drawing import prediction_sheet, sheet
+from common.data.shapes import SHAPES_TRAIN, SHAPES_VAL, write_shapes
 from common.errors import InputError
-from common.initial import initial_weights
-from common.metrics import confusion_matrix, summarize
-from common.pictures import prediction_sheet, sheet
-from common.run_folder import RunFolder
-from common.shapes import SHAPES_TRAIN, SHAPES_VAL, write_shapes
-from scripts.cli import BackendOption, console, main, new_app, write_json
-from scripts.evaluate import config_of, evaluate_dataset
-from scripts.plots import plot_losses
-from scripts.train import open_data
-from scripts.training import Training
+from common.evaluation.metrics import confusion_matrix, summarize
+from common.network.bilinear import upsample
+from common.network.initial import initial_weights
+from common.parity.compare import relative_l2
+from common.runs.run_folder import RunFolder
+from common.weights.checkpoint import read_tensors, read_weights, write_tensors, write_weights
+from scripts.shared.cli import BackendOption, console, main, new_app, write_json
+from scripts.shared.evaluation import config_of, evaluate_dataset
+from scripts.shared.plots import plot_losses
+from scripts.shared.training import Training, open_data
 
 app = new_app()
 

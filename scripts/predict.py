@@ -10,14 +10,14 @@ import typer
 from numpy.typing import NDArray
 
 from backends import load_backend
-from common.ahead import map_ahead
-from common.checkpoint import write_whole
 from common.config import Config, Inference
+from common.data.drawing import overlay, save_mask
+from common.data.images import find_images, read_image
 from common.errors import InputError
-from common.image_files import find_images, read_image
-from common.inference import Predictor, predictor
-from common.pictures import overlay, save_mask
-from scripts.cli import (
+from common.evaluation.ahead import map_ahead
+from common.evaluation.views import Predictor, predictor
+from common.files import write_whole
+from scripts.shared.cli import (
     BackendOption,
     DeviceOption,
     DtypeOption,
@@ -35,8 +35,8 @@ from scripts.cli import (
     report,
     write_json,
 )
-from scripts.evaluate import NUMBERS, config_of
-from scripts.weights_files import load_network
+from scripts.shared.evaluation import NUMBERS, config_of
+from scripts.shared.weights_files import load_network
 
 app = new_app()
 

@@ -13,11 +13,11 @@ import rich.table
 import typer
 
 from backends import BACKENDS
-from common.checkpoint import read_tensors
-from common.compare import relative_l2
 from common.errors import InputError
-from common.run_folder import LAST
-from scripts.cli import (
+from common.parity.compare import relative_l2
+from common.runs.run_folder import LAST
+from common.weights.checkpoint import read_tensors
+from scripts.shared.cli import (
     DataOption,
     JsonOption,
     check_places,
@@ -28,7 +28,7 @@ from scripts.cli import (
     new_app,
     write_json,
 )
-from scripts.plots import plot_relay
+from scripts.shared.plots import plot_relay
 
 app = new_app()
 

@@ -6,11 +6,12 @@ from typing import Annotated
 import typer
 
 from backends import load_backend
-from common.checkpoint import read_weights, sha256, write_tensors
 from common.config import Config, Dtype, Schedule
-from common.schedule import learning_rate
-from common.traces import make_trace, read_batches, trace_metadata
-from scripts.cli import (
+from common.files import sha256
+from common.network.schedule import learning_rate
+from common.parity.traces import make_trace, read_batches, trace_metadata
+from common.weights.checkpoint import read_weights, write_tensors
+from scripts.shared.cli import (
     BackendOption,
     CanonicalOption,
     DeviceOption,

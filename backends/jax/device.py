@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from common.config import Config
 from common.errors import InputError
-from common.transforms import image_size, pad_images, scale_and_offset
+from common.network.grid import image_size, pad_images, scale_and_offset
 
 # JAX has float64 only when this is on, for the whole process. A float32 run is not changed by it,
 # since every array in this backend is made with the run's dtype.

@@ -194,7 +194,7 @@ class TransposeConv(nnx.Module):
     So each of the (h + 1)(w + 1) cells of 32x32 output pixels is a product of the 2x2 input
     pixels that reach it, 4C values, with the kernel permuted to (4C, C * 32 * 32). The
     result is left in cells, each a picture of its own: the loss is a sum over pixels in any order
-    (`common.transforms.label_cells`), the most likely class is found pixel by pixel, and
+    (`common.network.grid.label_cells`), the most likely class is found pixel by pixel, and
     `assemble` puts side by side what is to be seen.
     """
 
@@ -276,7 +276,7 @@ class FCN(nnx.Module):
         return x, activations
 
     def layer(self, name: str, x: jax.Array) -> jax.Array:
-        """What one of `common.names.layer_names` makes of its input, NHWC."""
+        """What one of `common.network.tensors.layer_names` makes of its input, NHWC."""
         if name == "stem":
             return self.backbone.stem(x)[0]
         if name == "norm":

@@ -18,8 +18,8 @@ from backends.jax.model import FCN, assemble, build_model
 from backends.jax.optimizer import build_optimizer, export_momentum, import_momentum
 from backends.jax.weights import export_weights, import_weights, trained_tensors
 from common.config import Config, Dtype
-from common.names import tensors
-from common.transforms import image_size, label_cells, padded_size
+from common.network.grid import image_size, label_cells, padded_size
+from common.network.tensors import tensors
 
 Array = NDArray[Any]
 Activations = dict[str, jax.Array]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from backends.jax.device import to_numpy
 from backends.jax.model import FCN
 from common.errors import InputError
-from common.names import tensors
+from common.network.tensors import tensors
 
 _LEAVES = {
     "weight": "kernel",

@@ -129,7 +129,7 @@ class ResNet18(HybridBlock):
 
     def hybrid_forward(self, F: Any, x: Any) -> tuple[Any, list[Any]]:
         # differs: a cached graph returns a list, not a dict; the order is that of
-        # `common.names.activation_names`.
+        # `common.network.tensors.activation_names`.
         x, inner = self.stem(F, x)
         activations = [inner, x]
         stages = [
@@ -186,7 +186,7 @@ class TransposeConv(HybridBlock):
     So each of the (h + 1)(w + 1) cells of 32x32 output pixels is a product of the 2x2 input
     pixels that reach it, 4C values, with the kernel permuted to (32 * 32 * C, 4C). The
     result is left in cells, each a picture of its own: the loss is a sum over pixels in any order
-    (`common.transforms.label_cells`), the most likely class is found pixel by pixel, and
+    (`common.network.grid.label_cells`), the most likely class is found pixel by pixel, and
     `assemble` puts side by side what is to be seen.
     """
 
@@ -250,7 +250,7 @@ class FCN(HybridBlock):
 
     (N, 3, H, W), H and W multiples of 32 -> logits in cells, (M, 32, 32, classes); `assemble`
     makes (N, classes, H, W) of them. While `traced` is true, a list of all activations in the
-    order of `common.names.activation_names`, the cells last.
+    order of `common.network.tensors.activation_names`, the cells last.
     """
 
     def __init__(self, config: Config) -> None:
@@ -282,7 +282,7 @@ class FCN(HybridBlock):
         return activations if self.traced else x
 
     def layer(self, name: str, x: nd.NDArray) -> nd.NDArray:
-        """What one of `common.names.layer_names` makes of its input."""
+        """What one of `common.network.tensors.layer_names` makes of its input."""
         if name == "stem":
             return self.backbone.stem(nd, x)[0]
         if name == "norm":

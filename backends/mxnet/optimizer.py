@@ -13,7 +13,7 @@ from backends.mxnet.device import to_device, to_numpy
 from backends.mxnet.model import FCN
 from backends.mxnet.weights import trained_tensors
 from common.config import Config
-from common.names import decayed_tensors
+from common.network.tensors import decayed_tensors
 
 
 class _SGD(mx.optimizer.Optimizer):

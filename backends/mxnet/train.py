@@ -16,8 +16,8 @@ from backends.mxnet.weights import export_weights, import_weights, named_tensors
 from common.config import Config, Dtype
 from common.errors import InputError
 from common.memory import keep_pages
-from common.names import activation_names, tensors
-from common.transforms import image_size, label_cells, padded_size
+from common.network.grid import image_size, label_cells, padded_size
+from common.network.tensors import activation_names, tensors
 
 Array = NDArray[Any]
 

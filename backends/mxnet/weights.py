@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from backends.mxnet.device import to_numpy
 from backends.mxnet.model import FCN
 from common.errors import InputError
-from common.names import tensors
+from common.network.tensors import tensors
 
 
 def named_tensors(model: FCN) -> dict[str, Parameter]:

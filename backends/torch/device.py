@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from common.config import Config
 from common.errors import InputError
-from common.transforms import image_size, pad_images, scale_and_offset
+from common.network.grid import image_size, pad_images, scale_and_offset
 
 
 def select_device(name: str) -> torch.device:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from common.config import Config
-from common.names import activation_names
+from common.network.tensors import activation_names
 
 
 def _conv(
@@ -144,7 +144,7 @@ class TransposeConv(nn.Module):
     So each of the (h + 1)(w + 1) cells of 32x32 output pixels is a product of the 2x2 input
     pixels that reach it, 4C values, with the kernel permuted to (4C, C * 32 * 32). The
     result is left in cells, each a picture of its own: the loss is a sum over pixels in any order
-    (`common.transforms.label_cells`), the most likely class is found pixel by pixel, and
+    (`common.network.grid.label_cells`), the most likely class is found pixel by pixel, and
     `assemble` puts side by side what is to be seen.
     """
 
@@ -203,7 +203,7 @@ class FCN(nn.Module):
         return self.transpose_conv(x)  # (N * (H/32 + 1) * (W/32 + 1), classes, 32, 32)
 
     def layer(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        """What one of `common.names.layer_names` makes of its input."""
+        """What one of `common.network.tensors.layer_names` makes of its input."""
         if name == "logits":
             s = self.transpose_conv.stride
             return assemble(self.transpose_conv(x), s * x.shape[2], s * x.shape[3])
@@ -211,14 +211,14 @@ class FCN(nn.Module):
         return own(x)
 
     def _module(self, name: str) -> nn.Module:
-        """The module whose output is one of `common.names.activation_names`."""
+        """The module whose output is one of `common.network.tensors.activation_names`."""
         own = {"stem.relu": "backbone.relu", "stem": "backbone.maxpool", "norm": "backbone.relu2"}
         own |= {"final_conv": "final_conv", "logits": "transpose_conv"}
         return self.get_submodule(own.get(name, f"backbone.{name}"))
 
     @contextlib.contextmanager
     def trace(self) -> Iterator[dict[str, torch.Tensor]]:
-        """While it is entered, every pass puts `common.names.activation_names` into the dict."""
+        """While it is entered, every pass puts `common.network.tensors.activation_names` into the dict."""
         # differs: a hook on a module sees its output, and the network need not know.
         activations: dict[str, torch.Tensor] = {}
         hooks = [

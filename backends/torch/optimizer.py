@@ -14,7 +14,7 @@ from backends.torch.device import to_numpy
 from backends.torch.model import FCN
 from backends.torch.weights import trained_tensors
 from common.config import Config
-from common.names import decayed_tensors
+from common.network.tensors import decayed_tensors
 
 
 def build_optimizer(model: FCN, config: Config) -> torch.optim.SGD:

@@ -14,8 +14,8 @@ from backends.torch.optimizer import build_optimizer, export_momentum, import_mo
 from backends.torch.weights import export_weights, import_weights, trained_tensors
 from common.config import Config, Dtype
 from common.memory import keep_pages
-from common.names import tensors
-from common.transforms import image_size, label_cells, padded_size
+from common.network.grid import image_size, label_cells, padded_size
+from common.network.tensors import tensors
 
 Array = NDArray[Any]
 

@@ -19,7 +19,7 @@ from safetensors.flax import save as save_jax
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from common.bilinear import bilinear_weight
+from common.network.bilinear import bilinear_weight
 from scripts.pitfalls.catalogue import Measured
 
 
@@ -169,7 +169,7 @@ def bilinear_init() -> Measured:
     output = jax.lax.conv_transpose(x, kernel, (2, 2), both, transpose_kernel=True)
     return {
         "bilinear initializer": "none",
-        "common.bilinear, class maps 1 and 0": output[0, 4, 4].tolist(),
+        "common.network.bilinear, class maps 1 and 0": output[0, 4, 4].tolist(),
     }
 
 

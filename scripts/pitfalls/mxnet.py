@@ -17,7 +17,7 @@ from mxnet.gluon.loss import SoftmaxCrossEntropyLoss
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from common.bilinear import bilinear_weight
+from common.network.bilinear import bilinear_weight
 from scripts.pitfalls.catalogue import Measured
 
 
@@ -173,7 +173,9 @@ def bilinear_init() -> Measured:
     mx.init.Bilinear()(mx.init.InitDesc("weight"), own)
     return {
         "bilinear initializer": "init.Bilinear",
-        "common.bilinear, class maps 1 and 0": nd.Deconvolution(x, ours, **options)[0, :, 4, 4]
+        "common.network.bilinear, class maps 1 and 0": nd.Deconvolution(x, ours, **options)[
+            0, :, 4, 4
+        ]
         .asnumpy()
         .tolist(),
         "its own, class maps 1 and 0": nd.Deconvolution(x, own, **options)[0, :, 4, 4]

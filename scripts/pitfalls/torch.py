@@ -16,7 +16,7 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 from torch.nn import functional
 
-from common.bilinear import bilinear_weight
+from common.network.bilinear import bilinear_weight
 from scripts.pitfalls.catalogue import Measured
 
 
@@ -152,7 +152,7 @@ def bilinear_init() -> Measured:
     output = functional.conv_transpose2d(x, weight, stride=2, padding=1)
     return {
         "bilinear initializer": "none",
-        "common.bilinear, class maps 1 and 0": output[0, :, 4, 4].tolist(),
+        "common.network.bilinear, class maps 1 and 0": output[0, :, 4, 4].tolist(),
     }
 
 

@@ -8,8 +8,6 @@ file serves any batch size and any height and width that are multiples of 32.
 
 import json
 import tempfile
-import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -19,77 +17,16 @@ import onnxruntime
 import torch
 import typer
 
-from backends.torch import FCN, build_model, import_weights
-from common.checkpoint import read_weights, sha256, write_tensors, write_whole
-from common.config import OUTPUT_STRIDE, Config, Dtype
-from common.names import layer_names
+from common.config import Config, Dtype
+from common.files import sha256
+from common.network.grid import image_size, pad_images
+from common.parity.traces import FORMAT, read_batches
 from common.protocol import Array, Arrays
-from common.traces import FORMAT, read_batches
-from common.transforms import image_size, pad_images
-from scripts.cli import CanonicalOption, console, main, new_app
-
-INPUT = "image"
-"""The graph's one input, (batch, 3, height, width) float32; its outputs are the layers by name."""
+from common.weights.checkpoint import read_weights, write_tensors
+from scripts.shared.cli import CanonicalOption, console, main, new_app
+from scripts.shared.onnx import INPUT, export_onnx
 
 app = new_app()
-
-
-class _Layers(torch.nn.Module):
-    """The network as ONNX sees it: the layers as a tuple, in order of execution."""
-
-    def __init__(self, network: FCN) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        layers = []
-        for name in layer_names(self.network.architecture):
-            x = self.network.layer(name, x)
-            layers.append(x)
-        return tuple(layers)
-
-
-def export_onnx(
-    path: Path, weights: Mapping[str, Array], config: Config, metadata: Mapping[str, str]
-) -> None:
-    """Writes the network in eval mode, float32, as an ONNX file that `onnx.checker` accepts.
-
-    `weights` are canonical arrays, checked by the caller; `metadata` becomes the model's
-    properties. Input `image` (N, 3, H, W), outputs each layer by its name; N, H and W are free,
-    H and W multiples of 32.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    layers = layer_names(config.architecture)
-    network = build_model(config.replace(dtype=Dtype.float32))
-    import_weights(network, weights)
-    example = torch.zeros(2, 3, 2 * OUTPUT_STRIDE, 3 * OUTPUT_STRIDE)
-
-    def write(temporary: Path) -> None:
-        with warnings.catch_warnings(), torch.no_grad():
-            # The exporter by tracing is on its way out; its successor needs another package. It
-            # tries to fold the slices of shapes too, and warns of those that it leaves as they are.
-            warnings.filterwarnings("ignore", category=DeprecationWarning)
-            warnings.filterwarnings("ignore", message="Constant folding", category=UserWarning)
-            torch.onnx.export(
-                _Layers(network).eval(),
-                (example,),
-                str(temporary),
-                dynamo=False,
-                input_names=[INPUT],
-                output_names=list(layers),
-                dynamic_axes={
-                    name: {0: "batch", 2: f"{name}_height", 3: f"{name}_width"}
-                    for name in (INPUT, *layers)
-                },
-            )
-        model = onnx.load(temporary)
-        onnx.helper.set_model_props(model, dict(metadata))
-        onnx.save(model, temporary)
-        onnx.checker.check_model(str(temporary), full_check=True)
-
-    write_whole(path, write)
 
 
 def onnx_trace(path: Path, images: Array) -> Arrays:

@@ -1,0 +1,199 @@
+"""Training batches: a function of (seed, epoch, index) alone, for any backend and any helpers."""
+
+import contextlib
+import multiprocessing
+import multiprocessing.resource_tracker
+import signal
+import sys
+import types
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.config import Config
+from common.data.augment import random_crop
+from common.data.dataset import Dataset
+from common.errors import InputError, WorkerError
+from common.memory import keep_pages
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch: `image` (N, h, w, 3) uint8 RGB, `label` (N, h, w) uint8, and its files."""
+
+    epoch: int
+    ends_epoch: bool
+    image: NDArray[np.uint8]
+    label: NDArray[np.uint8]
+    names: tuple[str, ...]
+
+
+def steps_per_epoch(dataset: Dataset, config: Config) -> int:
+    """Whole batches in an epoch; what is left over waits for another epoch's order.
+
+    Raises:
+        InputError: the split is smaller than a batch.
+    """
+    if len(dataset) < config.batch_size:
+        raise InputError(
+            f"{dataset.root}: {len(dataset)} images in {dataset.split},"
+            f" --batch-size asks for {config.batch_size}"
+        )
+    return len(dataset) // config.batch_size
+
+
+def total_steps(dataset: Dataset, config: Config) -> int:
+    """Steps of the whole run: `config.steps`, or `config.epochs` whole epochs."""
+    per_epoch = steps_per_epoch(dataset, config)
+    return config.epochs * per_epoch if config.steps is None else config.steps
+
+
+def _pixels(config: Config) -> int:
+    """Pixels in a batch; each has three bytes of image and one of label."""
+    return config.batch_size * config.crop[0] * config.crop[1]
+
+
+def _arrays(memory: Any, config: Config) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The images and the labels of a batch in 4 bytes a pixel of memory."""
+    values = np.frombuffer(memory, np.uint8)
+    shape = (config.batch_size, *config.crop)
+    images, labels = np.split(values, [3 * _pixels(config)])
+    return images.reshape(*shape, 3), labels.reshape(shape)
+
+
+def training_batch(dataset: Dataset, config: Config, step: int, memory: Any | None = None) -> Batch:
+    """The batch of step `step` (from 0), in new memory or in the given.
+
+    Each epoch visits the images in an order of its own; each image is scaled, cropped and so on
+    by a stream of its own, from (seed, epoch, place in the order).
+
+    Raises:
+        InputError: an image or a mask cannot be read, or a label is no class.
+    """
+    per_epoch = steps_per_epoch(dataset, config)
+    epoch, index = divmod(step, per_epoch)
+    order = np.random.default_rng([config.seed, epoch]).permutation(len(dataset))
+    places = range(index * config.batch_size, (index + 1) * config.batch_size)
+    images, labels = _arrays(bytearray(4 * _pixels(config)) if memory is None else memory, config)
+    for k, place in enumerate(places):
+        random = np.random.default_rng([config.seed, epoch, place])
+        images[k], labels[k] = random_crop(*dataset.open(order[place]), config, random)
+    names = tuple(dataset.names[order[place]] for place in places)
+    return Batch(epoch, index == per_epoch - 1, images, labels, names)
+
+
+def _work(dataset: Dataset, config: Config, memory: Any, pipe: "Connection[Any, Any]") -> None:
+    """Makes each batch that is asked for in the shared memory, until the other end closes."""
+    keep_pages()  # without, page faults cost a third of the time
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            try:
+                batch = training_batch(dataset, config, pipe.recv(), memory)
+                pipe.send((batch.epoch, batch.ends_epoch, batch.names))
+            except InputError as error:
+                pipe.send(error)
+
+
+@contextlib.contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Processes that start in here ignore Ctrl-C and SIGTERM and do not import the main module.
+
+    Both may go to every process of a group; the parent alone answers. Spawning would
+    import the main module anew, and so all that a command needs and a worker does not.
+    """
+    multiprocessing.resource_tracker.ensure_running()  # starting it would unblock the signal
+    main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+class _Worker:
+    """A process that makes one batch at a time, in memory that it shares with this one."""
+
+    def __init__(self, dataset: Dataset, config: Config) -> None:
+        # a fork would copy a framework's threads in whatever state they are
+        context = multiprocessing.get_context("spawn")
+        self._config = config
+        self._memory = context.RawArray("B", 4 * _pixels(config))
+        self._pipe, theirs = context.Pipe()
+        arguments = (dataset, config, self._memory, theirs)
+        self._process = context.Process(target=_work, args=arguments, daemon=True)
+        with _quiet_start():
+            self._process.start()
+        theirs.close()  # the process has the only other end, so its death closes the pipe
+
+    def ask(self, step: int) -> None:
+        """Has the batch of a step made, over the one before."""
+        with contextlib.suppress(ConnectionError):  # `batch` tells
+            self._pipe.send(step)
+
+    def batch(self) -> Batch:
+        """The batch that was asked for, in memory of its own.
+
+        Raises:
+            InputError: as `training_batch`.
+            WorkerError: the process is gone.
+        """
+        try:
+            answer = self._pipe.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            code = self._process.exitcode or 0
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            raise WorkerError(
+                f"a process that reads the data has ended ({how}); is there memory enough?"
+                " --workers 0 does without"
+            ) from None
+        if isinstance(answer, InputError):
+            raise answer
+        epoch, ends_epoch, names = answer
+        return Batch(epoch, ends_epoch, *_arrays(bytearray(self._memory), self._config), names)
+
+    def close(self) -> None:
+        """Ends the process at once."""
+        self._process.kill()
+        self._process.join()
+        self._pipe.close()
+
+
+def training_batches(
+    dataset: Dataset, config: Config, first_step: int = 0
+) -> Generator[Batch, None, None]:
+    """The batches of the run from `first_step` on, read ahead by `config.workers` processes.
+
+    Each process makes one batch ahead and then waits until it is taken, so that at most
+    `config.workers` batches are held besides those that were taken, at 4 bytes a pixel. The
+    bytes do not depend on the number of workers; with 0, each batch is made when it is asked for.
+
+    Raises:
+        InputError: as `training_batch`, when that batch's turn comes.
+        WorkerError: a worker is gone.
+    """
+    steps = range(first_step, total_steps(dataset, config))
+    if config.workers == 0:
+        keep_pages()
+        for step in steps:
+            yield training_batch(dataset, config, step)
+        return
+    workers: list[_Worker] = []
+    try:
+        for step in steps[: config.workers]:
+            workers.append(_Worker(dataset, config))
+            workers[-1].ask(step)
+        for k, step in enumerate(steps):
+            worker = workers[k % len(workers)]
+            batch = worker.batch()
+            if step + len(workers) in steps:
+                worker.ask(step + len(workers))
+            yield batch
+    finally:
+        for worker in workers:
+            worker.close()

@@ -1,0 +1,383 @@
+"""A folder of images and label masks in Pascal VOC's layout, read with every check."""
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from common.config import VOID
+from common.data.images import Check, open_image, open_mask
+from common.data.manifest import MANIFEST, Entry, Manifest, entry, read_manifest
+from common.data.voc import VOC_CLASSES
+from common.errors import InputError
+from common.files import naming
+
+IMAGES, MASKS, SPLITS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
+CLASS_NAMES = "class_names.txt"
+
+MAX_CLASSES = VOID
+"""Labels are bytes, and 255 is taken."""
+
+_THREADS = 4
+
+_LISTED = 20
+"""So many missing files are named in a line; `data check` names them all."""
+
+
+def _paths(root: Path, name: str) -> tuple[Path, Path]:
+    """Where the image and the mask of a name are."""
+    return root / IMAGES / f"{name}.jpg", root / MASKS / f"{name}.png"
+
+
+def _check_link(root: Path, path: Path) -> None:
+    """A file may be a link within the data; the whole folder, or JPEGImages, may be one anywhere.
+
+    Raises:
+        InputError: the link leads out of the data.
+    """
+    with naming(path):  # a name may be too long, a loop has no end
+        if not path.is_symlink():
+            return
+        target = path.resolve()
+        if not any(target.is_relative_to(folder.resolve()) for folder in (root, path.parent)):
+            raise InputError(f"{path}: a link that leads out of the data, to {target}")
+
+
+def _open_pair(
+    root: Path, name: str, num_classes: int, check: Check | None = None
+) -> tuple[Image.Image | None, Image.Image | None, list[str]]:
+    """Image and mask, None where they cannot be read, and every fault of the two."""
+    image_path, mask_path = _paths(root, name)
+    image, mask, faults = None, None, []
+    try:
+        _check_link(root, image_path)
+        image = open_image(image_path, check)
+    except InputError as error:
+        faults.append(str(error))
+    try:
+        _check_link(root, mask_path)
+        mask = open_mask(mask_path, num_classes, check)
+    except InputError as error:
+        faults.append(str(error))
+    if image is not None and mask is not None and image.size != mask.size:
+        sizes = [f"{width}x{height}" for width, height in (mask.size, image.size)]
+        faults.append(f"{mask_path}: {sizes[0]} pixels, but its image has {sizes[1]}")
+    return image, mask, faults
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The pairs of one split. `root` is the folder that holds JPEGImages."""
+
+    root: Path
+    split: str
+    names: tuple[str, ...]
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def split_path(self) -> Path:
+        return self.root / SPLITS / f"{self.split}.txt"
+
+    def image_path(self, index: int) -> Path:
+        return _paths(self.root, self.names[index])[0]
+
+    def mask_path(self, index: int) -> Path:
+        return _paths(self.root, self.names[index])[1]
+
+    def open(self, index: int) -> tuple[Image.Image, Image.Image]:
+        """Image in mode RGB and mask, one byte a pixel: class indices or 255.
+
+        Raises:
+            InputError: one of the two cannot be read, or their sizes differ.
+        """
+        image, mask, faults = _open_pair(self.root, self.names[index], self.num_classes)
+        if image is None or mask is None or faults:
+            raise InputError(faults[0])
+        return image, mask
+
+    def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Image (H, W, 3) RGB and label (H, W), class indices or 255.
+
+        Raises:
+            InputError: as `open`.
+        """
+        image, mask = self.open(index)
+        return np.asarray(image), np.asarray(mask)
+
+
+def find_root(folder: Path) -> Path:
+    """The folder that holds JPEGImages: `folder`, or VOC2012 or VOCdevkit/VOC2012 in it.
+
+    Raises:
+        InputError: there is none, or the masks or the splits are not beside it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    for root in (folder, folder / "VOC2012", folder / "VOCdevkit/VOC2012"):
+        if (root / IMAGES).is_dir():
+            break
+    else:
+        raise InputError(f"{folder}: holds no {IMAGES}, by itself or in VOCdevkit/VOC2012")
+    for part in (MASKS, SPLITS):
+        if not (root / part).is_dir():
+            raise InputError(f"{root}: holds no {part}")
+    return root
+
+
+def _read_lines(path: Path, check: Check | None) -> tuple[list[tuple[int, str]], list[str]]:
+    """The lines that are not blank, with their numbers, and the faults of any list of names."""
+    try:
+        with naming(path):
+            data = path.read_bytes()
+            if check is not None:
+                check(path, data)
+        text = data.decode("utf-8-sig")
+    except InputError as error:
+        return [], [str(error)]
+    except UnicodeDecodeError as error:
+        number = data.count(b"\n", 0, error.start) + 1
+        return [], [f"{path}: line {number}: not UTF-8 text"]
+    numbered = enumerate((line.strip() for line in text.splitlines()), start=1)
+    lines = [(number, line) for number, line in numbered if line]
+    if not lines:
+        return [], [f"{path}: holds no names"]
+    first: dict[str, int] = {}
+    faults = []
+    for number, line in lines:
+        if first.setdefault(line, number) != number:
+            faults.append(f"{path}: line {number}: {line!r} is on line {first[line]} already")
+    return lines, faults
+
+
+def _read_class_names(root: Path, check: Check | None) -> tuple[tuple[str, ...], list[str]]:
+    path = root / CLASS_NAMES
+    if not path.exists():
+        return VOC_CLASSES, []
+    lines, faults = _read_lines(path, check)
+    if len(lines) > MAX_CLASSES:
+        faults.append(f"{path}: {len(lines)} classes, more than {MAX_CLASSES}")
+    return tuple(line for _, line in lines), faults
+
+
+def _read_split(path: Path, check: Check | None) -> tuple[list[str], list[str]]:
+    """The names that can be used, each once, and every fault of the file."""
+    lines, faults = _read_lines(path, check)
+    names = []
+    for number, name in lines:
+        # a name may not lead out of the folder
+        if name in (".", "..") or "/" in name or "\\" in name or not name.isprintable():
+            faults.append(f"{path}: line {number}: {name!r} is no plain name of an image")
+        else:
+            names.append(name)
+    return list(dict.fromkeys(names)), faults
+
+
+def _split_paths(root: Path) -> dict[str, Path]:
+    return {path.stem: path for path in sorted((root / SPLITS).glob("*.txt"))}
+
+
+def _manifest_check(root: Path) -> Check | None:
+    manifest = read_manifest(root)
+    return None if manifest is None else manifest.check
+
+
+def _raise_first(faults: list[str], root: Path) -> None:
+    if not faults:
+        return
+    more = ""
+    if len(faults) > 1:
+        more = (
+            f" (and {len(faults) - 1} more; `python -m scripts.data check {root}` lists them all)"
+        )
+    raise InputError(faults[0] + more)
+
+
+def _check_files(root: Path, split: str, names: Iterable[str]) -> None:
+    """Looks for every image and mask before any is opened.
+
+    Raises:
+        InputError: files are missing; all of them, or the first twenty, in one line.
+    """
+    missing = []
+    for name in names:
+        for path in _paths(root, name):
+            with naming(path):
+                if not path.is_file():
+                    missing.append(path)
+    if len(missing) == 1:
+        raise InputError(f"{missing[0]}: no such file")
+    if missing:
+        listed = ", ".join(str(path.relative_to(root)) for path in missing[:_LISTED])
+        more = len(missing) - _LISTED
+        told = f" and {more} more; `python -m scripts.data check {root}` lists them all"
+        raise InputError(
+            f"{root}: {len(missing)} files of {split} are missing: {listed}"
+            + (told if more > 0 else "")
+        )
+
+
+def open_dataset(folder: Path, split: str) -> Dataset:
+    """The pairs that `ImageSets/Segmentation/<split>.txt` names; no picture is opened.
+
+    The classes are those of `class_names.txt`, one a line; without it, VOC's 21.
+
+    Raises:
+        InputError: the folder is not in VOC's layout, has no such split, the split file or
+            `class_names.txt` has a fault or differs from `manifest.json`, that is damaged, or a
+            file that the split names is missing.
+    """
+    root = find_root(folder)
+    paths = _split_paths(root)
+    if split not in paths:
+        known = ", ".join(paths) or "none"
+        raise InputError(f"{root / SPLITS / split}.txt: no such split, have {known}")
+    check = _manifest_check(root)
+    class_names, faults = _read_class_names(root, check)
+    _raise_first(faults, root)
+    names, faults = _read_split(paths[split], check)
+    _raise_first(faults, root)
+    _check_files(root, split, names)
+    return Dataset(root, split, tuple(names), class_names)
+
+
+def _inspect(
+    root: Path, names: Iterable[str], num_classes: int, check: Check | None
+) -> Iterator[tuple[str, list[str], NDArray[np.int64]]]:
+    """Of each name, in order: the faults of its pair, and pixels by label value (256,).
+
+    The counts are zero where there is a fault.
+    """
+
+    def inspect(name: str) -> tuple[str, list[str], NDArray[np.int64]]:
+        _, mask, faults = _open_pair(root, name, num_classes, check)
+        values = np.zeros(0, np.uint8) if mask is None or faults else np.asarray(mask).ravel()
+        return name, faults, np.bincount(values, minlength=256).astype(np.int64)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        yield from pool.map(inspect, names)
+
+
+def check_split(dataset: Dataset) -> None:
+    """Reads every pair of the split, and holds its files against `manifest.json` if there is one.
+
+    Raises:
+        InputError: the first fault, and how many more there are; or every mask is void everywhere.
+    """
+    check = _manifest_check(dataset.root)
+    faults, pixels = [], np.zeros(256, np.int64)
+    for _, found, counts in _inspect(dataset.root, dataset.names, dataset.num_classes, check):
+        faults += found
+        pixels += counts
+    _raise_first(faults, dataset.root)
+    if not pixels[:VOID].any():
+        raise InputError(f"{dataset.split_path}: every mask it names is void everywhere")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a folder holds, all splits together."""
+
+    root: Path
+    class_names: tuple[str, ...]
+    """Empty where `class_names.txt` cannot be read."""
+    splits: dict[str, int]
+    """The number of names of each split."""
+    pixels: NDArray[np.int64]
+    """(256,) by label value, over the pairs without a fault, each once."""
+    images: NDArray[np.int64]
+    """(256,): the number of these pairs in which the value occurs."""
+    faults: list[str]
+    """Each as `path: fault`: manifest, class names, splits, then pairs in the splits' order."""
+
+
+def _missing(manifest: Manifest, names: Iterable[str]) -> list[str]:
+    """The manifest's files that are gone; those of the pairs in `names` are missed by others."""
+    root = manifest.root
+    expected = {path for name in names for path in _paths(root, name)}
+    others = [root / name for name in manifest.files if root / name not in expected]
+    return [f"{path}: no such file, but in {MANIFEST}" for path in others if not path.is_file()]
+
+
+def survey(folder: Path, check: Check | None = None) -> Survey:
+    """Reads every pair of every split, once, and lists every fault.
+
+    `check` is called with path and bytes of each file, from several threads; without it, they
+    are held against `manifest.json` if there is one.
+
+    Raises:
+        InputError: the folder is not in VOC's layout.
+    """
+    root = find_root(folder)
+    manifest, faults = None, []
+    try:
+        manifest = read_manifest(root)
+    except InputError as error:
+        faults.append(str(error))
+    if check is None and manifest is not None:
+        check = manifest.check
+    class_names, class_faults = _read_class_names(root, check)
+    faults += class_faults
+    splits = {}
+    for split, path in _split_paths(root).items():
+        splits[split], split_faults = _read_split(path, check)
+        faults += split_faults
+    if not splits:
+        faults.append(f"{root / SPLITS}: holds no split (a file such as train.txt)")
+    names = dict.fromkeys(name for split in splits.values() for name in split)
+    if manifest is not None:
+        faults += _missing(manifest, names)
+    num_classes = min(len(class_names) or MAX_CLASSES, MAX_CLASSES)
+    pixels, images = np.zeros((2, 256), np.int64)
+    for name, pair_faults, counts in _inspect(root, names, num_classes, check):
+        faults += pair_faults
+        if counts[VOID] and not counts[:VOID].any():
+            faults.append(f"{_paths(root, name)[1]}: void everywhere, there is nothing to learn")
+        pixels += counts
+        images += counts > 0
+    sizes = {split: len(names) for split, names in splits.items()}
+    return Survey(root, class_names, sizes, pixels, images, faults)
+
+
+def keep_manifest(folder: Path) -> tuple[Survey, bool]:
+    """Surveys the folder and writes its `manifest.json`; one that is there is checked and stays.
+
+    Returns what was found, and whether a manifest was written; it is not where there is a fault.
+
+    Raises:
+        InputError: the folder is not in VOC's layout, or cannot be written to, or has a
+            `manifest.json` that is damaged or another program's.
+    """
+    root = find_root(folder)
+    if read_manifest(root) is not None:
+        return survey(folder), False
+    if (root / MANIFEST).exists():
+        raise InputError(f"{root / MANIFEST}: is another program's; it stays as it is")
+    files: dict[str, Entry] = {}
+
+    def record(path: Path, data: bytes) -> None:
+        files[path.relative_to(root).as_posix()] = entry(data)
+
+    found = survey(folder, record)
+    if not found.faults:
+        Manifest(root, files).write()
+    return found, not found.faults
+
+
+def find_faults(folder: Path) -> list[str]:
+    """Every fault of every split, each as `path: fault`.
+
+    Raises:
+        InputError: the folder is not in VOC's layout.
+    """
+    return survey(folder).faults

@@ -1,0 +1,113 @@
+"""Pictures of masks: in VOC's palette, over the image with a legend, in rows side by side."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from common.config import VOID
+from common.data.voc import voc_palette
+
+_MARGIN = 6
+_WHITE, _INK = (255, 255, 255), (40, 40, 40)
+
+
+@cache
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)
+
+
+def mask_image(mask: NDArray[np.uint8]) -> Image.Image:
+    """A mask (H, W) as a palette picture: the pixel values are the labels, the colours VOC's."""
+    picture = Image.fromarray(mask)
+    picture.putpalette(voc_palette().tobytes())
+    return picture
+
+
+def save_mask(path: Path, mask: NDArray[np.uint8]) -> None:
+    """Writes a mask (H, W) as a palette PNG in VOC's way."""
+    mask_image(mask).save(path, format="PNG")
+
+
+def blend(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The image (H, W, 3) with each class's colour over it; class 0 and void are left as seen."""
+    colour = (11 * voc_palette().astype(np.uint16))[mask]
+    mixed = ((9 * image.astype(np.uint16) + colour + 10) // 20).astype(np.uint8)  # 0.45 and 0.55
+    shown = ((mask != 0) & (mask != VOID))[..., None]
+    return np.where(shown, mixed, image)
+
+
+def legend(labels: Sequence[int], class_names: Sequence[str], width: int) -> Image.Image:
+    """Colour and name of each label, in as many rows as `width` pixels need."""
+    font, box = _font(13), 13
+    places, x, y = [], _MARGIN, _MARGIN
+    for label in labels:
+        length = box + 4 + int(font.getlength(class_names[label])) + 12
+        if x + length > width and x > _MARGIN:
+            x, y = _MARGIN, y + box + _MARGIN
+        places.append((x, y))
+        x += length
+    picture = Image.new("RGB", (width, y + box + _MARGIN), _WHITE)
+    draw = ImageDraw.Draw(picture)
+    for label, (x, y) in zip(labels, places, strict=True):
+        colour = tuple(int(c) for c in voc_palette()[label])
+        draw.rectangle((x, y, x + box - 1, y + box - 1), fill=colour, outline=_INK)
+        draw.text((x + box + 4, y - 2), class_names[label], fill=_INK, font=font)
+    return picture
+
+
+def overlay(
+    image: NDArray[np.uint8], mask: NDArray[np.uint8], class_names: Sequence[str]
+) -> Image.Image:
+    """The image (H, W, 3) with its mask over it, and below a legend of the classes found.
+
+    At least 160 pixels wide, so that the legend can be read under a small image.
+    """
+    height, width = mask.shape
+    found = [int(label) for label in np.unique(mask) if label != VOID]
+    labels = legend(found, class_names, max(width, 160))
+    picture = Image.new("RGB", (labels.width, height + labels.height), _WHITE)
+    picture.paste(Image.fromarray(blend(image, mask)), (0, 0))
+    picture.paste(labels, (0, height))
+    return picture
+
+
+def sheet(titles: Sequence[str], rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
+    """Rows of pictures under titles, each row as high as its highest picture."""
+    title_height = 20
+    columns = [max(row[k].width for row in rows) for k in range(len(titles))]
+    heights = [max(picture.height for picture in row) for row in rows]
+    width = sum(columns) + _MARGIN * (len(columns) + 1)
+    height = title_height + sum(heights) + _MARGIN * (len(rows) + 1)
+    page = Image.new("RGB", (width, height), _WHITE)
+    draw = ImageDraw.Draw(page)
+    x = _MARGIN
+    for k, title in enumerate(titles):
+        draw.text((x, 4), title, fill=_INK, font=_font(13))
+        y = title_height + _MARGIN
+        for row, row_height in zip(rows, heights, strict=True):
+            page.paste(row[k].convert("RGB"), (x, y))
+            y += row_height + _MARGIN
+        x += columns[k] + _MARGIN
+    return page
+
+
+def prediction_sheet(
+    titles: Sequence[str],
+    rows: Sequence[tuple[NDArray[np.uint8], Sequence[NDArray[np.uint8]]]],
+    class_names: Sequence[str],
+) -> Image.Image:
+    """Images (H, W, 3), each with its masks (H, W) over it beside it; a legend of all below."""
+    masks = [mask for _, row in rows for mask in row]
+    found = {int(label) for mask in masks for label in np.unique(mask)} - {0, VOID}
+    pictures = [[image, *(blend(image, mask) for mask in row)] for image, row in rows]
+    page = sheet(titles, [[Image.fromarray(picture) for picture in row] for row in pictures])
+    labels = legend(sorted(found), class_names, page.width)
+    whole = Image.new("RGB", (page.width, page.height + labels.height), _WHITE)
+    whole.paste(page, (0, 0))
+    whole.paste(labels, (0, page.height))
+    return whole

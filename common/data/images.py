@@ -1,0 +1,149 @@
+"""One picture or one label mask: read with every check."""
+
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from common.config import VOID
+from common.errors import InputError
+from common.files import naming
+
+# Pillow only warns of a picture of 90 to 180 million pixels, on standard error, and loads it.
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+
+
+Check = Callable[[Path, bytes], None]
+"""Is called with the path and the bytes of a file before they are used; it may raise InputError."""
+
+
+def _read_bytes(path: Path, check: Check | None) -> bytes:
+    data = path.read_bytes()
+    if not data:
+        raise InputError(f"{path}: the file is empty")
+    if check is not None:
+        check(path, data)
+    return data
+
+
+def _decode(path: Path, data: bytes) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError as error:
+        raise InputError(
+            f"{path}: no image, or a damaged one: begins with {data[:15]!r}"
+        ) from error
+    image.load()  # open() reads the header alone and takes a truncated file
+    return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Any mode as RGB; an alpha channel is dropped."""
+    if image.mode == "I" or image.mode.startswith("I;16"):  # convert() would saturate at 255
+        wide = np.asarray(image)
+        if wide.min() < 0 or wide.max() > 65535:
+            raise ValueError("grey values outside 0 to 65535")
+        image = Image.fromarray(np.round(wide / 257).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("floating-point pixels, whose range is not known")
+    if "transparency" in image.info:  # a palette with alpha warns where it loses it
+        image = image.convert("RGBA")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def open_image(path: Path, check: Check | None = None) -> Image.Image:
+    """A picture in mode RGB, upright, whatever Pillow reads, decoded to its end.
+
+    Grey, palette and CMYK become RGB, 16-bit grey is scaled to 8 bits, alpha is dropped, and
+    the EXIF orientation is applied.
+
+    Raises:
+        InputError: there is no such file, or it is empty, truncated, too large or no image, or
+            `check` refuses its bytes.
+    """
+    with naming(path):
+        image = _decode(path, _read_bytes(path, check))
+        ImageOps.exif_transpose(image, in_place=True)
+        return _rgb(image)
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """The picture of `open_image` as (H, W, 3) uint8 RGB.
+
+    Raises:
+        InputError: as `open_image`.
+    """
+    return np.asarray(open_image(path))
+
+
+def find_images(folder: Path) -> list[Path]:
+    """The files of a folder whose names end as those of pictures do, sorted; hidden ones are not.
+
+    Raises:
+        InputError: there is none.
+    """
+    Image.init()
+    endings = {name for name, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    with naming(folder):
+        paths = sorted(
+            path
+            for path in folder.iterdir()
+            if path.suffix.lower() in endings and path.name[0] != "." and path.is_file()
+        )
+    if not paths:
+        raise InputError(f"{folder}: a folder without images")
+    return paths
+
+
+def _check_mask_kind(path: Path, image: Image.Image, data: bytes) -> None:
+    if image.format == "PNG" and image.mode == "P":
+        return
+    # Pillow stretches grey of 1, 2 or 4 bits to 0..255; byte 24 of a PNG is its bit depth
+    if image.format == "PNG" and image.mode == "L" and data[24] == 8:
+        return
+    kind = "a colour mask" if image.mode.startswith(("RGB", "CMYK")) else "not a mask"
+    raise InputError(
+        f"{path}: {kind} ({image.format}, mode {image.mode}): class indices are wanted, in a PNG"
+        " with a palette or in 8-bit grey"
+    )
+
+
+def _listed(values: NDArray[np.uint8]) -> str:
+    text = ", ".join(str(value) for value in values[:5])
+    return text + (", ..." if len(values) > 5 else "")
+
+
+def open_mask(path: Path, num_classes: int, check: Check | None = None) -> Image.Image:
+    """A label mask, one byte a pixel: class indices below `num_classes`, or 255 (void).
+
+    The file is a palette PNG, whose indices are the labels, or an 8-bit grey one.
+
+    Raises:
+        InputError: the file cannot be read, is of another kind, or holds a value that is neither
+            a class nor 255, or `check` refuses its bytes.
+    """
+    with naming(path):
+        data = _read_bytes(path, check)
+        image = _decode(path, data)
+        _check_mask_kind(path, image, data)
+        label: NDArray[np.uint8] = np.asarray(image)
+    if (label + np.uint8(1)).max() > num_classes:  # void wraps around to 0
+        wrong = np.unique(label[(label >= num_classes) & (label != VOID)])
+        raise InputError(
+            f"{path}: label {_listed(wrong)} is neither a class (0 to {num_classes - 1}) nor"
+            f" void ({VOID})"
+        )
+    return image
+
+
+def read_mask(path: Path, num_classes: int) -> NDArray[np.uint8]:
+    """The mask of `open_mask` as (H, W) uint8.
+
+    Raises:
+        InputError: as `open_mask`.
+    """
+    return np.asarray(open_mask(path, num_classes))

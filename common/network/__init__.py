@@ -1,0 +1,1 @@
+"""The network's definition without a framework: tensors, initial values, sizes, schedule."""

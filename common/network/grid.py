@@ -1,0 +1,79 @@
+"""From pictures to the network's grid: normalisation, padding to multiples of 32, cells."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.config import OUTPUT_STRIDE, VOID, Config
+from common.errors import InputError
+
+Array = NDArray[Any]
+
+
+def scale_and_offset(config: Config) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """By channel (3,), so that image * scale + offset = (image / 255 - mean) / std."""
+    std = np.array(config.std)
+    return 1 / (255 * std), -np.array(config.mean) / std
+
+
+def _padding(height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """What is added at the bottom and at the right to reach the next multiple of 32."""
+    return (0, -height % OUTPUT_STRIDE), (0, -width % OUTPUT_STRIDE)
+
+
+def image_size(images: Array) -> tuple[int, int]:
+    """Height and width of pictures (N, H, W, 3) uint8, or of normalised images (N, 3, H, W)."""
+    height, width = images.shape[1:3] if images.dtype == np.uint8 else images.shape[2:]
+    return height, width
+
+
+def padded_size(images: Array) -> tuple[int, int]:
+    """`image_size`, rounded up to multiples of 32."""
+    rows, columns = _padding(*image_size(images))
+    return image_size(images)[0] + rows[1], image_size(images)[1] + columns[1]
+
+
+def pad_images(images: Array) -> Array:
+    """Either kind of `image_size` with zeros at the bottom and right, to multiples of 32."""
+    rows, columns = _padding(*image_size(images))
+    if images.dtype == np.uint8:
+        return np.pad(images, ((0, 0), rows, columns, (0, 0)))
+    return np.pad(images, ((0, 0), (0, 0), rows, columns))
+
+
+def check_batch(images: int, height: int, width: int) -> None:
+    """Refuses a training batch whose variance, channel by channel, is that of one value.
+
+    Raises:
+        InputError: the deepest layers, at a 32nd of the size, would have one value a channel.
+    """
+    if images == 1 and max(height, width) <= OUTPUT_STRIDE:
+        raise InputError(
+            f"a training batch of one image of {height}x{width} pixels leaves BatchNorm one value"
+            " a channel: use a larger batch or crop"
+        )
+
+
+def label_cells(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A training batch's labels in the cells of the upsampling, each a picture of 32x32 pixels.
+
+    (N, H, W) -> (N * (h + 1) * (w + 1), 32, 32), with h = H / 32 and w = W / 32, rounded up. What
+    the upsampling crops, 16 pixels on each side and what rounds the image up, is void here, and a
+    void pixel counts neither in the loss nor in any gradient. So the loss over the cells is the
+    loss over the pictures, its terms in another order:
+
+        labels of a picture   |----- W -----|
+        with void        |16| |-------------| |16|
+        cells            |-- 32 --|-- 32 --|-- 32 --|
+
+    Raises:
+        InputError: as `check_batch`.
+    """
+    check_batch(*labels.shape)
+    size, half = OUTPUT_STRIDE, OUTPUT_STRIDE // 2
+    rows, columns = ((half, half + more) for _, more in _padding(*labels.shape[1:]))
+    labels = np.pad(labels, ((0, 0), rows, columns), constant_values=VOID)
+    n, height, width = labels.shape
+    grid = labels.reshape(n, height // size, size, width // size, size)
+    return grid.transpose(0, 1, 3, 2, 4).reshape(-1, size, size)

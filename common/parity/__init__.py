@@ -1,0 +1,1 @@
+"""Traces held against each other: order, tolerances, comparison, verdict."""

@@ -1,0 +1,365 @@
+"""Traces held against each other: how far apart, where first, what follows, who is odd."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.config import Dtype
+from common.errors import InputError
+from common.parity.order import execution_order, inherits, layer_of, stage_of
+from common.parity.report import TRUTH, Difference, Finding, Mask, Report
+from common.parity.tolerances import ABSOLUTE_FLOOR, EPS, Gate, coarser, fixed_gate
+from common.parity.traces import Trace
+
+Array = NDArray[Any]
+GateFor = Callable[[Difference], Gate | None]
+
+INPUTS = {"weights_sha256": "weights", "batches_sha256": "batches"}
+"""Metadata that must agree: without it there is nothing to compare."""
+
+SETTINGS = (
+    *("architecture", "num_classes", "dtype", "steps", "schedule", "learning_rate", "momentum"),
+    *("weight_decay", "bn_eps", "bn_decay", "device"),
+)
+"""Metadata whose differences are said before anything else."""
+
+
+def relative_l2(a: Array, b: Array) -> float:
+    """||a - b|| / ||b||, in float64; 0 where both are all zeros, inf where only `b` is.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"shapes differ: {a.shape} and {b.shape}")
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    distance, norm = float(np.linalg.norm(a - b)), float(np.linalg.norm(b))
+    if norm == 0:
+        return 0.0 if distance == 0 else float("inf")
+    return distance / norm
+
+
+def ulps(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.int64]:
+    """How many float32 numbers lie between each two values; 0 between 0.0 and -0.0."""
+    ordered = []
+    for array in (a, b):
+        bits = np.ascontiguousarray(array, np.float32).view(np.int32).astype(np.int64)
+        ordered.append(np.where(bits < 0, -(bits & 0x7FFFFFFF), bits))
+    apart: NDArray[np.int64] = np.abs(ordered[0] - ordered[1])
+    return apart
+
+
+def values(trace: Trace) -> dict[str, Array]:
+    """The arrays of a trace with `loss` taken apart by step: `loss[0]`, `loss[1]`, ..."""
+    found = {name: array for name, array in trace.arrays.items() if name != "loss"}
+    for step, loss in enumerate(np.atleast_1d(trace.arrays.get("loss", np.zeros(0)))):
+        found[f"loss[{step}]"] = np.asarray(loss)
+    return found
+
+
+def check_inputs(traces: Sequence[Trace]) -> None:
+    """That all traces say they were made from the same weights and batches.
+
+    Raises:
+        InputError: two say otherwise. A trace that does not say is believed.
+    """
+    for key, what in INPUTS.items():
+        told = [(t.label, t.metadata[key]) for t in traces if key in t.metadata]
+        for label, digest in told[1:]:
+            if digest != told[0][1]:
+                raise InputError(
+                    f"{label}: made from other {what} than {told[0][0]} (sha256 {digest[:12]},"
+                    f" not {told[0][1][:12]}): nothing to compare"
+                )
+
+
+def _notes(traces: Sequence[Trace], truth: Trace | None) -> list[str]:
+    """Settings and versions that differ, and what traces leave unsaid or out."""
+    notes = []
+    for key in SETTINGS:
+        told = {t.label: t.metadata[key] for t in traces if key in t.metadata}
+        if key == "dtype" and truth is not None:
+            told.pop(truth.label, None)
+        if len(set(told.values())) > 1:
+            notes.append(f"{key}: " + ", ".join(f"{value} ({t})" for t, value in told.items()))
+    for package in sorted({package for t in traces for package in t.versions}):
+        told = {t.label: t.versions[package] for t in traces if package in t.versions}
+        if len(set(told.values())) > 1:
+            notes.append(f"{package}: " + ", ".join(f"{value} ({t})" for t, value in told.items()))
+    for key, what in INPUTS.items():
+        silent = [t.label for t in traces if key not in t.metadata]
+        if silent:
+            notes.append(f"{', '.join(silent)}: does not say which {what} it was made from")
+    partial = [t for t in traces if "groups" in t.metadata]
+    notes += [f"{t.label}: holds {t.metadata['groups']} alone" for t in partial]
+    return notes
+
+
+def _own_findings(trace: Trace, order: Sequence[str]) -> list[Finding]:
+    """What is wrong with a trace by itself: names, dtypes, NaN."""
+    found = values(trace)
+    expected = [name for name in order if trace.holds(name)]
+    findings = []
+    missing = [name for name in expected if name not in found]
+    if missing:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        findings.append(Finding(trace.label, missing[0], f"{missing[0]} is missing{more}"))
+    for name, array in found.items():
+        dtype = "uint8" if name == "eval/mask" else Dtype(trace.dtype).storage
+        if name not in order:
+            findings.append(Finding(trace.label, name, f"{name} is not part of a trace"))
+        elif array.dtype.name != dtype:
+            findings.append(Finding(trace.label, name, f"{name} is {array.dtype}, not {dtype}"))
+    if trace.dtype == Dtype.bfloat16:
+        text = "bfloat16 has no gates: what it differs by is told, and nothing is proven"
+        findings.append(Finding(trace.label, "", text))
+    spoilt = [name for name in order if name in found and not np.isfinite(found[name]).all()]
+    if spoilt:
+        name, array = spoilt[0], found[spoilt[0]]
+        kind = "NaN" if np.isnan(array).any() else "infinity"
+        count = np.count_nonzero(~np.isfinite(array))
+        text = f"{kind} first in {name}, {count} of {array.size} values"
+        findings.append(Finding(trace.label, name, text))
+    return findings
+
+
+def _difference(
+    trace: str, name: str, a: Array, b: Array, dtype: str, layer: str | None
+) -> Difference:
+    """`a`, of `trace`, against `b`, which has the same shape."""
+    if name == "eval/mask":
+        differ = a != b
+        error, gap = float(np.mean(differ)), differ.astype(np.float64)
+    else:
+        with np.errstate(invalid="ignore"):
+            error = relative_l2(a, b)
+            gap = np.abs(a.astype(np.float64) - b)
+        error = float("inf") if math.isnan(error) else error
+    place = np.unravel_index(int(gap.argmax()), gap.shape) if gap.size else ()
+    result = Difference(
+        trace,
+        name,
+        stage_of(name),
+        layer,
+        error,
+        float(np.linalg.norm(b.astype(np.float64))),
+        float(gap.max(initial=0.0)),
+        tuple(int(index) for index in place),
+        vanishes=bool(
+            gap.size and np.sqrt(np.mean(gap**2)) <= ABSOLUTE_FLOOR[Dtype(dtype).storage]
+        ),
+    )
+    if a.dtype == np.float32 and name != "eval/mask" and np.isfinite(gap).all():
+        apart = ulps(a, b.astype(np.float32))
+        result.ulp_median, result.ulp_max = float(np.median(apart)), float(apart.max(initial=0))
+    return result
+
+
+def stage_gate(difference: Difference, trace: Trace, against: str) -> Gate | None:
+    """The fixed gate of a difference between a trace and a reference of dtype `against`."""
+    dtype = coarser(trace.dtype, against)
+    if difference.name == "eval/mask" and dtype != Dtype.bfloat16:
+        return Gate(0.0, 0.0, "no pixel whose best class is clear may differ")
+    gate = fixed_gate(dtype, difference.stage)
+    if gate is None:
+        return None
+    limit, floor, source = gate.limit, gate.floor, gate.source
+    if against == "float32":  # each may be a gate away from the truth, on either side of it
+        limit, floor, source = 2 * limit, 2 * floor, f"between two float32 traces twice: {source}"
+    if dtype == "float32" and difference.stage == "update" and difference.norm:
+        final = trace.arrays.get(difference.name.replace("update/", "final/", 1))
+        if final is not None:
+            limit += EPS[dtype] * float(np.linalg.norm(final)) / difference.norm
+    return Gate(limit, floor, source, gate.note)
+
+
+def _own_update_error(a: Trace, b: Trace, name: str) -> float | None:
+    """The error of an update beyond what the trace's own gradient explains.
+
+    update = -rate * (gradient + weight_decay * w), so update + rate * gradient is the same in
+    both whatever their gradients are.
+    """
+    gradient = name.replace("update/", "grad/", 1)
+    rests = []
+    for trace in (a, b):
+        rate = trace.learning_rate
+        if gradient not in trace.arrays or rate is None:
+            return None
+        rests.append(trace.arrays[name] + rate * trace.arrays[gradient].astype(np.float64))
+    norm = float(np.linalg.norm(b.arrays[name].astype(np.float64)))
+    return float(np.linalg.norm(rests[0] - rests[1])) / norm if norm else None
+
+
+def _mask(a: Trace, reference: Trace) -> Mask:
+    """The class maps, where the reference's logits are further apart than the gate allows."""
+    logits = reference.arrays["eval/logits"].astype(np.float64)
+    dtype = coarser(a.dtype, reference.dtype)
+    gate = fixed_gate(dtype, "forward")
+    # ten times: an error of the gate's size, as a whole, may be several times larger at a pixel
+    noise = 10 * (gate.limit if gate else 0) * float(np.sqrt(np.mean(logits**2)))
+    best = np.sort(logits, axis=1)[:, -2:]
+    clear = best[:, -1] - best[:, 0] > noise
+    differ = a.arrays["eval/mask"] != reference.arrays["eval/mask"]
+    return Mask(differ.size, int(differ.sum()), int((differ & clear).sum()), noise)
+
+
+def _measure(
+    trace: Trace, reference: Trace, order: Sequence[str]
+) -> tuple[list[Difference], list[Finding], Mask | None]:
+    """One trace against the reference: differences in order of execution, and mismatches.
+
+    Gates are the fixed ones of `stage_gate`.
+    """
+    mine, theirs = values(trace), values(reference)
+    dtype = coarser(trace.dtype, reference.dtype)
+    differences: list[Difference] = []
+    findings: list[Finding] = []
+    mask = None
+    for name in order:
+        if name not in mine or name not in theirs:
+            continue
+        a, b = mine[name], theirs[name]
+        if a.shape != b.shape:
+            text = f"{name} is {a.shape}, not {b.shape} as in {reference.label}"
+            findings.append(Finding(trace.label, name, text))
+            continue
+        d = _difference(trace.label, name, a, b, dtype, layer_of(name))
+        d.gate = stage_gate(d, trace, reference.dtype)
+        if name == "eval/mask":
+            logits = theirs.get("eval/logits")
+            if logits is None or logits.ndim != 4 or logits[:, 0].shape != b.shape:
+                text = f"{name} {b.shape} is not of eval/logits, so no pixel can be called clear"
+                findings.append(Finding(reference.label, name, text))
+                continue
+            mask = _mask(trace, reference)
+            d.error = mask.clear / max(mask.pixels, 1)
+        if d.stage == "update":
+            d.own = _own_update_error(trace, reference, name)
+        differences.append(d)
+    _judge(differences)
+    return differences, findings, mask
+
+
+def _judge(differences: Sequence[Difference]) -> None:
+    """Sets the status of one trace's differences, in order of execution, from their gates."""
+    parted: list[str] = []
+    for d in differences:
+        d.status = _status(d, parted)
+        if d.parted:
+            parted.append(d.name)
+
+
+def regate(report: Report, gate_for: GateFor) -> None:
+    """Gives each difference of a report another gate, but the masks, and judges anew."""
+    for trace in report.compared:
+        differences = report.of(trace)
+        for d in differences:
+            if d.name != "eval/mask":
+                d.gate = gate_for(d)
+        _judge(differences)
+    report.odd = [trace for trace in report.compared if report.first(trace) is not None]
+
+
+def _status(d: Difference, parted: Sequence[str]) -> str:
+    if d.gate is None:
+        return "ungated"
+    if d.vanishes or d.error <= d.gate.limit:
+        return "within" if d.largest else "equal"
+    if d.stage == "update":
+        explained = d.name.replace("update/", "grad/", 1) in parted
+        return "follows" if explained and (d.own or 0) <= d.gate.limit else "new"
+    return "follows" if inherits(d.name, parted) else "new"
+
+
+def _choose(traces: Sequence[Trace], order: Sequence[str]) -> tuple[Trace, str, list[str]]:
+    """The trace to measure from, why, and which ones are odd.
+
+    Those that stay together longest in order of execution hold the reference; a trace that leaves
+    them earlier is odd, unless there are as many of its own kind.
+    """
+    first, *others = traces
+    if not others:
+        return first, "the only one", []
+    if len(traces) == 2:
+        return first, "the first of two: which one is odd cannot be said without a third", []
+    together = {}
+    for i, a in enumerate(traces):
+        for j in range(i):
+            differences, findings, _ = _measure(a, traces[j], order)
+            left = [order.index(d.name) for d in differences if d.parted]
+            left += [order.index(f.name) for f in findings]
+            together[i, j] = together[j, i] = min(left, default=len(order))
+    longest = max(together.values())
+    sizes = [len(trace.arrays) for trace in traces]
+    # of those, one that holds the most: a reference that lacks values hides the others'
+    j = min(
+        (k for pair, t in together.items() if t == longest for k in pair),
+        key=lambda k: (-sizes[k], k),
+    )
+    near = [j, *(k for k in range(len(traces)) if k != j and together[j, k] == longest)]
+    far = [k for k in range(len(traces)) if k not in near]
+    until = "to the end" if longest == len(order) else f"up to {order[longest]}"
+    reason = f"{' and '.join(traces[k].label for k in near)} agree {until}"
+    if not far:
+        alone = longest < len(order)
+        return traces[j], "no two agree longer than the others" if alone else "all agree", []
+    rival = len(far) >= len(near) and all(
+        together[a, b] == longest for a in far for b in far if a != b
+    )
+    if rival:
+        rivals = " and ".join(traces[k].label for k in far)
+        return traces[j], f"{reason}, and so do {rivals}: which are odd cannot be said", []
+    # only a trace that holds the value where another leaves can say that it is odd
+    odd = [
+        k for k in far if any(order[together[j, k]] in values(traces[y]) for y in near if y != j)
+    ]
+    if not odd:
+        at = order[together[j, far[0]]]
+        return traces[j], f"no third trace holds {at}: which one is odd cannot be said", []
+    return traces[j], reason, [traces[k].label for k in odd]
+
+
+def compare(traces: Sequence[Trace], truth: Trace | None = None) -> Report:
+    """Holds traces against a truth; without one, against the trace that most others agree with.
+
+    Raises:
+        InputError: they were made from other weights or batches, or are other networks.
+    """
+    everyone = [*traces, truth] if truth is not None else list(traces)
+    check_inputs(everyone)
+    networks = {t.network for t in everyone}
+    if len(networks) > 1:
+        told = ", ".join(f"{t.label} {t.network[0]} with {t.network[1]}" for t in everyone)
+        raise InputError(f"other networks: {told} classes: nothing to compare")
+    steps = max(t.steps for t in everyone)
+    order = execution_order(*networks.pop(), steps)
+    odd: list[str] = []
+    if truth is not None:
+        reference, reason = truth, TRUTH
+    else:
+        reference, reason, odd = _choose(traces, order)
+    report = Report(
+        reference.label, reason, [t.describe() for t in everyone], _notes(everyone, truth), odd=odd
+    )
+    if truth is None and len({t.dtype for t in traces}) > 1:
+        told = ", ".join(f"{t.dtype} ({t.label})" for t in traces)
+        report.findings.append(
+            Finding(
+                traces[0].label, "", f"dtypes differ: {told}; give the float64 one as the truth"
+            )
+        )
+    for trace in everyone:
+        report.findings += _own_findings(trace, order)
+    for trace in everyone:
+        if trace is not reference:
+            differences, findings, mask = _measure(trace, reference, order)
+            report.differences += differences
+            report.findings += findings
+            if mask is not None:
+                report.masks[trace.label] = mask
+    if truth is not None:
+        report.odd = [t for t in report.compared if report.first(t) is not None]
+    return report

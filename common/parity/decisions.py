@@ -1,0 +1,51 @@
+"""The decisions of a forward pass: which ReLUs let pass, and which pixel wins in each max-pool.
+
+Where two runs decide alike they compute the same smooth function, and their gradients are as close
+as their activations. One decision taken otherwise, where a value is 0 up to rounding, changes the
+output by next to nothing and the gradient by as much as that pixel carries.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.network.tensors import relu_names
+
+Array = NDArray[Any]
+
+MAX_POOL = "stem"
+
+
+def _winners(x: Array) -> NDArray[np.intp]:
+    """The place, 0 to 8, of the first largest value of each 3x3 window, stride 2, padding 1."""
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=-np.inf)
+    rows, columns = x.shape[2], x.shape[3]
+    taps = [padded[:, :, i : i + rows : 2, j : j + columns : 2] for i in range(3) for j in range(3)]
+    winners: NDArray[np.intp] = np.stack(taps).argmax(axis=0)
+    return winners
+
+
+def decisions(activations: Mapping[str, Array], architecture: str) -> dict[str, Array]:
+    """Every decision of a pass, from the activations of `common.network.tensors.activation_names`.
+
+    Of each ReLU: what is above 0; `stem`: the winners of the max-pool.
+    """
+    taken: dict[str, Array] = {name: activations[name] > 0 for name in relu_names(architecture)}
+    taken[MAX_POOL] = _winners(activations[f"{MAX_POOL}.relu"])
+    return taken
+
+
+def flips(mine: Mapping[str, Array], truth: Mapping[str, Array]) -> dict[str, int]:
+    """How many decisions of each name differ; names where none does are left out.
+
+    Both are what `decisions` returns.
+    """
+    counts = {name: int((mine[name] != taken).sum()) for name, taken in truth.items()}
+    return {name: count for name, count in counts.items() if count}
+
+
+def count(taken: Mapping[str, Array]) -> int:
+    """How many decisions there are."""
+    return sum(array.size for array in taken.values())

@@ -1,0 +1,89 @@
+"""The order in which a run makes the values of a trace, and which of them are made from which."""
+
+import functools
+import re
+from collections.abc import Sequence
+
+from common.network.tensors import ARCHITECTURES, layer_names, tensors
+
+_MADE_FROM = {
+    "eval": {"eval"},
+    "train": {"eval", "train"},
+    "loss": {"train", "loss", "grad", "update", "buffer"},
+    "grad": {"train", "loss", "grad"},
+    "buffer": {"train"},
+    "momentum": {"train", "loss", "grad", "update", "buffer"},
+    "final": {"train", "loss", "grad", "update", "buffer", "momentum"},
+}
+"""From which groups a difference comes down to a group. An update is not here: what its own
+gradient explains of it can be taken away exactly (`common.parity.compare`)."""
+
+
+def execution_order(architecture: str, num_classes: int, steps: int) -> list[str]:
+    """Every value of a trace in the order it is made.
+
+    Forward in eval mode and in train mode, layer by layer; the loss; the gradients, backward; the
+    updates; the buffers; later steps. `loss` is taken apart: `loss[0]`, `loss[1]`, ...
+    """
+    specs, layers = tensors(architecture, num_classes), layer_names(architecture)
+    trained = [name for name, spec in specs.items() if spec.trainable]
+    return [
+        *(f"eval/{layer}" for layer in layers),
+        "eval/mask",
+        *(f"train/{layer}" for layer in layers),
+        "loss[0]",
+        *(f"grad/{name}" for name in reversed(trained)),
+        *(f"update/{name}" for name in trained),
+        *(f"buffer/{name}" for name, spec in specs.items() if not spec.trainable),
+        *(f"loss[{step}]" for step in range(1, steps)),
+        *(f"momentum/{name}" for name in trained),
+        *(f"final/{name}" for name in specs),
+    ]
+
+
+def group_of(name: str) -> str:
+    """`eval` of `eval/stem`, `loss` of `loss[3]`."""
+    return re.split(r"[/\[]", name, maxsplit=1)[0]
+
+
+def stage_of(name: str) -> str:
+    """The stage of a value, a key of the gates of `common.parity.tolerances`."""
+    if name == "loss[0]":
+        return "forward"
+    stages = {"eval": "forward", "train": "forward", "grad": "gradient"}
+    stages |= {"update": "update", "buffer": "buffer"}
+    return stages.get(group_of(name), "steps")
+
+
+@functools.cache
+def _layers() -> dict[str, str]:
+    """The layer of each name after the slash."""
+    own = {name: spec.layer for a in ARCHITECTURES for name, spec in tensors(a, 1).items()}
+    layers = (layer for a in ARCHITECTURES for layer in layer_names(a))
+    return own | {layer: layer for layer in layers} | {"mask": "logits"}
+
+
+def layer_of(name: str) -> str | None:
+    """The layer that a value belongs to; None for a loss and unknown names."""
+    return _layers().get(name.partition("/")[2])
+
+
+def place_of(layer: str | None) -> int:
+    """Where a layer stands among all that there are, in order of execution; None: at the end."""
+    every = layer_names("resnet18_v2")  # resnet18's are among them
+    return every.index(layer or every[-1])
+
+
+def inherits(name: str, parted: Sequence[str]) -> bool:
+    """Whether a difference in `name` may come from one of the earlier values that `parted`.
+
+    A layer is made from the layers before it, a buffer from the layers up to its own, a gradient
+    from the forward pass and from the gradients behind it; what comes later, from all of it.
+    """
+    group = group_of(name)
+    forward = group in ("eval", "train", "buffer")
+    place = place_of(layer_of(name))
+    return any(
+        group_of(other) in _MADE_FROM[group] and (not forward or place_of(layer_of(other)) <= place)
+        for other in parted
+    )

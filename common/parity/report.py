@@ -1,0 +1,238 @@
+"""What a comparison of traces has found: differences, findings, a report in words and rows."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from common.parity.tolerances import ABSOLUTE_FLOOR, STAGES, Gate
+
+TRUTH = "the truth"
+"""Why a trace is the reference, where it was given as such."""
+
+
+@dataclass
+class Difference:
+    """One value of one trace against the reference.
+
+    `error` is the relative L2 difference, `largest` the largest absolute one, at index `where`.
+    `ulp_median` and `ulp_max` are given in float32. `status`: `equal` (to the bit), `within` the
+    gate, `ungated`, and beyond the gate `new`, or `follows` from an earlier one. `own` is what is
+    left of an update's error when what its own gradient explains is taken away. `vanishes`: the
+    difference is below the absolute floor, whatever its relative size.
+    """
+
+    trace: str
+    name: str
+    stage: str
+    layer: str | None
+    error: float
+    norm: float
+    largest: float
+    where: tuple[int, ...]
+    vanishes: bool
+    ulp_median: float | None = None
+    ulp_max: float | None = None
+    own: float | None = None
+    gate: Gate | None = None
+    status: str = "equal"
+
+    @property
+    def margin(self) -> float | None:
+        """How many times its error would still fit below the gate; below 1 it does not hold."""
+        if self.gate is None:
+            return None
+        if self.vanishes or not self.error:
+            return float("inf")
+        return self.gate.limit / self.error
+
+    @property
+    def parted(self) -> bool:
+        """Whether its gate does not hold."""
+        return self.status in ("new", "follows")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What does not match and no number can say: a name, a shape, a dtype, NaN."""
+
+    trace: str
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Mask:
+    """How many pixels of two class maps differ, and how many of these are clear.
+
+    Clear: in the reference the best class leads the second by more than `noise` in the logits.
+    """
+
+    pixels: int
+    differ: int
+    clear: int
+    noise: float
+
+
+@dataclass
+class Report:
+    """What `compare` found; `to_dict` is its JSON."""
+
+    reference: str
+    reason: str
+    traces: list[dict[str, Any]]
+    notes: list[str]
+    findings: list[Finding] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
+    masks: dict[str, Mask] = field(default_factory=dict)
+    odd: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate holds and nothing was found."""
+        return not self.findings and not any(d.parted for d in self.differences)
+
+    @property
+    def compared(self) -> list[str]:
+        """The labels of the traces that were held against the reference."""
+        return [t["label"] for t in self.traces if t["label"] != self.reference]
+
+    def of(self, trace: str) -> list[Difference]:
+        """The differences of one trace, in order of execution."""
+        return [d for d in self.differences if d.trace == trace]
+
+    def first(self, trace: str) -> Difference | None:
+        """The first value of a trace, in order of execution, whose gate does not hold."""
+        return next((d for d in self.of(trace) if d.parted), None)
+
+    def worst(self, trace: str) -> dict[str, Difference]:
+        """Per stage, the difference with the least margin; ungated ones last, by error."""
+        found: dict[str, Difference] = {}
+        for d in self.of(trace):
+            if d.stage not in found or _severity(d) > _severity(found[d.stage]):
+                found[d.stage] = d
+        return {stage: found[stage] for stage in STAGES if stage in found}
+
+    def verdict(self) -> str:
+        """The result in a sentence or two."""
+        return " ".join(self._sentences())
+
+    def _sentences(self) -> list[str]:
+        sentences = []
+        for trace in self.compared:
+            first, faults = self.first(trace), [f for f in self.findings if f.trace == trace]
+            if first is not None:
+                parted = [d for d in self.of(trace) if d.parted]
+                new = sum(d.status == "new" for d in parted)
+                limit = first.gate.limit if first.gate else 0
+                sentences.append(
+                    f"{trace} parts from {self.reference} first at {first.name}:"
+                    f" {first.error:.1e}, gate {limit:.1e}. Beyond the gates:"
+                    f" {_count(len(parted), 'value')}, of which {new} new, and"
+                    f" {len(parted) - new} that follow."
+                )
+            elif not faults and (gated := [d for d in self.of(trace) if d.gate]):
+                if not any(d.largest for d in gated):
+                    sentences.append(
+                        f"{trace} equals {self.reference} to the last bit, {len(gated)} values."
+                    )
+                    continue
+                tight = min(gated, key=lambda d: d.margin or 0, default=None)
+                sentences.append(
+                    f"{trace} equals {self.reference} within every gate, {len(gated)} values"
+                    + (f"; least margin {tight.margin:.3g}, {tight.name}." if tight else ".")
+                )
+        if self.findings:
+            first_finding = self.findings[0]
+            sentences.append(
+                f"{_count(len(self.findings), 'finding')}, the first: {first_finding.trace}:"
+                f" {first_finding.text}."
+            )
+        if self.odd and self.reason != TRUTH:
+            sentences.append(f"Odd one out: {', '.join(self.odd)}; {self.reason}.")
+        return sentences
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: numbers that JSON lacks are strings, `nan` and `inf`."""
+        stages = {
+            trace: {stage: {"tensor": d.name, **_row(d)} for stage, d in self.worst(trace).items()}
+            for trace in self.compared
+        }
+        firsts = {trace: self.first(trace) for trace in self.compared}
+        result: dict[str, Any] = {
+            "passed": self.passed,
+            "verdict": self.verdict(),
+            "reference": {"label": self.reference, "why": self.reason},
+            "odd": self.odd,
+            "traces": self.traces,
+            "notes": self.notes,
+            "findings": [asdict(finding) for finding in self.findings],
+            "first": {trace: d and _row(d) for trace, d in firsts.items()},
+            "stages": stages,
+            "masks": {trace: asdict(mask) for trace, mask in self.masks.items()},
+            "gates": _gates(self.differences),
+            "absolute_floor": ABSOLUTE_FLOOR,
+            "tensors": [_row(d) for d in self.differences],
+        }
+        strict: dict[str, Any] = finite(result)
+        return strict
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _severity(d: Difference) -> tuple[bool, float, float]:
+    """For `max`: a gate comes before none, then the smallest margin, then the largest error."""
+    return (d.margin is not None, -(d.margin or 0.0), d.error)
+
+
+def _row(d: Difference) -> dict[str, Any]:
+    gate = d.gate
+    return {
+        "trace": d.trace,
+        "name": d.name,
+        "stage": d.stage,
+        "layer": d.layer,
+        "status": d.status,
+        "error": d.error,
+        "gate": gate and gate.limit,
+        "floor": gate and gate.floor,
+        "multiplier": gate and gate.multiplier,
+        "margin": d.margin,
+        "source": gate and gate.source,
+        "note": gate and gate.note,
+        "norm": d.norm,
+        "largest": d.largest,
+        "where": list(d.where),
+        "ulp_median": d.ulp_median,
+        "ulp_max": d.ulp_max,
+        "own": d.own,
+    }
+
+
+def _gates(differences: Sequence[Difference]) -> list[dict[str, Any]]:
+    """The gates of the stages, each once; an update's own are told by the first."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for d in differences:
+        if d.gate is not None and (d.stage, d.gate.source) not in found:
+            found[d.stage, d.gate.source] = {
+                "stage": d.stage,
+                "limit": d.gate.limit,
+                "floor": d.gate.floor,
+                "multiplier": d.gate.multiplier,
+                "source": d.gate.source,
+                "note": d.gate.note,
+            }
+    return list(found.values())
+
+
+def finite(value: Any) -> Any:
+    """`value` with NaN and infinities as strings, for JSON."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

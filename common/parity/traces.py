@@ -1,0 +1,277 @@
+"""Traces: every named value of a training run, in canonical names and layouts, in one file."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.config import VOID, Config, Dtype, float32
+from common.data.voc import VOC_CLASSES
+from common.errors import InputError
+from common.network.initial import generic_weights
+from common.network.tensors import ARCHITECTURES, layer_names, tensors
+from common.parity.order import group_of
+from common.protocol import Array, Arrays, Backend, Trainer
+from common.weights.checkpoint import FLOAT_TYPES, read_tensors, write_tensors, write_weights
+
+FORMAT = {"format": "rosetta-trace", "schema": "1"}
+"""Metadata that says what a trace file is."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A trace: every named value of a run, and what its file says of itself.
+
+    A trace that holds only some groups of names (`eval`, `train`, `loss`, `grad`, ...) says which,
+    joined by commas, in its metadata: `groups`. All others hold everything.
+    """
+
+    label: str
+    arrays: Mapping[str, Array]
+    metadata: Mapping[str, str]
+
+    @property
+    def dtype(self) -> str:
+        """One of `common.config.Dtype`, as told; else that of the first array of floats."""
+        if "dtype" in self.metadata:
+            return self.metadata["dtype"]
+        kinds = (array.dtype.name for array in self.arrays.values())
+        return next((kind for kind in kinds if kind in FLOAT_TYPES), "float64")
+
+    @property
+    def steps(self) -> int:
+        """How many losses it has."""
+        return int(np.size(self.arrays.get("loss", ())))
+
+    @property
+    def network(self) -> tuple[str, int]:
+        """The architecture and the number of classes."""
+        classes = self.metadata.get("num_classes", "")
+        if not classes.isdigit():
+            classes = str(self.arrays["eval/logits"].shape[1])
+        return self.metadata.get("architecture", ARCHITECTURES[0]), int(classes)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The version of each package; empty where the trace tells none."""
+        try:
+            told = json.loads(self.metadata.get("versions", "{}"))
+        except json.JSONDecodeError:
+            return {}
+        return {str(k): str(v) for k, v in told.items()} if isinstance(told, dict) else {}
+
+    @property
+    def learning_rate(self) -> float | None:
+        """That of the first step, a float32 value; None where the trace tells none."""
+        try:
+            return float32(float(self.metadata["learning_rate"]))
+        except (KeyError, ValueError):
+            return None
+
+    def holds(self, name: str) -> bool:
+        """Whether a value belongs to the groups that the trace says it holds."""
+        groups = self.metadata.get("groups")
+        if groups is None:
+            return True
+        if name.startswith("loss[") and int(name[5:-1]) >= self.steps:
+            return False
+        return group_of(name) in {group.strip() for group in groups.split(",")}
+
+    def describe(self) -> dict[str, Any]:
+        """Label, versions and settings, for a report."""
+        told = {k: v for k, v in self.metadata.items() if k not in ("versions", *FORMAT)}
+        return {"label": self.label, **told, "versions": self.versions}
+
+
+def _trace_fault(arrays: Arrays, metadata: Mapping[str, str]) -> str | None:
+    if metadata.get("format") != FORMAT["format"]:
+        return f"not a trace: its metadata lack format={FORMAT['format']}"
+    if metadata.get("schema") != FORMAT["schema"]:
+        told = metadata.get("schema", "none")
+        return f"a trace of schema {told}; this program reads schema {FORMAT['schema']}"
+    architecture = metadata.get("architecture", ARCHITECTURES[0])
+    if architecture not in ARCHITECTURES:
+        return f"architecture {architecture!r} is unknown, have {', '.join(ARCHITECTURES)}"
+    if metadata.get("dtype", Dtype.float64) not in set(Dtype):
+        return f"dtype {metadata['dtype']!r} is unknown, have {', '.join(Dtype)}"
+    if not arrays:
+        return "holds no arrays"
+    if "num_classes" not in metadata and arrays.get("eval/logits", np.zeros(0)).ndim != 4:
+        return "does not tell num_classes and has no eval/logits (N, classes, H, W)"
+    if (
+        metadata.get("num_classes", "1") in ("", "0")
+        or not metadata.get("num_classes", "1").isdigit()
+    ):
+        return f"num_classes {metadata['num_classes']!r} is not a number of classes"
+    if "loss" in arrays and arrays["loss"].ndim != 1:
+        return f"loss is {arrays['loss'].shape}, not (steps,)"
+    return None
+
+
+def read_trace(path: Path) -> Trace:
+    """A trace file, labelled by its name.
+
+    Raises:
+        InputError: it cannot be read, is no trace, or is one of another schema.
+    """
+    arrays, metadata = read_tensors(path)
+    fault = _trace_fault(arrays, metadata)
+    if fault:
+        raise InputError(f"{path}: {fault}")
+    return Trace(path.stem, arrays, metadata)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Batches to trace: `image` (steps, N, 3, H, W) float, `label` (steps, N, H, W) uint8."""
+
+    image: Array
+    label: NDArray[np.uint8]
+
+
+def generic_batches(
+    steps: int, batch_size: int, height: int, width: int, num_classes: int, seed: int
+) -> Batches:
+    """Random batches, float64, with void spread unevenly over the images.
+
+    Labels come in 8x8 patches; image k of a batch is void in its first k / batch_size rows, and
+    a patch in ten is void anywhere.
+    """
+    random = np.random.default_rng([seed, steps, batch_size, height, width])
+    image = random.normal(size=(steps, batch_size, 3, height, width))
+    grid = (steps, batch_size, -(-height // 8), -(-width // 8))
+    patches = random.integers(0, num_classes, grid)
+    patches[random.random(grid) < 0.1] = VOID
+    label = patches.repeat(8, axis=2).repeat(8, axis=3)[:, :, :height, :width].astype(np.uint8)
+    for k in range(batch_size):
+        label[:, k, : height * k // batch_size] = VOID
+    return Batches(image, label)
+
+
+def write_generic(
+    weights: Path,
+    batches: Path,
+    architecture: str,
+    steps: int,
+    batch_size: int,
+    size: tuple[int, int],
+    seed: int,
+) -> None:
+    """Writes what traces are made from: generic weights of 21 classes, and generic batches.
+
+    All values are float32, so that runs of either dtype start from the same numbers.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    classes = len(VOC_CLASSES)
+    arrays = generic_weights(architecture, classes, seed)
+    single = {name: array.astype(np.float32) for name, array in arrays.items()}
+    write_weights(weights, single, architecture, VOC_CLASSES)
+    data = generic_batches(steps, batch_size, *size, classes, seed)
+    write_tensors(batches, {"image": data.image.astype(np.float32), "label": data.label}, {})
+
+
+def _batches_fault(arrays: Arrays, num_classes: int, steps: int) -> str | None:
+    if missing := {"image", "label"} - arrays.keys():
+        return f"has no array {' nor '.join(sorted(missing))}"
+    image, label = arrays["image"], arrays["label"]
+    if image.ndim != 5 or image.shape[2] != 3:
+        return f"image is {image.shape}, not (steps, N, 3, H, W)"
+    if image.dtype.name not in FLOAT_TYPES:
+        return f"image is {image.dtype}, not float32 or float64"
+    if not np.isfinite(image).all():
+        return "image holds NaN or infinity"
+    if label.shape != image.shape[:2] + image.shape[3:]:
+        return f"label is {label.shape}, image {image.shape}"
+    if label.dtype != np.uint8:
+        return f"label is {label.dtype}, not uint8"
+    if not label.size:
+        return f"is empty: image is {image.shape}"
+    classes = label[label != VOID]
+    if classes.size and classes.max() >= num_classes:
+        return f"label {classes.max()} is neither one of {num_classes} classes nor {VOID}"
+    if not 1 <= steps <= len(image):
+        return f"holds {len(image)} batches, --steps asks for {steps}"
+    return None
+
+
+def read_batches(path: Path, num_classes: int, steps: int) -> Batches:
+    """The batches of a safetensors file, checked; the first `steps` of them.
+
+    Raises:
+        InputError: the file or an array in it is not what `Batches` says, a label is neither a
+            class nor 255, or there are fewer batches than `steps`.
+    """
+    arrays, _ = read_tensors(path)
+    fault = _batches_fault(arrays, num_classes, steps)
+    if fault:
+        raise InputError(f"{path}: {fault}")
+    return Batches(arrays["image"][:steps], arrays["label"][:steps])
+
+
+def _with_prefix(prefix: str, arrays: Arrays) -> Iterator[tuple[str, Array]]:
+    return ((f"{prefix}/{name}", array) for name, array in arrays.items())
+
+
+def make_trace(
+    trainer: Trainer,
+    batches: Batches,
+    config: Config,
+    rates: Sequence[float],
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+) -> Arrays:
+    """Runs a training step for each rate and returns every named value on the way.
+
+    The trainer is fresh, and is trained afterwards. Names: `eval/<layer>` and `eval/mask`, taken
+    first; `train/<layer>`, `grad/<weight>`, `update/<weight>`, `buffer/<name>` of the first step;
+    `loss` (steps,), before each update; `final/<name>`, `momentum/<weight>` after the last.
+
+    `on_step` is told each step and its loss.
+    """
+    specs = tensors(config.architecture, config.num_classes)
+    layers = layer_names(config.architecture)
+    image, label = batches.image, batches.label
+    before = trainer.weights()
+    activations = trainer.activations(image[0])
+    trace = {f"eval/{name}": activations[name] for name in layers}
+    trace["eval/mask"] = trainer.predict(image[0])
+    loss, activations, gradients = trainer.traced_step(image[0], label[0], rates[0])
+    losses = [loss]
+    on_step(0, loss)
+    after = trainer.weights()
+    trace.update({f"train/{name}": activations[name] for name in layers})
+    trace.update(_with_prefix("grad", gradients))
+    for name, spec in specs.items():
+        if spec.trainable:
+            trace[f"update/{name}"] = after[name] - before[name]
+        else:
+            trace[f"buffer/{name}"] = after[name]
+    for step, rate in enumerate(rates[1:], start=1):
+        # traced as the first: where a step is compiled, one program is enough
+        losses.append(trainer.traced_step(image[step], label[step], rate)[0])
+        on_step(step, losses[-1])
+    trace["loss"] = np.array(losses, config.dtype.storage)
+    trace.update(_with_prefix("final", trainer.weights()))
+    trace.update(_with_prefix("momentum", trainer.momentum()))
+    return trace
+
+
+def trace_metadata(name: str, backend: Backend, config: Config, steps: int) -> dict[str, str]:
+    """What made a trace: the backend, its versions, the device, the dtype and every setting."""
+    settings = ("architecture", "num_classes", "learning_rate", "momentum", "weight_decay")
+    values = config.to_dict()
+    device = str(backend.select_device(config.device))  # every framework's own name for it
+    return FORMAT | {
+        "backend": name,
+        "versions": json.dumps(backend.versions()),
+        "device": "cpu" if "cpu" in device.lower() else device,
+        "dtype": config.dtype,
+        "steps": str(steps),
+        "schedule": config.schedule,
+        **{key: str(values[key]) for key in (*settings, "bn_eps", "bn_decay")},
+    }

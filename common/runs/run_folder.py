@@ -1,0 +1,339 @@
+"""A run's folder: its config, its logs, its checkpoints; one process at a time writes to it."""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from common.config import Config
+from common.errors import InputError
+from common.files import naming, write_whole
+from common.runs.tensorboard import Board
+from common.weights.checkpoint import Weights, read_weights, write_weights
+
+LAST, PREVIOUS, BEST = "last.safetensors", "previous.safetensors", "best.safetensors"
+DAMAGED = "damaged.safetensors"
+"""What a checkpoint is called that could not be read, after the run went on without it."""
+
+LOCK = ".lock"
+_TEMPORARY = re.compile(r"\.(last|best|previous)\.safetensors\..+")
+"""What a process that was killed while it wrote leaves behind."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run is after `step` steps, and all that it needs to go on from there.
+
+    `position` is the index of the next batch in epoch `epoch`: with the config, whose seed the
+    batches are a function of, all there is to know of the data's order. `data` is
+    `data_digest`'s; `made_by` tells what computed the steps (`backend`, `versions`, `device`,
+    `threads`).
+    """
+
+    weights: Weights
+    config: Config
+    step: int
+    epoch: int
+    position: int
+    data: str
+    made_by: dict[str, Any]
+
+    def write(self, path: Path, previous: Path | None = None) -> None:
+        """Writes it whole, proven readable; what was there before keeps the name `previous`.
+
+        Raises:
+            InputError: the file cannot be written; what was there is untouched.
+        """
+        w = self.weights
+        extra = {
+            "step": str(self.step),
+            "epoch": str(self.epoch),
+            "position": str(self.position),
+            "data": self.data,
+            "config": json.dumps(self.config.to_dict()),
+            "backend": str(self.made_by["backend"]),
+            "made_by": json.dumps(self.made_by),
+        }
+        write_weights(
+            *(path, w.arrays, w.architecture, w.class_names, w.mean, w.std, w.momentum, extra),
+            previous,
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> "Checkpoint":
+        """The inverse of `write`.
+
+        Raises:
+            InputError: the file is damaged or missing, or holds weights alone.
+        """
+        weights = read_weights(path)
+        try:
+            return cls(
+                weights,
+                Config.from_dict(json.loads(weights.extra["config"])),
+                int(weights.extra["step"]),
+                int(weights.extra["epoch"]),
+                int(weights.extra["position"]),
+                weights.extra["data"],
+                json.loads(weights.extra["made_by"]),
+            )
+        except (KeyError, ValueError, TypeError) as error:
+            raise InputError(f"{path}: no checkpoint that a run can go on from") from error
+
+
+def _read_lines(path: Path, before: int) -> list[dict[str, Any]]:
+    """The lines of a log whose `step` is below `before`; the last may be torn.
+
+    Raises:
+        InputError: another one is no line of a log.
+    """
+    texts = path.read_bytes().splitlines() if path.exists() else []
+    lines = []
+    for number, text in enumerate(texts, start=1):
+        try:
+            line = json.loads(text)
+            if line["step"] < before:
+                lines.append(line)
+        except (ValueError, TypeError, KeyError) as error:
+            if number < len(texts):
+                raise InputError(
+                    f"{path}: line {number} is damaged; remove it to go on without"
+                ) from error
+    return lines
+
+
+def _text(lines: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+class RunFolder:
+    """The folder of one run; from `create` or `lock` until it is left, no other process's.
+
+    `config.json` tells how the run was started and what computed it since when. `log.jsonl` has
+    a line a step (`step`, `epoch`, `loss`, `lr`), `val.jsonl` a line for each time the val split
+    was measured (`step`: after how many), and `tensorboard` the same for TensorBoard.
+    `last.safetensors` is where the run goes on from, `previous.safetensors` what it was before,
+    `best.safetensors` the checkpoint of the highest mean IoU.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.steps: list[dict[str, Any]] = []
+        self.val: list[dict[str, Any]] = []
+        self._lock: IO[str] | None = None
+        self._fell_back = False
+        self._logs: dict[str, IO[str]] = {}
+        self._board: Board | None = None
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for file in (*self._logs.values(), self._board, self._lock):
+            if file is not None:
+                with contextlib.suppress(OSError):  # a full disk: it was said when it was met
+                    file.close()
+
+    def check_new(self) -> None:
+        """Refuses a folder that holds anything; makes nothing.
+
+        Raises:
+            InputError: it does, or is none.
+        """
+        try:
+            if self.folder.exists() and any(p.name != LOCK for p in self.folder.iterdir()):
+                raise InputError(f"{self.folder}: is not empty; --out wants a new folder")
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot be made: {error.strerror}") from error
+
+    def create(self) -> None:
+        """Makes the folder of a new run, and locks it.
+
+        Raises:
+            InputError: it cannot be made, holds something, or is another process's.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot be made: {error.strerror}") from error
+        self.lock()
+        self.check_new()
+
+    def lock(self) -> None:
+        """Makes the folder this process's own, until it ends, however that comes.
+
+        Raises:
+            InputError: it cannot be written to, or is another process's.
+        """
+        try:
+            self._lock = (self.folder / LOCK).open("a+")
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot be written to: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.seek(0)
+            process = self._lock.read().strip()
+            raise InputError(
+                f"{self.folder}: another run, process {process}, writes there"
+            ) from error
+        self._lock.truncate(0)
+        self._lock.write(f"{os.getpid()}\n")
+        self._lock.flush()
+
+    @property
+    def best(self) -> float | None:
+        """The highest mean IoU on val so far; None before the first."""
+        return max((line["mean_iou"] or 0.0 for line in self.val), default=None)
+
+    def info(self) -> dict[str, Any]:
+        """What `config.json` says.
+
+        Raises:
+            InputError: there is no run, or its config is damaged.
+        """
+        path = self.folder / "config.json"
+        if not path.exists():
+            what = "no run, for it has no config.json" if self.folder.exists() else "no such run"
+            raise InputError(f"{self.folder}: {what}")
+        with naming(path):
+            data = path.read_bytes()
+        try:
+            info: dict[str, Any] = json.loads(data)
+            whole = isinstance(info["data"], str) and isinstance(info["history"], list)
+        except (ValueError, TypeError, KeyError):
+            whole = False
+        if not whole:
+            raise InputError(f"{path}: damaged, or no run's config")
+        return info
+
+    def write_info(self, info: Mapping[str, Any]) -> None:
+        """Writes `config.json`."""
+        self._write("config.json", json.dumps(info, indent=2) + "\n")
+
+    def load(self) -> tuple[Checkpoint, str | None]:
+        """The last checkpoint, or the one before where that is damaged, and then a word on it.
+
+        Raises:
+            InputError: neither can be read.
+        """
+        last, previous = self.folder / LAST, self.folder / PREVIOUS
+        try:
+            return Checkpoint.read(last), None
+        except InputError as error:
+            if not previous.exists():
+                raise
+            try:
+                found = Checkpoint.read(previous)
+            except InputError as other:
+                raise InputError(f"{error}; and {other}") from other
+            self._fell_back = True
+            return found, f"{error}; going on from {previous}, of step {found.step}"
+
+    def rewind(self, step: int) -> None:
+        """Makes the logs end where `step` steps were done, and clears what a kill left behind.
+
+        A damaged last checkpoint is set aside, so that it never takes the place of the good one.
+
+        Raises:
+            InputError: a log is damaged, or cannot be written.
+        """
+        for path in self.folder.iterdir():
+            if _TEMPORARY.fullmatch(path.name):
+                path.unlink()
+        if self._fell_back and (self.folder / LAST).exists():
+            (self.folder / LAST).replace(self.folder / DAMAGED)
+        self.read_logs(step)
+        for name, lines in (("log", self.steps), ("val", self.val)):
+            self._write(f"{name}.jsonl", _text(lines))
+
+    def read_logs(self, step: int = sys.maxsize) -> None:
+        """Reads `steps` and `val` as far as `step` steps.
+
+        Raises:
+            InputError: a log is damaged.
+        """
+        self.steps = _read_lines(self.folder / "log.jsonl", step)
+        self.val = _read_lines(self.folder / "val.jsonl", step + 1)
+
+    def log(self, line: dict[str, Any], **more: float) -> None:
+        """Adds a step; `more` goes to TensorBoard alone.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        self.steps.append(line)
+        self._append("log", line)
+        self._draw("train", {"loss": line["loss"], "rate": line["lr"], **more}, line["step"])
+
+    def log_val(self, line: dict[str, Any]) -> None:
+        """Adds a measurement of the val split.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        self.val.append(line)
+        self._append("val", line)
+        values = {key: value for key, value in line.items() if key != "step" and value is not None}
+        self._draw("val", values, line["step"])
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Writes the last checkpoint, after the logs that lead to it.
+
+        Raises:
+            InputError: a value is not finite, or the file cannot be written; the checkpoint
+                before is untouched.
+        """
+        with self._writing("log.jsonl"):
+            for file in self._logs.values():
+                os.fsync(file.fileno())
+            if self._board is not None:
+                self._board.flush()
+        checkpoint.write(self.folder / LAST, self.folder / PREVIOUS)
+
+    def save_best(self, checkpoint: Checkpoint) -> None:
+        """Writes the best checkpoint.
+
+        Raises:
+            InputError: as `save`.
+        """
+        checkpoint.write(self.folder / BEST)
+
+    def _write(self, name: str, text: str) -> None:
+        def write(path: Path) -> None:
+            path.write_text(text)
+
+        write_whole(self.folder / name, write)
+
+    def _append(self, name: str, line: dict[str, Any]) -> None:
+        with self._writing(f"{name}.jsonl"):
+            if name not in self._logs:
+                self._logs[name] = (self.folder / f"{name}.jsonl").open("a")
+            self._logs[name].write(json.dumps(line) + "\n")
+            self._logs[name].flush()
+
+    def _draw(self, group: str, values: Mapping[str, float], step: int) -> None:
+        with self._writing("tensorboard"):
+            if self._board is None:
+                self._board = Board(self.folder / "tensorboard", step)
+            self._board.add(group, values, step)
+
+    @contextlib.contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            path = self.folder / name
+            raise InputError(f"{path}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,1 @@
+"""Weights files: our own, and other programs' names for the same tensors."""

@@ -1,0 +1,310 @@
+"""The names that other programs give our tensors, both ways.
+
+Canonical layouts are torchvision's, which are Gluon's too: only names differ, but for Flax, whose
+kernels are (kh, kw, in, out). `NAMINGS` lists what is known:
+
+- `canonical`: `backbone.layer1.0.bn1.weight`, `final_conv.bias`, `transpose_conv.weight`;
+- `torchvision`: its resnet18, `layer1.0.bn1.weight`; a backbone, with a classifier `fc`;
+- `book`: Dive into Deep Learning 14.11 numbers the children of torchvision's resnet18 and adds
+  the head by name: `4.0.bn1.weight`, `final_conv.bias`, `transpose_conv.weight`;
+- `gluon`: Gluon's zoo, `features.4.0.body.1.gamma`; a backbone, with a classifier `output`;
+- `gluon by prefix`: the same as `export` and `collect_params().save` write it, with the head of
+  the book's FCN or without: `resnetv10_stage1_batchnorm0_gamma`, `conv0_weight`;
+- `gluoncv`, `gluoncv by prefix`: GluonCV's resnet18_v1b, `layer1.0.bn1.gamma`, with an `fc`;
+- `book-mxnet`: the book's FCN in Gluon, all of it numbered: `4.0.body.1.gamma`, `9.bias`;
+- `flax`: our own network in JAX, `backbone.layer1_0.bn1.scale`.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import InputError
+from common.network.tensors import ARCHITECTURES, TensorSpec, tensors
+
+Array = NDArray[Any]
+
+NAMINGS = {
+    "resnet18": (
+        "canonical",
+        "torchvision",
+        "book",
+        "gluon",
+        "gluon by prefix",
+        "gluoncv",
+        "gluoncv by prefix",
+        "book-mxnet",
+        "flax",
+    ),
+    "resnet18_v2": ("canonical", "gluon", "gluon by prefix", "book-mxnet", "flax"),
+}
+"""Who has each architecture."""
+
+BACKBONE = "backbone."
+HEAD = ("final_conv.weight", "final_conv.bias", "transpose_conv.weight", "transpose_conv.bias")
+
+CLASSIFIER = {
+    "torchvision": ("fc.weight", "fc.bias"),
+    "gluon": ("output.weight", "output.bias"),
+    "gluon by prefix": ("resnet_dense0_weight", "resnet_dense0_bias"),
+    "gluoncv": ("fc.weight", "fc.bias"),
+    "gluoncv by prefix": ("resnet_dense0_weight", "resnet_dense0_bias"),
+}
+"""What the classification networks have and the FCN has not."""
+
+COUNTER = "num_batches_tracked"
+"""PyTorch's third buffer of a BatchNorm; nothing is computed with it at a fixed momentum."""
+
+_NUMBERS = {  # of the layers with weights; ReLU and max-pool lie between
+    "resnet18": {
+        "conv1": "0",
+        "bn1": "1",
+        "layer1": "4",
+        "layer2": "5",
+        "layer3": "6",
+        "layer4": "7",
+        "final_conv": "8",
+        "transpose_conv": "9",
+    },
+    "resnet18_v2": {
+        "bn0": "0",
+        "conv1": "1",
+        "bn1": "2",
+        "layer1": "5",
+        "layer2": "6",
+        "layer3": "7",
+        "layer4": "8",
+        "bn2": "9",
+        "final_conv": "11",
+        "transpose_conv": "12",
+    },
+}
+
+_BODY = {"conv1": "body.0", "bn1": "body.1", "conv2": "body.3", "bn2": "body.4"}
+"""Gluon's numbers inside a block of v1; those of v2 have our names."""
+
+_FLAX = {"weight": "kernel", "gamma": "scale", "beta": "bias", "running_mean": "mean"} | {
+    "running_var": "var"
+}
+
+_FIXED = {"gamma": 1, "beta": 0}
+"""What Gluon keeps, and does not train, of the BatchNorm at the input of v2, which has neither."""
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """A file's tensors under canonical names.
+
+    `arrays` is the backbone, with the head or without, unchecked; `left_out` and `ignored` are
+    the file's own names of what the FCN has no use for: the classifier; BatchNorm's counters, and
+    a gamma and beta that change nothing.
+    """
+
+    architecture: str
+    naming: str
+    arrays: dict[str, Array]
+    left_out: dict[str, tuple[int, ...]]
+    ignored: tuple[str, ...]
+
+    @property
+    def has_head(self) -> bool:
+        """Whether any part of the head is there; a part alone is a fault, not a backbone."""
+        return any(name in self.arrays for name in HEAD)
+
+
+def _numbered(layer: str, architecture: str) -> str:
+    """`layer2.0.conv1` -> `5.0.conv1`."""
+    child, *rest = layer.split(".", 1)
+    return ".".join([_NUMBERS[architecture][child], *rest])
+
+
+def _gluon(layer: str, architecture: str) -> str:
+    """`layer2.0.conv1` -> `5.0.body.0`."""
+    layer = _numbered(layer, architecture)
+    inner = layer.rsplit(".", 1)[-1]
+    if architecture == "resnet18" and inner in _BODY:
+        return layer.removesuffix(inner) + _BODY[inner]
+    return layer
+
+
+def _by_prefix(layer: str, naming: str, counts: Counter[str]) -> str:
+    """`layer2.0.conv1` -> `resnet_stage2_conv0`: a scope's convolutions and norms are counted."""
+    scope, stage = "", re.match(r"layer(\d)\.\d\.", layer)
+    if stage and naming == "gluon by prefix":
+        scope = f"stage{stage[1]}_"
+    elif stage:
+        scope = f"down{stage[1]}_" if "downsample" in layer else f"layers{stage[1]}_"
+    inner = layer.rsplit(".", 1)[-1]
+    # of a downsample, the one of v2 or the first of v1 is the convolution
+    norm = inner.startswith("bn") or inner == "1"
+    kind = f"{scope}{'batchnorm' if norm else 'conv'}"
+    counts[kind] += 1
+    return f"resnet_{kind}{counts[kind] - 1}"
+
+
+def _layer(layer: str, naming: str, architecture: str, counts: Counter[str]) -> str | None:
+    """A canonical layer in `naming`; None where that has no such layer."""
+    if naming == "canonical":
+        return layer
+    if naming == "flax":
+        return re.sub(r"\.(\d)", r"_\1", layer)
+    if not layer.startswith(BACKBONE):
+        if naming == "book-mxnet":
+            return _NUMBERS[architecture][layer]
+        return layer if naming in ("book", "gluon by prefix") else None
+    layer = layer.removeprefix(BACKBONE)
+    match naming:
+        case "torchvision" | "gluoncv":
+            return layer
+        case "book":
+            return _numbered(layer, architecture)
+        case "book-mxnet":
+            return _gluon(layer, architecture)
+        case "gluon":
+            return f"features.{_gluon(layer, architecture)}"
+    return _by_prefix(layer, naming, counts)
+
+
+def _leaf(spec: TensorSpec, naming: str) -> str:
+    if naming in ("canonical", "torchvision", "book"):
+        return "." + spec.name.rsplit(".", 1)[1]
+    if naming == "flax" and spec.name != "transpose_conv.weight":  # it is kept as it is
+        return "." + _FLAX.get(spec.role, spec.role)
+    return ("_" if "prefix" in naming else ".") + spec.role  # the roles have Gluon's names
+
+
+def names_in(naming: str, architecture: str) -> dict[str, str]:
+    """Canonical name -> name in `naming`, in order of execution; a backbone's without the head.
+
+    By prefix: with `resnet_` in place of Gluon's own, and the head's layers by our names.
+    """
+    layers: dict[str, str | None] = {}
+    names, counts = {}, Counter[str]()
+    for name, spec in tensors(architecture, num_classes=1).items():
+        layer = name.rsplit(".", 1)[0]
+        if layer not in layers:
+            layers[layer] = _layer(layer, naming, architecture, counts)
+        if layers[layer] is not None:
+            names[name] = f"{layers[layer]}{_leaf(spec, naming)}"
+    return names
+
+
+def fixed_in(naming: str, architecture: str) -> dict[str, int]:
+    """The names and values of what the network in `naming` has besides, and does not train."""
+    theirs = names_in(naming, architecture).get("backbone.bn0.running_mean", "")
+    if theirs.endswith("running_mean") and naming != "canonical":
+        return {theirs.removesuffix("running_mean") + leaf: v for leaf, v in _FIXED.items()}
+    return {}
+
+
+def _to_flax(name: str, array: Array) -> Array:
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 and name.endswith("kernel") else array
+
+
+def _from_flax(name: str, array: Array) -> Array:
+    return array.transpose(3, 2, 0, 1) if array.ndim == 4 and name.endswith("kernel") else array
+
+
+def rename(arrays: Mapping[str, Array], naming: str, architecture: str) -> dict[str, Array]:
+    """Canonical arrays under the names of `naming`; what that does not have is left out."""
+    names = names_in(naming, architecture)
+    renamed = {other: arrays[name] for name, other in names.items()}
+    if naming == "flax":
+        return {name: _to_flax(name, array) for name, array in renamed.items()}
+    fixed = fixed_in(naming, architecture)
+    return {
+        name: np.full_like(arrays["backbone.bn0.running_mean"], value)
+        for name, value in fixed.items()
+    } | renamed
+
+
+def _plain(names: Mapping[str, Array]) -> dict[str, str]:
+    """The file's names without what depends on how it was saved, as `names_in` has them.
+
+    That is `module.` of PyTorch's DataParallel before every name, `.value` of Flax's variables
+    after it, and the prefix and the counters that Gluon makes up: `resnetv13_conv0_weight`,
+    `conv7_bias`.
+    """
+    plain = {name: name for name in names}
+    if all(name.startswith("module.") for name in names):
+        plain = {name: name.removeprefix("module.") for name in names}
+    if all(name.endswith(".value") for name in names):
+        plain = {name: name.removesuffix(".value") for name in names}
+    found = (re.fullmatch(r"(.*?)(stage|layers)1_conv0_weight", name) for name in names)
+    prefix = next((match[1] for match in found if match), None)
+    if prefix is None:
+        return plain
+    others = [name for name in names if not name.startswith(prefix)]
+    head = [re.fullmatch(r"(?:.*_)?conv(\d+)_(weight|bias)", name) for name in others]
+    numbers = sorted({int(match[1]) for match in head if match})
+    layers = dict(zip(numbers, ("final_conv", "transpose_conv"), strict=False))
+    for match in head:
+        if match and len(numbers) == 2:
+            plain[match[0]] = f"{layers[int(match[1])]}_{match[2]}"
+    inside = {n: "resnet_" + n.removeprefix(prefix) for n in names if n.startswith(prefix)}
+    return plain | inside
+
+
+def _naming(path: Path, names: Mapping[str, str]) -> tuple[str, str]:
+    """The architecture and naming that most names belong to.
+
+    A file may lack some and have others besides.
+    """
+    found = {}
+    plain = set(names.values())
+    for architecture in ARCHITECTURES:
+        for naming in NAMINGS[architecture]:
+            table = names_in(naming, architecture)
+            backbone = {other for name, other in table.items() if name.startswith(BACKBONE)}
+            found[architecture, naming] = len(backbone & plain) / len(backbone)
+    best = max(found, key=found.__getitem__)
+    if found[best] < 0.5:
+        few = ", ".join(list(names)[:3]) or "none at all"
+        raise InputError(
+            f"{path}: its {len(names)} tensors have neither canonical names nor those of"
+            f" torchvision, Gluon, GluonCV, Flax or the book's FCN for"
+            f" {' or '.join(ARCHITECTURES)}: {few}" + (", ..." if len(names) > 3 else "")
+        )
+    return best
+
+
+def recognise(path: Path, arrays: Mapping[str, Array]) -> Renamed:
+    """A file's arrays under canonical names, whichever architecture and naming it has.
+
+    Shapes, types and missing tensors are not looked at: see `common.weights.checkpoint.check_arrays`.
+
+    Raises:
+        InputError: no naming fits (a few of the names are told), or a tensor is none of the
+            network's, by name and shape, or one that must be fixed is not.
+    """
+    plain = _plain(arrays)
+    architecture, naming = _naming(path, plain)
+    canonical = {other: name for name, other in names_in(naming, architecture).items()}
+    fixed = fixed_in(naming, architecture)
+    renamed, left_out, ignored, faults = {}, {}, [], []
+    for name, array in arrays.items():
+        other = plain[name]
+        if other in canonical:
+            renamed[canonical[other]] = _from_flax(other, array) if naming == "flax" else array
+        elif other.endswith(COUNTER):
+            ignored.append(name)
+        elif other in fixed:
+            # MXNet takes such a gamma for 1, whatever it is, and adds beta
+            if other.endswith("beta") and np.any(array != fixed[other]):
+                raise InputError(f"{path}: {name} is not 0: the network adds none at its input")
+            ignored.append(name)
+        elif other in CLASSIFIER.get(naming, ()):
+            left_out[name] = array.shape
+        else:
+            faults.append(f"{name} {array.shape}")
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        whose = "" if naming == "canonical" else f" with the names of {naming}"
+        raise InputError(f"{path}: {architecture}{whose} has no {faults[0]}{more}")
+    return Renamed(architecture, naming, renamed, left_out, tuple(ignored))

@@ -1,0 +1,322 @@
+"""Data read from files: what is read, and that every fault is one line that names its file."""
+
+import io
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from common.data.dataset import IMAGES, MASKS, SPLITS, check_split, find_faults, open_dataset
+from common.data.images import read_image, read_mask
+from common.data.voc import VOC_CLASSES, voc_palette
+from common.errors import InputError
+
+SIZE = (20, 30)
+"""Height and width of the little pictures."""
+
+
+def picture(seed: int = 0, size: tuple[int, int] = SIZE) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype(np.uint8)
+
+
+def save_mask(path: Path, label: NDArray[np.uint8]) -> None:
+    mask = Image.fromarray(label.astype(np.uint8))
+    mask.putpalette(voc_palette().tobytes())
+    mask.save(path)
+
+
+def label_of(index: int) -> NDArray[np.uint8]:
+    label = np.full(SIZE, index, np.uint8)
+    label[:, :2] = 255
+    return label
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Pairs a, b in train, c in val, all three in trainval."""
+    for part in (IMAGES, MASKS, SPLITS):
+        (tmp_path / part).mkdir(parents=True)
+    for index, name in enumerate("abc"):
+        Image.fromarray(picture(index)).save(tmp_path / IMAGES / f"{name}.jpg", quality=95)
+        save_mask(tmp_path / MASKS / f"{name}.png", label_of(index))
+    for split, names in {"train": "ab", "val": "c", "trainval": "abc"}.items():
+        (tmp_path / SPLITS / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+    return tmp_path
+
+
+def fault(call: Callable[[], object]) -> str:
+    with pytest.raises(InputError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_split_is_read(folder: Path) -> None:
+    dataset = open_dataset(folder, "train")
+    assert (dataset.root, dataset.split, dataset.names) == (folder, "train", ("a", "b"))
+    assert dataset.class_names == VOC_CLASSES
+    image, label = dataset.read(1)
+    assert image.shape == (*SIZE, 3)
+    assert image.dtype == label.dtype == np.uint8
+    np.testing.assert_array_equal(label, label_of(1))
+    check_split(dataset)
+    assert find_faults(folder) == []
+
+
+@pytest.mark.parametrize("below", ["VOCdevkit/VOC2012", "VOC2012"])
+def test_a_folder_that_holds_it(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, below: str
+) -> None:
+    outer = tmp_path_factory.mktemp("outer")
+    (outer / below).parent.mkdir(exist_ok=True)
+    (outer / below).symlink_to(folder)
+    assert open_dataset(outer, "val").root == outer / below
+
+
+def test_lists_of_names_from_other_systems(folder: Path) -> None:
+    (folder / SPLITS / "train.txt").write_bytes("\ufeffa\r\n\r\nb  \r\n".encode())
+    (folder / "class_names.txt").write_bytes("\ufeffsky\r\n\r\nroad\r\nMädchen\r\n".encode())
+    dataset = open_dataset(folder, "train")
+    assert dataset.names == ("a", "b")
+    assert dataset.class_names == ("sky", "road", "Mädchen")
+
+
+# Images
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+RGB = np.repeat(np.repeat(picture(0, (4, 6)), 8, axis=0), 8, axis=1)  # flat blocks survive JPEG
+GREY = RGB[..., 0]
+MODES = {
+    "rgb": (Image.fromarray(RGB), "PNG", RGB),
+    "grey": (Image.fromarray(GREY), "PNG", GREY[..., None]),
+    "16-bit grey": (Image.fromarray(GREY.astype(np.uint16) * 257), "PNG", GREY[..., None]),
+    "alpha": (Image.fromarray(np.dstack([RGB, GREY])), "PNG", RGB),
+    "palette": (Image.fromarray(RGB).quantize(24), "PNG", RGB),
+    "cmyk": (Image.fromarray(RGB).convert("CMYK"), "TIFF", RGB),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    image, kind, expected = MODES[mode]
+    (tmp_path / "x.jpg").write_bytes(encoded(image, kind))
+    with warnings.catch_warnings(action="error"):
+        rgb = read_image(tmp_path / "x.jpg")
+    assert rgb.shape == RGB.shape
+    assert rgb.dtype == np.uint8
+    assert np.abs(rgb.astype(int) - expected).max() <= 1
+
+
+def test_a_palette_with_alpha_warns_of_nothing(tmp_path: Path) -> None:
+    image = Image.fromarray(RGB).quantize(24)
+    image.save(tmp_path / "x.png", transparency=bytes(range(24)))
+    with warnings.catch_warnings(action="error"):
+        assert np.abs(read_image(tmp_path / "x.png").astype(int) - RGB).max() <= 1
+
+
+def test_a_picture_stands_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it rotated by 90 degrees clockwise
+    Image.fromarray(RGB).save(tmp_path / "x.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "x.png"), np.rot90(RGB, -1))
+
+
+def truncated(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+NOISE = Image.fromarray(picture(0, (64, 64)))
+JPEG, PNG = encoded(NOISE, "JPEG"), encoded(NOISE, "PNG")
+BAD_FILES = {
+    "empty": (b"", "the file is empty"),
+    "html": (
+        b"<!DOCTYPE html>\n<html>not found</html>",
+        "no image, or a damaged one: begins with b'<!DOCTYPE",
+    ),
+    "truncated jpeg": (truncated(JPEG), "truncated"),
+    "truncated png": (truncated(PNG), "truncated"),
+    "header only": (JPEG[:20], "no image, or a damaged one"),
+    "float tiff": (encoded(Image.fromarray(np.ones(SIZE, np.float32)), "TIFF"), "floating-point"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_a_bad_picture_is_named(folder: Path, kind: str) -> None:
+    data, reason = BAD_FILES[kind]
+    path = folder / IMAGES / "a.jpg"
+    path.write_bytes(data)
+    message = fault(lambda: read_image(path))
+    assert message.startswith(f"{path}: ")
+    assert reason in message
+    assert find_faults(folder) == [message]
+    assert fault(lambda: check_split(open_dataset(folder, "train"))) == message
+
+
+@pytest.mark.parametrize("limit", [10, 500])  # Pillow only warns up to twice its limit
+def test_a_decompression_bomb_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    path = tmp_path / "x.png"
+    Image.fromarray(picture()).save(path)
+    assert fault(lambda: read_image(path)).startswith(f"{path}: cannot be read: Image size")
+
+
+# Masks
+
+
+def test_masks_of_both_kinds(tmp_path: Path) -> None:
+    label = label_of(3)
+    save_mask(tmp_path / "palette.png", label)
+    Image.fromarray(label).save(tmp_path / "grey.png")
+    for kind in ("palette", "grey"):
+        mask = read_mask(tmp_path / f"{kind}.png", 21)
+        assert mask.dtype == np.uint8
+        np.testing.assert_array_equal(mask, label)
+
+
+def four_bit_grey() -> bytes:
+    """Pillow writes none: 8x1 pixels of 1, made from its palette form, whose colour type is 3."""
+    palette = Image.fromarray(np.ones((1, 8), np.uint8))
+    palette.putpalette(bytes(range(48)))
+    data = bytearray(encoded(palette, "PNG", bits=4))
+    data[25] = 0  # grey
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    return bytes(data)
+
+
+BAD_MASKS = {
+    "label 21": (encoded(Image.fromarray(label_of(21)), "PNG"), "label 21 is neither"),
+    "label 200": (encoded(Image.fromarray(label_of(200)), "PNG"), "label 200 is neither"),
+    "colours": (PNG, "colour mask (PNG, mode RGB)"),
+    "16-bit grey": (encoded(Image.fromarray(label_of(1).astype(np.uint16)), "PNG"), "mode I;16"),
+    "4-bit grey": (four_bit_grey(), "not a mask"),
+    "jpeg": (encoded(Image.fromarray(label_of(1)), "JPEG"), "not a mask (JPEG, mode L)"),
+    "empty": (b"", "the file is empty"),
+    "truncated": (truncated(encoded(NOISE.convert("L"), "PNG")), "truncated"),
+    "other size": (encoded(Image.fromarray(label_of(1).T), "PNG"), "20x30 pixels, but its image"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_MASKS)
+def test_a_bad_mask_is_named(folder: Path, kind: str) -> None:
+    data, reason = BAD_MASKS[kind]
+    path = folder / MASKS / "b.png"
+    path.write_bytes(data)
+    dataset = open_dataset(folder, "train")
+    message = fault(lambda: dataset.read(1))
+    assert message.startswith(f"{path}: ")
+    assert reason in message
+    assert find_faults(folder) == [message]
+    assert fault(lambda: check_split(dataset)) == message
+
+
+def test_the_number_of_classes_bounds_the_labels(folder: Path) -> None:
+    (folder / "class_names.txt").write_text("sky\nroad\n")
+    (message,) = find_faults(folder)
+    assert message == (
+        f"{folder / MASKS / 'c.png'}: label 2 is neither a class (0 to 1) nor void (255)"
+    )
+
+
+# Folders, splits and class names
+
+
+BAD_SPLITS = {
+    "empty": (b"\n \r\n", "holds no names"),
+    "duplicate": (b"a\nb\na\n", "line 3: 'a' is on line 1 already"),
+    "climbs": (b"a\n../x\n", "line 2: '../x'"),
+    "dots": (b"..\na", "line 1: '..'"),
+    "absolute": (b"/etc/x\n", "line 1: '/etc/x'"),
+    "backslash": (b"..\\x\n", "line 1: "),
+    "null byte": (b"a\n\0\n", "line 2: "),
+    "utf-16": ("a\nb\n".encode("utf-16"), "line 1: not UTF-8"),
+    "latin-1": (b"a\n\xe4\n", "line 2: not UTF-8"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_SPLITS)
+def test_a_bad_split_file_is_named(folder: Path, kind: str) -> None:
+    data, reason = BAD_SPLITS[kind]
+    path = folder / SPLITS / "train.txt"
+    path.write_bytes(data)
+    message = fault(lambda: open_dataset(folder, "train"))
+    assert message.startswith(f"{path}: {reason}")
+    assert message in find_faults(folder)
+    assert open_dataset(folder, "val").names == ("c",)
+
+
+@pytest.mark.parametrize("split", ["test", "../Segmentation/train", ""])
+def test_an_unknown_split_says_which_there_are(folder: Path, split: str) -> None:
+    assert "no such split, have train, trainval, val" in fault(lambda: open_dataset(folder, split))
+
+
+BAD_CLASS_NAMES = {
+    "none": (b"\n", "holds no names"),
+    "duplicate": (b"sky\nroad\nsky\n", "line 3: 'sky' is on line 1 already"),
+    "too many": ("".join(f"c{k}\n" for k in range(256)).encode(), "256 classes, more than 255"),
+    "not text": (b"\xff\xfe", "line 1: not UTF-8"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_CLASS_NAMES)
+def test_bad_class_names_are_named(folder: Path, kind: str) -> None:
+    data, reason = BAD_CLASS_NAMES[kind]
+    path = folder / "class_names.txt"
+    path.write_bytes(data)
+    message = fault(lambda: open_dataset(folder, "train"))
+    assert message.startswith(f"{path}: {reason}")
+    assert find_faults(folder) == [message]
+
+
+def test_folders_that_are_none(folder: Path) -> None:
+    missing = folder / "none"
+    assert fault(lambda: open_dataset(missing, "train")) == f"{missing}: no such folder"
+    inside = folder / IMAGES
+    assert fault(lambda: find_faults(inside)).startswith(f"{inside}: holds no JPEGImages")
+    (folder / SPLITS).rename(folder / "ImageSets/other")
+    assert fault(lambda: open_dataset(folder, "train")) == f"{folder}: holds no {SPLITS}"
+
+
+def test_every_fault_is_found_once_and_in_order(folder: Path) -> None:
+    (folder / IMAGES / "a.jpg").unlink()
+    Image.fromarray(picture()).save(folder / MASKS / "a.png")
+    save_mask(folder / MASKS / "c.png", np.full(SIZE, 255))
+    (folder / SPLITS / "train.txt").write_text("a\nb\nd\nb\n../x\n")
+    starts = [
+        f"{folder / SPLITS / 'train.txt'}: line 4: ",
+        f"{folder / SPLITS / 'train.txt'}: line 5: ",
+        f"{folder / IMAGES / 'a.jpg'}: no such file",
+        f"{folder / MASKS / 'a.png'}: a colour mask",
+        f"{folder / IMAGES / 'd.jpg'}: no such file",
+        f"{folder / MASKS / 'd.png'}: no such file",
+        f"{folder / MASKS / 'c.png'}: void everywhere",
+    ]
+    faults = find_faults(folder)
+    assert len(faults) == len(starts)
+    assert all(line.startswith(start) for line, start in zip(faults, starts, strict=True))
+    hint = f"(and 1 more; `python -m scripts.data check {folder}` lists them all)"
+    assert fault(lambda: open_dataset(folder, "train")) == f"{faults[0]} {hint}"
+    assert fault(lambda: open_dataset(folder, "trainval")) == faults[2]
+    (folder / IMAGES / "a.jpg").touch()
+    empty = f"{folder / IMAGES / 'a.jpg'}: the file is empty"
+    assert fault(lambda: check_split(open_dataset(folder, "trainval"))) == f"{empty} {hint}"
+
+
+def test_void_everywhere_stops_no_training_but_where_all_masks_are(folder: Path) -> None:
+    save_mask(folder / MASKS / "c.png", np.full(SIZE, 255))
+    check_split(open_dataset(folder, "trainval"))
+    message = fault(lambda: check_split(open_dataset(folder, "val")))
+    assert message == f"{folder / SPLITS / 'val.txt'}: every mask it names is void everywhere"

@@ -1,0 +1,1 @@
+"""The network's numbers: definitions, witnesses, every backend against the others."""

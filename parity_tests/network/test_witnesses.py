@@ -1,0 +1,168 @@
+"""Networks that are not ours compute what our backbones compute from the same weights."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backends import load_backend
+from common.config import Config, Dtype
+from common.network.tensors import TensorSpec, tensors
+from common.parity.compare import relative_l2
+from common.protocol import Arrays
+from common.weights.namings import names_in
+from parity_tests.conftest import NUM_CLASSES, V1, V2, batches, trace, weights
+from parity_tests.network.witnesses import import_gluoncv_resnet, import_torchvision
+
+SPECS, SPECS_V2 = (
+    {k: s for k, s in tensors(a, NUM_CLASSES).items() if k.startswith("backbone.")}
+    for a in (V1, V2)
+)
+
+
+@pytest.fixture(scope="module")
+def torchvision_features() -> dict[str, np.ndarray]:
+    """The last feature map of torchvision's own resnet18, float64, our weights and eps."""
+    import torch
+
+    names = names_in("torchvision", "resnet18")
+    model = import_torchvision().models.resnet18(weights=None).double()
+    state = {names[k]: torch.from_numpy(weights()[k]) for k in SPECS}
+    left = model.load_state_dict(state, strict=False)
+    assert all("num_batches_tracked" in k or k.startswith("fc.") for k in left.missing_keys)
+    assert not left.unexpected_keys
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eps = Config().bn_eps
+    backbone = torch.nn.Sequential(*list(model.children())[:-2])
+    image = torch.from_numpy(batches().image[0]).double()
+    with torch.no_grad():  # eval first: a pass in train mode changes the buffers
+        return {mode: backbone.train(mode == "train")(image).numpy() for mode in ("eval", "train")}
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_torchvision_resnet18(
+    torchvision_features: dict[str, np.ndarray], backend: str, mode: str
+) -> None:
+    ours = trace(backend, Dtype.float64)[f"{mode}/layer4.1"]
+    assert relative_l2(ours, torchvision_features[mode]) < 1e-13
+
+
+def gluon_parameters(model: Any) -> list[Any]:
+    """Those of a Gluon ResNet that we have too; they stand in the same order as ours.
+
+    Gluon lists a block's `downsample` after its body, as we do, and each BatchNorm as gamma, beta,
+    running_mean, running_var. The first of v2 has gamma and beta, which it never reads or trains.
+    """
+    parameters = [p for n, p in model.collect_params().items() if "dense" not in n]
+    parameters = [p for p in parameters if not (p.name.endswith("bias") and "conv" in p.name)]
+    unused = (p for p in parameters if p.grad_req == "null" and p.name.endswith(("gamma", "beta")))
+    unused = {parameter.name for parameter in unused}
+    return [parameter for parameter in parameters if parameter.name not in unused]
+
+
+def gluon_arrays(model: Any, arrays: Arrays, specs: dict[str, TensorSpec]) -> None:
+    """Fills a Gluon ResNet with our weights and eps."""
+    from mxnet import nd
+
+    for parameter, (name, spec) in zip(gluon_parameters(model), specs.items(), strict=True):
+        assert tuple(parameter.shape) == spec.shape, (parameter.name, name)
+        parameter.set_data(nd.array(arrays[name], dtype="float64"))
+    set_eps(model)
+
+
+def set_eps(block: Any) -> None:
+    from mxnet.gluon import nn
+
+    if isinstance(block, nn.BatchNorm):
+        block._kwargs["eps"] = Config().bn_eps
+    for child in block._children.values():
+        set_eps(child)
+
+
+def gluon_features(layers: Any, x: Any) -> Any:
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
+@pytest.fixture(scope="module")
+def gluon_zoo() -> dict[str, np.ndarray]:
+    """The last feature map of Gluon's own resnet18_v1 and of GluonCV's resnet18_v1b."""
+    load_backend("mxnet")  # NumPy's lost alias
+    import mxnet as mx
+    from mxnet.gluon import nn
+    from mxnet.gluon.model_zoo import vision
+
+    v1 = vision.resnet18_v1(pretrained=False)
+    v1b = import_gluoncv_resnet().resnet18_v1b(pretrained=False)
+    found = {}
+    for name, model in (("resnet18_v1", v1), ("resnet18_v1b", v1b)):
+        model.initialize(mx.init.Zero())
+        model.cast("float64")
+        model(mx.nd.zeros((1, 3, 32, 32), dtype="float64"))  # gives deferred parameters a shape
+        gluon_arrays(model, weights(), SPECS)
+        if name == "resnet18_v1":
+            layers = [
+                layer for layer in model.features if not isinstance(layer, nn.GlobalAvgPool2D)
+            ]
+        else:
+            stem = [model.conv1, model.bn1, model.relu, model.maxpool]
+            layers = [*stem, model.layer1, model.layer2, model.layer3, model.layer4]
+        x = mx.nd.array(batches().image[0], dtype="float64")
+        found[name] = gluon_features(layers, x).asnumpy()
+    return found
+
+
+@pytest.mark.needs("mxnet")
+@pytest.mark.parametrize("network", ["resnet18_v1", "resnet18_v1b"])
+def test_gluon_and_gluoncv(gluon_zoo: dict[str, np.ndarray], backend: str, network: str) -> None:
+    ours = trace(backend, Dtype.float64)["eval/layer4.1"]
+    assert relative_l2(ours, gluon_zoo[network]) < 1e-13
+
+
+@pytest.fixture(scope="module")
+def gluon_v2() -> Arrays:
+    """What Gluon's own resnet18_v2 makes: the book's `features[:-2]`, and its first buffers."""
+    load_backend("mxnet")  # NumPy's lost alias
+    import mxnet as mx
+    from mxnet.gluon.model_zoo import vision
+
+    model = vision.resnet18_v2(pretrained=False)
+    model.initialize()
+    model.cast("float64")
+    model(mx.nd.zeros((1, 3, 32, 32), dtype="float64"))  # gives deferred parameters a shape
+    gluon_arrays(model, weights(V2), SPECS_V2)
+    x = mx.nd.array(batches().image[0], dtype="float64")
+    layers = [model.features[k] for k in range(len(model.features) - 2)]
+    # without it MXNet never updates the buffers of the BatchNorm that takes the images
+    x.attach_grad()
+    found = {"eval": gluon_features(layers, x).asnumpy()}
+    with mx.autograd.record():
+        features = gluon_features(layers, x)
+    features.backward()
+    found["train"] = features.asnumpy()
+    parameters = zip(gluon_parameters(model), SPECS_V2, strict=True)
+    return found | {k: p.data().asnumpy() for p, k in parameters if "running" in k}
+
+
+@pytest.mark.needs("mxnet")
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_gluon_v2(gluon_v2: Arrays, backend: str, mode: str) -> None:
+    ours = trace(backend, Dtype.float64, V2)[f"{mode}/norm"]
+    assert relative_l2(ours, gluon_v2[mode]) < 1e-13
+
+
+@pytest.mark.needs("mxnet")
+def test_gluon_v2_buffers(gluon_v2: Arrays, backend: str) -> None:
+    """After one step; in Gluon's the variance of n values, in ours of n - 1."""
+    n, d = batches().image[0, :, 0].size, Config().bn_decay
+    for name, spec in SPECS_V2.items():
+        if spec.role not in ("running_mean", "running_var"):
+            continue
+        ours, theirs = trace(backend, Dtype.float64, V2)[f"buffer/{name}"], gluon_v2[name]
+        before, count = weights(V2)[name], n // spec.stride**2
+        assert relative_l2(theirs, before) > 1e-3, name
+        if spec.role == "running_var":
+            theirs = d * before + (theirs - d * before) * count / (count - 1)
+        assert relative_l2(ours, theirs) < 1e-13, name

@@ -1,0 +1,1 @@
+"""The comparison of traces, and what it finds."""

@@ -1,0 +1,467 @@
+"""The report page: what is in the file, and, in a browser, what a person sees of it.
+
+The tests marked `browser` need Debian's packages chromium and chromium-driver.
+"""
+
+import base64
+import copy
+import functools
+import html
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.data.voc import voc_palette
+from common.parity.compare import compare
+from common.parity.order import execution_order
+from common.parity.traces import Trace
+from scripts.shared.report import page, write_html
+
+CLASSES, STEPS = 5, 3
+ORDER = execution_order("resnet18", CLASSES, STEPS)
+FAULTY = "layer2.1"
+
+HOSTILE = "a<b>&\"q\" 'x' </script><!-- {{data}} <img src=x onerror=alert(1)>"
+"""A label, that is a file name, with all that means something to HTML or to the template."""
+
+
+def fake_trace(label: str, faulty: bool = False, noise: float = 0.0, loss: float = 0.0) -> Trace:
+    """Every name of a trace, each array small; `faulty`: off by 1e-4 from train/layer2.1 on."""
+    random, own = np.random.default_rng(0), np.random.default_rng([1, len(label)])
+    arrays: dict[str, np.ndarray] = {}
+    parted = False
+    for name in ORDER:
+        parted |= name == f"train/{FAULTY}"
+        shape = (2, CLASSES, 6, 8) if name.endswith("/logits") else (2, 3)
+        value = random.normal(size=shape)
+        arrays[name] = value * (1 + noise * own.normal(size=shape)) * (1 + 1e-4 * faulty * parted)
+    arrays["eval/mask"] = arrays["eval/logits"].argmax(axis=1).astype(np.uint8)
+    if faulty:
+        arrays["eval/mask"][0, 0, :3] += 1
+        arrays["eval/mask"] %= CLASSES
+    arrays["loss"] = np.array([arrays.pop(f"loss[{k}]")[0, 0] for k in range(STEPS)]) + loss
+    told = {"dtype": "float64", "num_classes": str(CLASSES), "device": "cpu", "backend": label}
+    return Trace(label, arrays, told | {"versions": json.dumps({"numpy": "1.26.4"})})
+
+
+Arguments = tuple[dict[str, Any], dict[str, Mapping[str, Any]]]
+"""What `write_html` is given: a report and the arrays of its traces."""
+
+
+def of(*traces: Trace) -> Arguments:
+    return compare(traces).to_dict(), {t.label: t.arrays for t in traces}
+
+
+@functools.cache
+def healthy() -> Arguments:
+    return of(fake_trace("one"), fake_trace("two", noise=1e-15))
+
+
+@functools.cache
+def broken() -> Arguments:
+    """Three traces; the last one's forward pass in train mode is wrong from layer2.1 on."""
+    traces = fake_trace("one"), fake_trace("two", noise=1e-15), fake_trace("broken", faulty=True)
+    traces[-1].arrays["eval/mask"][:] = traces[0].arrays["eval/mask"]  # type: ignore[index]
+    return of(*traces)
+
+
+def relabelled(value: Any, label: str) -> Any:
+    """What `broken` gives, with another label for the broken trace."""
+    if isinstance(value, dict):
+        return {relabelled(k, label): relabelled(v, label) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [relabelled(v, label) for v in value]
+    return value.replace("broken", label) if isinstance(value, str) else value
+
+
+def parity() -> dict[str, Any]:
+    """What `scripts.parity` finds, as far as the page needs it."""
+    layers = [
+        {"backend": backend, "dtype": "float64", "layer": layer, "direction": direction}
+        | {"error": 1e-9 if (backend, layer) == ("two", FAULTY) else 1e-15, "gate": 1e-12}
+        for backend in ("one", "two")
+        for layer in ("stem", FAULTY, "logits")
+        for direction in ("forward", "backward")
+    ]
+    worst = {"error": 1e-6, "tensor": "train/logits", "gate": 1e-5, "margin": 10.0}
+    gradient = {"backend": "two", "batch": 3, "flips": 1, "where": "layer1.0.relu", "error": 1e-3}
+    return {
+        "passed": False,
+        "verdict": "two is not equal",
+        "dtype": "float32",
+        "backends": {"one": {"forward": worst}, "two": {"forward": worst}},
+        "comparison": copy.deepcopy(healthy()[0]),
+        "comparison_float64": healthy()[0],
+        "layers": layers,
+        "growth": {"float32": {"two": [1e-7, 1e-6, "inf"], "two, two threads": [0.0, 1e-7, 1e-6]}},
+        "flips": [{"backend": "two", "batch": 3, "name": "layer1.0.relu", "count": 1}],
+        "gradients": [gradient | {"tensor": "grad/x", "gated": 9, "of": 10, "held": False}],
+        "noise": {"one": {"forward": 1e-7}},
+        "seconds": 12.5,
+        "peak_mb": {"one": 300},
+    }
+
+
+def embedded(text: str) -> dict[str, Any]:
+    """The JSON in a page, found as a browser finds it: up to the first `</script`."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script', text, re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+def pixels(uri: str) -> np.ndarray:
+    """The picture of a data URI, as RGB."""
+    head, _, data = uri.partition(",")
+    assert head == "data:image/png;base64"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
+
+
+def test_page_holds_the_whole_report_and_no_address() -> None:
+    report, arrays = broken()
+    text = page(report, arrays)
+    data = embedded(text)
+    assert data["report"]["comparison"] == json.loads(json.dumps(report))
+    assert data["report"]["passed"] is False
+    assert not re.search(r"https?:|//[\w.]+/|\bsrc=|@import|url\(", text)
+    assert "{{" not in text
+
+
+def test_labels_are_text() -> None:
+    report, arrays = relabelled(broken(), HOSTILE)
+    text = page(report, arrays)
+    assert text.lower().count("</script") == text.lower().count("<script") == 2
+    assert HOSTILE not in text and "<img" not in text
+    assert f"<title>Failed: two, {html.escape(HOSTILE)} against one</title>" in text
+    traces = embedded(text)["report"]["comparison"]["traces"]
+    assert [trace["label"] for trace in traces] == ["one", "two", HOSTILE]
+
+
+def test_masks_are_pictures() -> None:
+    report, arrays = healthy()
+    arrays = {**arrays, "two": fake_trace("two", faulty=True).arrays}
+    masks = embedded(page(report, arrays))["masks"]
+    truth, other = masks["pictures"]
+    assert truth["label"] == "one" and "difference" not in truth
+    first = arrays["one"]["eval/mask"][0]
+    np.testing.assert_array_equal(pixels(truth["mask"]), voc_palette()[first])
+    differs = first != arrays["two"]["eval/mask"][0]
+    assert other["differing"] == differs.sum() == 3
+    shown = pixels(other["difference"])
+    assert len(np.unique(shown[differs], axis=0)) == len(np.unique(shown[~differs], axis=0)) == 1
+    assert (shown[differs][0] != shown[~differs][0]).any()
+    assert len(masks["classes"]) == len(np.unique([first, arrays["two"]["eval/mask"][0]]))
+
+
+def test_masks_that_cannot_be_drawn_are_left_out() -> None:
+    report, arrays = healthy()
+    odd = {"one": {"eval/mask": np.zeros((2, 6, 8))}, "two": {"eval/mask": np.zeros(3, np.uint8)}}
+    assert embedded(page(report, odd))["masks"] == {}
+    assert embedded(page(report))["masks"] == {}
+    small = {**arrays, "two": {"eval/mask": np.zeros((2, 3, 3), np.uint8)}}
+    pictures = embedded(page(report, small))["masks"]["pictures"]
+    assert ["difference" in picture for picture in pictures] == [False, False]
+    report, arrays = broken()
+    without_truth = {label: arrays[label] for label in ("two", "broken")}
+    pictures = embedded(page(report, without_truth))["masks"]["pictures"]
+    assert [p["label"] for p in pictures if "difference" in p] == ["broken"]
+
+
+def test_numbers_that_json_lacks() -> None:
+    report = parity() | {"seconds": float("inf"), "peak_mb": {"one": float("nan")}}
+    told = embedded(page(report))["report"]
+    assert told["seconds"] == "inf" and told["peak_mb"] == {"one": "nan"}
+
+
+def test_the_command_writes_the_page(tmp_path: Path, run_command: Any) -> None:
+    from common.parity.traces import FORMAT
+    from common.weights.checkpoint import write_tensors
+
+    for trace in (fake_trace("one"), fake_trace("two", noise=1e-15)):
+        write_tensors(
+            tmp_path / f"{trace.label}.safetensors", trace.arrays, FORMAT | dict(trace.metadata)
+        )
+    files = [tmp_path / f"{name}.safetensors" for name in ("one", "two")]
+    code, _, _ = run_command("compare", *files, "--html", tmp_path / "page.html")
+    assert code == 0
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<title>Passed: two against one</title>" in text
+    assert embedded(text)["masks"]["pictures"]
+    code, _, error = run_command("compare", *files, "--html", tmp_path / "none" / "page.html")
+    assert code == 2 and error.count("\n") == 1
+
+
+def test_a_label_that_is_no_text_is_written(tmp_path: Path) -> None:
+    report, arrays = relabelled(broken(), "bytes\udcff")
+    write_html(tmp_path / "page.html", report, arrays)
+    assert "<title>Failed: two, bytes?" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+# --- in a browser --------------------------------------------------------------------------------
+
+
+class Browser:
+    """Chromium without a window, on a page of the report."""
+
+    def __init__(self, driver: Any, folder: Path) -> None:
+        self.driver, self.folder = driver, folder
+
+    def open(self, report: Mapping[str, Any], arrays: Any = None, width: int = 1200) -> None:
+        """Writes the page of a report and shows it."""
+        path = self.folder / "report.html"
+        write_html(path, report, arrays)
+        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        self.scheme("light")
+        self.driver.get(path.as_uri())
+
+    def scheme(self, value: str) -> None:
+        """What the person's system asks for: `light` or `dark`."""
+        features = [{"name": "prefers-color-scheme", "value": value}]
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    def js(self, expression: str) -> Any:
+        """The value of an expression; elements are found with `$` (one) and `$$` (all)."""
+        helpers = (
+            "const $ = (css) => document.querySelector(css);"
+            "const $$ = (css) => [...document.querySelectorAll(css)];"
+        )
+        return self.driver.execute_script(f"{helpers} return {expression}")
+
+    def column(self, title: str) -> list[str]:
+        """A column of the table of all values, as shown."""
+        titles = self.js("$$('.values thead th').map((th) => th.textContent)")
+        place = titles.index(title)
+        rows = "$$('.values tbody tr')"
+        found: list[str] = self.js(f"{rows}.map((row) => row.cells[{place}].textContent)")
+        return found
+
+    def press(self, title: str) -> str:
+        """Clicks the header of a column; its `aria-sort` afterwards."""
+        header = f"$$('.values thead th').find((th) => th.textContent === '{title}')"
+        self.js(f"{header}.querySelector('button')").click()
+        return str(self.js(f"{header}.getAttribute('aria-sort')"))
+
+    def faults(self) -> list[str]:
+        """What the console says since it was last read."""
+        return [entry["message"] for entry in self.driver.get_log("browser")]
+
+    def requests(self) -> list[str]:
+        """What was asked for since this was last read, but the page and the browser's own."""
+        entries = [json.loads(e["message"])["message"] for e in self.driver.get_log("performance")]
+        sent = [e["params"] for e in entries if e["method"] == "Network.requestWillBeSent"]
+        urls = [params["request"]["url"] for params in sent]
+        own = ("data:", "chrome:", "devtools:")
+        return [url for url in urls if not url.startswith(own) and url != self.address]
+
+    @property
+    def address(self) -> str:
+        return (self.folder / "report.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The browser, with an empty profile; it asks the network for nothing of its own."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    for argument in (
+        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"),
+        *("disable-background-networking", "disable-component-update", "disable-sync"),
+        f"user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SE_AVOID_STATS", "true")
+        service = webdriver.ChromeService(executable_path="/usr/bin/chromedriver")
+        driver = webdriver.Chrome(options=options, service=service)
+        yield driver
+        driver.quit()
+
+
+@pytest.fixture
+def browser(chromium: Any, tmp_path: Path) -> Iterator[Browser]:
+    """A browser; whatever a test does, the console stays empty and nothing is asked for."""
+    shown = Browser(chromium, tmp_path)
+    shown.faults(), shown.requests()
+    yield shown
+    assert shown.faults() == []
+    assert shown.requests() == []
+
+
+@pytest.mark.browser
+def test_verdict(browser: Browser) -> None:
+    report, arrays = healthy()
+    browser.open(report, arrays)
+    shown = browser.js("$('#verdict').innerText")
+    assert shown.startswith("Passed") and report["verdict"] in shown
+    assert browser.js("getComputedStyle($('.tick')).display") != "none"
+    assert browser.js("getComputedStyle($('.cross')).display") == "none"
+    assert browser.js("$$('.beyond, .first').length") == 0
+    assert browser.js("$$('.masks img').every((image) => image.naturalWidth > 0)")
+    report, arrays = broken()
+    browser.open(report, arrays)
+    assert browser.js("$('#verdict').innerText").startswith("Failed")
+    assert browser.js("getComputedStyle($('.cross')).display") != "none"
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("label", ["broken", HOSTILE])
+def test_a_fault_is_marked_where_it_is(browser: Browser, label: str) -> None:
+    report, arrays = relabelled(broken(), label)
+    assert report["first"][label]["name"] == f"train/{FAULTY}"
+    browser.open(report, arrays)
+    told = "(td) => [td.dataset.kind, td.dataset.layer, td.dataset.trace]"
+    assert browser.js(f"$$('.heat .first').map({told})") == [["train", FAULTY, label]]
+    assert browser.js("$('.heat .first').innerText").startswith("\N{BALLOT X} 1.0e-4")
+    beyond = browser.js(f"$$('.heat .beyond').map({told})")
+    assert {trace for _, _, trace in beyond} == {label}
+    assert "eval" not in {kind for kind, _, _ in beyond}
+    train = [layer for kind, layer, _ in beyond if kind == "train"]
+    assert train[0] == FAULTY and train[-2:] == ["logits", "loss"]
+    browser.js("$('.heat .first').click()")
+    assert f"train/{FAULTY}" in browser.js("$('.heat').closest('section').innerText")
+    browser.js("$('.detail button').click()")
+    assert browser.column("value") == [f"train/{FAULTY}"]
+    assert browser.js("$('img[src=x]')") is None
+
+
+@pytest.mark.browser
+def test_sorting(browser: Browser) -> None:
+    report, arrays = broken()
+    browser.open(report, arrays)
+    errors = {(row["trace"], row["name"]): float(row["error"]) for row in report["tensors"]}
+    place = [row["name"] for row in report["tensors"]]
+    assert browser.column("value") == place[: len(browser.column("value"))]
+    assert browser.press("error") == "descending"
+    shown = [errors[key] for key in zip(browser.column("trace"), browser.column("value"))]  # noqa: B905
+    assert shown == sorted(errors.values(), reverse=True)[: len(shown)]
+    assert browser.press("error") == "ascending"
+    shown = [errors[key] for key in zip(browser.column("trace"), browser.column("value"))]  # noqa: B905
+    assert shown == sorted(errors.values())[: len(shown)]
+    assert browser.press("margin") == "ascending"  # the least margin first
+    assert browser.column("status")[0] in ("\N{BALLOT X} new", "\N{BALLOT X} follows")
+    header = browser.js("$$('.values thead button')[2]")
+    header.send_keys("\ue007")  # Enter: the keyboard sorts too
+    names = browser.column("value")
+    assert names[0] == "buffer/backbone.bn1.running_mean" and len(set(names[:2])) == 1
+    assert browser.js("$$('.values [aria-sort]:not([aria-sort=none])').length") == 1
+
+
+@pytest.mark.browser
+def test_filters(browser: Browser) -> None:
+    report, arrays = broken()
+    rows = report["tensors"]
+    browser.open(report, arrays)
+    browser.js("$('[name=text]')").send_keys("grad Conv1")
+    assert browser.column("value")
+    assert all("grad/" in name and "conv1" in name for name in browser.column("value"))
+    browser.js("$$('.filters button')[0]").click()  # show all
+    assert browser.js("$('.count').textContent") == f"{len(rows)} of {len(rows)} values"
+    browser.js("$('[name=beyond]')").click()
+    parted = sum(row["status"] in ("new", "follows") for row in rows)
+    assert browser.js("$('.count').textContent") == f"{parted} of {len(rows)} values"
+    browser.js("$('[name=stage] option[value=update]')").click()
+    updates = [
+        r["name"] for r in rows if r["stage"] == "update" and r["status"] in ("new", "follows")
+    ]
+    assert browser.column("value") == updates and updates
+    browser.js("$('[name=trace] option[value=two]')").click()
+    assert browser.column("value") == []
+
+
+@pytest.mark.browser
+def test_the_table_is_drawn_as_it_is_scrolled(browser: Browser) -> None:
+    report, arrays = broken()
+    browser.open(report, arrays)
+    assert browser.js("$$('.values tbody tr').length") < len(report["tensors"])
+    for _ in range(20):
+        browser.driver.execute_async_script(
+            "const box = document.querySelector('.values'); box.scrollTop = box.scrollHeight;"
+            "requestAnimationFrame(() => requestAnimationFrame(arguments[0]))"
+        )
+    assert browser.js("$$('.values tbody tr').length") == len(report["tensors"])
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("label", ["broken", HOSTILE * 3])
+def test_narrow(browser: Browser, label: str) -> None:
+    report, arrays = relabelled(broken(), label)
+    browser.open(report, arrays, width=360)
+    assert browser.js("document.documentElement.scrollWidth") <= 360
+    assert browser.js("$('.values').scrollWidth > $('.values').clientWidth")
+    browser.open(parity(), width=360)
+    assert browser.js("document.documentElement.scrollWidth") <= 360
+
+
+CONTRAST = """(() => {
+  const luminance = (colour) => {
+    const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3).map(Number).map((c) => c / 255)
+      .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (element) => {
+    const own = getComputedStyle(element).backgroundColor;
+    return own !== "rgba(0, 0, 0, 0)" ? own
+      : element.parentElement ? behind(element.parentElement) : "rgb(255, 255, 255)";
+  };
+  const poor = [];
+  for (const element of $$("main *")) {
+    const text = [...element.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
+    if (!text || element.closest("svg") || !element.getClientRects().length) continue;
+    const [a, b] = [getComputedStyle(element).color, behind(element)].map(luminance);
+    const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (contrast < 4.5) poor.push(`${element.tagName}.${element.className} ${contrast}`);
+  }
+  return [...new Set(poor)];
+})()"""
+"""Texts whose contrast with what is behind them is below 4.5, WCAG's AA."""
+
+
+@pytest.mark.browser
+def test_light_and_dark(browser: Browser) -> None:
+    report, arrays = broken()
+    browser.open(report, arrays)
+    background = "getComputedStyle(document.body).backgroundColor"
+    light = browser.js(background)
+    assert browser.js(CONTRAST) == []
+    browser.scheme("dark")
+    assert browser.js(background) != light
+    assert browser.js(CONTRAST) == []
+
+
+@pytest.mark.browser
+def test_a_parity_run(browser: Browser) -> None:
+    browser.open(parity())
+    titles = browser.js("$$('h2').map((h2) => h2.textContent)")
+    for title in ("One layer at a time", "Growth", "Decisions that flipped", "Noise", "Cost"):
+        assert title in titles
+    assert titles.count("All values, float64") == 2
+    told = "(td) => [td.dataset.kind, td.dataset.layer, td.dataset.trace]"
+    alone = [["alone-forward", FAULTY, "two"], ["alone-backward", FAULTY, "two"]]
+    assert browser.js(f"$$('.heat .beyond').map({told})") == alone
+    dashed = "$$('figure .line.dashed').length"
+    assert browser.js(dashed) == 1
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("left_out", ["all", "comparison", "tensors", "first"])
+def test_what_is_missing_is_not_shown(browser: Browser, left_out: str) -> None:
+    report = parity()
+    if left_out == "all":
+        report = {"passed": True, "verdict": "nothing to see"}
+    elif left_out == "comparison":
+        report = {k: v for k, v in report.items() if not k.startswith("comparison")}
+    else:
+        del report["comparison"][left_out]
+    browser.open(report)
+    assert browser.js("$('#verdict p').textContent") == report["verdict"]
+    assert ("One layer at a time" in browser.js("document.body.innerText")) == (left_out != "all")

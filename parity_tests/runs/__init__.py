@@ -1,0 +1,1 @@
+"""Runs that stop, resume and change framework."""

@@ -1,0 +1,1 @@
+"""Weights files of ours and of other programs."""

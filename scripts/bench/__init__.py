@@ -1,0 +1,1 @@
+"""`python -m scripts.bench`: speed and memory, side by side."""

@@ -1,0 +1,200 @@
+"""`python -m scripts.bench`: the backends' speed and memory, side by side with the book's way.
+
+Each candidate (a backend in one form) lives in a process of its own and computes only in its turn;
+the candidates take turns round by round, so that what slows the machine for a while slows all of
+them. One combination of mode, batch size and size comes after the other.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from common.config import OUTPUT_STRIDE, Config, Dtype
+from common.data.dataset import open_dataset
+from common.errors import InputError
+from scripts.bench.data import pictures
+from scripts.bench.table import Row, machine, make_rows, show
+from scripts.bench.turns import Measured, take_turns
+from scripts.bench.worker import Job
+from scripts.shared.cli import (
+    BackendsOption,
+    DtypeOption,
+    JsonOption,
+    check_places,
+    choose_backends,
+    main,
+    new_app,
+    write_json,
+)
+from scripts.shared.plots import plot_bench
+
+app = new_app()
+
+NUMBERS = ("--batch-size", "--size")
+"""Options that take several whole numbers."""
+
+NO_PRODUCT = {("mxnet", "bfloat16")}
+"""Backends that cannot multiply matrices of a type."""
+
+BATCH_SIZE = 4
+
+CLASSES = Config.num_classes
+
+PICTURES = 24
+"""Of the synthetic set, at least; each is drawn in a few hundredths of a second."""
+
+
+class Mode(StrEnum):
+    """The values of `--mode`."""
+
+    train = "train"
+    eval = "eval"
+    predict = "predict"
+    data = "data"
+    all = "all"
+
+
+def make_jobs(at: Job, backends: Sequence[str]) -> list[Job]:
+    """The candidates of the combination that `at` describes."""
+    if at.mode == Mode.data:
+        return [dataclasses.replace(at, form=form, dtype="float32") for form in ("ours", "book")]
+    book = dataclasses.replace(at, dtype="float32")  # it knows no other type
+    jobs = []
+    for name in backends:
+        forms = [(at, "ours"), (book, "bilinear"), (book, "book")]
+        forms += [(one, "limit") for one in dict.fromkeys((at, book))]
+        jobs += [
+            dataclasses.replace(one, backend=name, form=form)
+            for one, form in forms
+            if form != "limit" or (name, one.dtype) not in NO_PRODUCT
+        ]
+    return jobs
+
+
+def read_sizes(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """The values of `--size`, height and width in turn, as pairs.
+
+    Raises:
+        InputError: one lacks its width, or is no multiple of 32.
+    """
+    if len(numbers) % 2:
+        raise InputError("--size: takes a height and a width")
+    sizes = list(dict.fromkeys(zip(numbers[::2], numbers[1::2], strict=True)))
+    for height, width in sizes:
+        if min(height, width) < OUTPUT_STRIDE or height % OUTPUT_STRIDE or width % OUTPUT_STRIDE:
+            raise InputError(
+                f"--size {height} {width}: the book's network takes multiples of {OUTPUT_STRIDE}"
+            )
+    return sizes
+
+
+def check_options(
+    modes: Sequence[Mode],
+    batch_sizes: Sequence[int],
+    sizes: Sequence[tuple[int, int]],
+    with_data: bool,
+    data: Path | None,
+) -> None:
+    """Refuses, before all the work, what could not be done or what nothing would read.
+
+    Raises:
+        InputError: the option, and why.
+    """
+    if Mode.train in modes and 1 in batch_sizes and (OUTPUT_STRIDE, OUTPUT_STRIDE) in sizes:
+        raise InputError("--mode train: one image of 32x32 leaves BatchNorm one value a channel")
+    if with_data and Mode.train not in modes:
+        raise InputError("--with-data: is for --mode train")
+    if data is not None and not with_data and Mode.data not in modes:
+        raise InputError("--data: only --mode data and --with-data read pictures")
+    if data is not None and (classes := open_dataset(data, "train").num_classes) > CLASSES:
+        raise InputError(f"{data}: {classes} classes, the benchmark's network has {CLASSES}")
+
+
+def print_machine(facts: dict[str, Any]) -> None:
+    """The machine in two lines."""
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    print(f"{facts['device']}, {facts['cores']} cores, {facts['threads']} threads")
+    print(versions)
+
+
+@app.command()
+def bench(
+    backends: BackendsOption = None,
+    mode: Annotated[
+        Mode,
+        typer.Option(
+            help="A training step; a forward pass to the logits; a prediction up to the class map"
+            " on the host; reading a batch from files; or all four."
+        ),
+    ] = Mode.train,
+    batch_size: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1,
+            metavar="N...",
+            help="Images in a batch, or several such.",
+            show_default=str(BATCH_SIZE),
+        ),
+    ] = None,
+    size: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="H W...", help="The images' size; may repeat.", show_default="320 480"
+        ),
+    ] = None,
+    dtype: DtypeOption = Dtype.float32,
+    device: Annotated[
+        Literal["cpu", "gpu"], typer.Option(help="Where the networks compute.")
+    ] = "cpu",
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each candidate.")] = 7,
+    with_data: Annotated[
+        bool, typer.Option("--with-data", help="Train on batches that are read on the way.")
+    ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Pictures to read, a folder in VOC's layout. Default: synthetic ones."),
+    ] = None,
+    json_file: JsonOption = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the result, a PNG file.")
+    ] = None,
+) -> None:
+    """Times each backend against the plain loop of the book, and against the bare arithmetic.
+
+    The book's forms compute in float32 whatever --dtype says, from images normalised on the host,
+    as its dataset gives them; ours start from pictures as decoded. A call ends when its result
+    is there.
+    """
+    modes = [one for one in Mode if mode in (one, Mode.all) and one is not Mode.all]
+    sizes = read_sizes(size or Config.crop)
+    batch_sizes = list(dict.fromkeys(batch_size or [BATCH_SIZE]))
+    check_options(modes, batch_sizes, sizes, with_data, data)
+    check_places(json_file, plot)
+    names = choose_backends(backends)
+    reading = {Mode.data, *([Mode.train] if with_data else [])}.intersection(modes)
+    count = max(PICTURES, 2 * max(batch_sizes)) if reading else 0
+    measured: list[Measured] = []
+    rows: list[Row] = []
+    with pictures(data, count, crops=sizes) as folder:
+        for one, images, (height, width) in itertools.product(modes, batch_sizes, sizes):
+            source = str(folder) if one in reading else None
+            at = Job(None, "", one, images, height, width, dtype, device, source)
+            took = take_turns(make_jobs(at, names), rounds)
+            made = make_rows(took)
+            show(took, made)
+            measured += took
+            rows += made
+    facts = machine(measured) | {"pictures": str(data or "synthetic") if reading else None}
+    print_machine(facts)
+    write_json(json_file, {"rows": rows, "machine": facts})
+    if plot is not None:
+        plot_bench(plot, rows)
+
+
+if __name__ == "__main__":
+    main(app, NUMBERS)

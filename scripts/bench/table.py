@@ -1,0 +1,213 @@
+"""From what the candidates took to rows and facts, and from rows to a table."""
+
+import dataclasses
+import itertools
+import platform
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import rich.box
+import rich.table
+
+from common.config import Config
+from common.network.flops import forward_flops, training_flops
+from scripts.bench.turns import Measured, cores, threads
+from scripts.bench.worker import SIDE, Job
+from scripts.shared.cli import console
+
+Row = dict[str, Any]
+Turns = Sequence[Mapping[str, float]]
+
+# `bilinear` is held to the same limit, though its head has a twentieth less to do.
+EXPLANATION = (
+    "bilinear: the book's loop (float32), interpolating; book: as it is;"
+    " limit: the FLOPs at that rate"
+)
+EXPLANATION_OF_DATA = "book: its items, one after the other"
+
+WIDTH = 100
+"""Columns that a table may take; where the output is no terminal, there would be 80."""
+
+
+def gflop(mode: str, height: int, width: int) -> float:
+    """Billions of operations for an image: a training step in `train`, else a forward pass."""
+    count = training_flops if mode == "train" else forward_flops
+    flops = count(Config.architecture, Config.num_classes, height, width)
+    return sum(flops.values()) / 1e9
+
+
+def product_rate(measured: Measured) -> float:
+    """GFLOP/s of a candidate of the form `limit`: the median over its rounds."""
+    seconds = float(statistics.median(turn["seconds"] for turn in measured.turns))
+    return 2 * SIDE[measured.job.device] ** 3 / seconds / 1e9
+
+
+def fastest_product(measured: Iterable[Measured], dtype: str) -> Measured | None:
+    """The candidate whose rate the limits in this type are of; None where there is none.
+
+    It is that of all backends, so that a framework does not look good by a slow product.
+    """
+    products = (one for one in measured if (one.job.form, one.job.dtype) == ("limit", dtype))
+    return max(products, key=product_rate, default=None)
+
+
+def limit_turns(product: Measured) -> Turns:
+    """What the work of the product's combination would have taken in each round at its rate."""
+    job = product.job
+    work = job.batch_size * gflop(job.mode, job.height, job.width) * 1e9
+    share = work / (2 * SIDE[job.device] ** 3)
+    return [{"seconds": share * turn["seconds"]} for turn in product.turns]
+
+
+def speedup(book: Turns, turns: Turns) -> float:
+    """How many times faster than the book's form: the median over the rounds of book / turn."""
+    pairs = zip(book, turns, strict=True)
+    return float(statistics.median(theirs["seconds"] / turn["seconds"] for theirs, turn in pairs))
+
+
+def make_rows(measured: Sequence[Measured]) -> list[Row]:
+    """The rows of a combination: each backend's forms in turn, then the limit of its own type.
+
+    A row's share is of the limit in the row's type: the book's in float32.
+    """
+    dtypes = {one.job.dtype for one in measured}
+    products = {dtype: fastest_product(measured, dtype) for dtype in dtypes}
+    limits = {dtype: limit_turns(product) for dtype, product in products.items() if product}
+    rows = []
+    for _, group in itertools.groupby(measured, lambda one: one.job.backend):
+        own = [one for one in group if one.job.form != "limit"]
+        book = next(one.turns for one in own if one.job.form == "book")
+        rows += [_row(one.job, one.turns, book) | _costs(one) for one in own]
+        if limit := limits.get(own[0].job.dtype):
+            rows.append(_row(dataclasses.replace(own[0].job, form="limit"), limit, book))
+    for row in rows:
+        if limit := limits.get(row["dtype"]):
+            at_best = statistics.median(turn["seconds"] for turn in limit)
+            row["share_of_limit"] = at_best / row["seconds"]
+    return rows
+
+
+def _row(job: Job, turns: Turns, book: Turns) -> Row:
+    """What every row has; None is what a limit has none of. Seconds are medians of the rounds."""
+    seconds = [turn["seconds"] for turn in turns]
+    median = statistics.median(seconds)
+    return {
+        "backend": job.backend,
+        "form": job.form,
+        "mode": job.mode,
+        "dtype": job.dtype,
+        "batch_size": job.batch_size,
+        "height": job.height,
+        "width": job.width,
+        "seconds": median,
+        "spread": [min(seconds), max(seconds)],
+        "cpu_seconds": None,
+        "first_seconds": None,
+        "peak_mb": None,
+        "images_per_second": job.batch_size / median,
+        "share_of_limit": None,
+        "speedup_over_book": speedup(book, turns),
+    }
+
+
+def _costs(measured: Measured) -> Row:
+    return {
+        "cpu_seconds": statistics.median(turn["cpu_seconds"] for turn in measured.turns),
+        "first_seconds": measured.first["seconds"],
+        "peak_mb": max(turn["peak_mb"] for turn in measured.turns),
+    }
+
+
+def _cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def machine(measured: Sequence[Measured]) -> dict[str, Any]:
+    """What the numbers were taken on, and what the limits are made of."""
+    versions = {"python": platform.python_version()}
+    rates: dict[str, dict[str, list[float]]] = {}
+    gflops = {}
+    for one in measured:
+        versions |= one.first["versions"]
+        height, width = one.job.height, one.job.width
+        gflops[f"{height}x{width}"] = {
+            name: gflop(mode, height, width)
+            for name, mode in (("forward", "eval"), ("train", "train"))
+        }
+        if one.job.form == "limit":
+            by_backend = rates.setdefault(one.job.dtype, {})
+            by_backend.setdefault(str(one.job.backend), []).append(product_rate(one))
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": next((one.first["gpu"] for one in measured if one.first["gpu"]), _cpu_name()),
+        "cores": cores(),
+        "threads": threads(),
+        "versions": versions,
+        "gflop_per_image": gflops,
+        "product_gflop_per_second": {
+            dtype: {name: statistics.median(values) for name, values in by_backend.items()}
+            for dtype, by_backend in rates.items()
+        },
+    }
+
+
+def _figures(value: float | None, times: float = 1) -> str:
+    """Three figures, or a whole number; nothing for None."""
+    if value is None:
+        return ""
+    value *= times
+    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
+
+
+def _heading(measured: Sequence[Measured]) -> str:
+    """What was done, how much arithmetic that is, and at which rate."""
+    job = measured[0].job
+    at = f"batch {job.batch_size} of {job.height}x{job.width}"
+    if job.mode == "data":
+        return f"data, from files, {at}, in one process"
+    count = gflop(job.mode, job.height, job.width)
+    source = " from files" if job.data else ""
+    text = f"{job.mode}, {job.dtype}, {at}{source}: {count:.3g} GFLOP an image"
+    if product := fastest_product(measured, job.dtype):
+        text += f", {product.job.backend}'s product {product_rate(product):.0f} GFLOP/s"
+    return text
+
+
+def show(measured: Sequence[Measured], rows: Sequence[Row]) -> None:
+    """Prints a combination as a table."""
+    if not console.is_terminal:
+        console.width = WIDTH
+    explanation = EXPLANATION_OF_DATA if rows[0]["mode"] == "data" else EXPLANATION
+    console.print(f"\n{_heading(measured)}\n{explanation}", soft_wrap=True)
+    book = fastest_product(measured, "float32")
+    if book and rows[0]["dtype"] != "float32":
+        print(
+            f"% limit of the book's forms: of float32's product, {product_rate(book):.0f} GFLOP/s"
+        )
+    table = rich.table.Table(box=rich.box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("backend", "form"):
+        table.add_column(name, no_wrap=True)
+    times = ("first ms", "median ms", "min..max", "CPU ms")
+    for name in (*times, "img/s", "x book", "% limit", "MB", "x MB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    peaks = {row["backend"]: row["peak_mb"] for row in rows if row["form"] == "book"}
+    for row in rows:
+        table.add_row(
+            row["backend"] or "",
+            row["form"],
+            _figures(row["first_seconds"], 1000),
+            _figures(row["seconds"], 1000),
+            "..".join(_figures(end, 1000) for end in row["spread"]),
+            _figures(row["cpu_seconds"], 1000),
+            _figures(row["images_per_second"]),
+            f"{row['speedup_over_book']:.2f}",
+            _figures(row["share_of_limit"], 100),
+            _figures(row["peak_mb"]),
+            _figures(row["peak_mb"], 1 / peaks[row["backend"]]),
+            end_section=row["form"] == "limit",
+        )
+    console.print(table)

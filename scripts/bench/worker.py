@@ -1,0 +1,249 @@
+"""One candidate of `scripts.bench`, in a process of its own: it computes when it is told to.
+
+`python -m scripts.bench.worker JOB`, JOB being a `Job` as JSON. Once it is built and warm it
+writes one JSON line; for each line it reads it takes one turn and writes one more. It ends where
+its input ends, that is, with its parent. Between turns it waits for a line and computes nothing.
+Bad input is one line on standard error and exit code 2, as in a command.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import importlib
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+
+from backends import load_backend
+from common.config import Config, Device, Dtype
+from common.data.augment import normalize
+from common.errors import InputError
+from common.network.initial import initial_weights
+from scripts.bench.data import endless_batches
+from scripts.shared.cli import fail
+
+CALLS = {"train": 1, "eval": 2, "predict": 2, "data": 2}
+"""Calls in a turn, by mode. Where a call is short, one alone would measure little more than caches
+that the other candidates have left cold."""
+
+CALLS_WITH_DATA = 4
+"""Calls in a turn where batches are read ahead, so that most are read while it lasts."""
+
+SIDE = {"cpu": 3000, "gpu": 8192}
+"""The matrices of the form `limit`, by device: as large as a device needs to be at full speed."""
+
+Call = Callable[[], object]
+Turn = Callable[[], contextlib.AbstractContextManager[Call]]
+"""A candidate: its turn, once entered, is ready, and gives the call that is timed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a candidate is to compute.
+
+    `form` is `ours`, the backend; `book`, the book's way; `bilinear`, that with interpolation for
+    its transposed convolution; or `limit`, one matrix product. `mode` is one of `scripts.bench`'s.
+    `backend` is None in mode `data`, where no framework takes part. `data` is a folder in VOC's
+    layout that batches are read from, None for one batch over and over.
+    """
+
+    backend: str | None
+    form: str
+    mode: str
+    batch_size: int
+    height: int
+    width: int
+    dtype: str = "float32"
+    device: str = "cpu"
+    data: str | None = None
+    seed: int = 0
+
+    @property
+    def calls(self) -> int:
+        """Calls in a turn."""
+        if self.form == "limit":
+            return 1
+        return CALLS_WITH_DATA if self.mode == "train" and self.data else CALLS[self.mode]
+
+    def config(self) -> Config:
+        """The book's settings, for every form: its weight decay, no momentum, a constant rate."""
+        return Config(
+            dtype=Dtype(self.dtype),
+            device=Device(self.device),
+            learning_rate=1e-3,
+            momentum=0.0,
+            weight_decay=1e-3,
+            batch_size=self.batch_size,
+            crop=(self.height, self.width),
+            seed=self.seed,
+        )
+
+
+def make_batch(job: Job) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+    """Images and labels (N, H, W) without void, from the seed.
+
+    Ours are pictures (N, H, W, 3) uint8; the book's the same ones as its dataset gives them,
+    (N, 3, H, W) float32, normalised on the host.
+    """
+    random = np.random.default_rng(job.seed)
+    shape = (job.batch_size, job.height, job.width)
+    pictures = random.integers(0, 256, (*shape, 3), np.uint8)
+    labels = random.integers(0, Config().num_classes, shape, np.uint8)
+    if job.form == "ours":
+        return pictures, labels
+    return np.stack([normalize(picture, job.config()) for picture in pictures]), labels
+
+
+def build(job: Job) -> Turn:
+    """The candidate.
+
+    Raises:
+        InputError: the device or the data cannot be had.
+    """
+    if job.mode == "data":
+        batches = _batches(job, workers=0)
+        return lambda: contextlib.nullcontext(lambda: next(batches))
+    if job.form == "limit":
+        multiply = _device_module(job).product(SIDE[job.device], job.dtype, _device(job))
+        return lambda: contextlib.nullcontext(multiply)
+    return _network(job)
+
+
+def _network(job: Job) -> Turn:
+    config = job.config()
+    if job.form == "ours":
+        weights = initial_weights(config.architecture, config.num_classes, config.seed)
+        trainer: Any = load_backend(str(job.backend)).Trainer(config, weights)
+        step = functools.partial(trainer.step, rate=config.learning_rate)
+    else:
+        book = importlib.import_module(f"scripts.bench.book.{job.backend}")
+        trainer = book.Trainer(config, bilinear=job.form == "bilinear")
+        step = trainer.step
+    if job.mode == "train" and job.data:
+        return functools.partial(_train_with_data, job, step)
+    images, labels = make_batch(job)
+    calls: dict[str, Call] = {
+        "train": lambda: step(images, labels),
+        "eval": lambda: trainer.logits(images),
+        "predict": lambda: trainer.predict(images),
+    }
+    return lambda: contextlib.nullcontext(calls[job.mode])
+
+
+@contextlib.contextmanager
+def _train_with_data(job: Job, step: Callable[..., object]) -> Iterator[Call]:
+    """Steps on fresh batches. Reading ahead starts and ends with the turn.
+
+    So it takes nothing from the other candidates. The first batch is made before the clock starts,
+    for a run waits once for its first batch, not once a turn.
+    """
+    with contextlib.closing(_batches(job, Config.workers)) as batches:
+        next(batches)
+        yield lambda: step(*next(batches))
+
+
+def _batches(job: Job, workers: int) -> Any:
+    return endless_batches(job.form, Path(str(job.data)), job.config().replace(workers=workers))
+
+
+def _device(job: Job) -> Any:
+    return load_backend(str(job.backend)).select_device(job.device)
+
+
+def _device_module(job: Job) -> Any:
+    return importlib.import_module(f"scripts.bench.device.{job.backend}")
+
+
+def about(job: Job) -> dict[str, Any]:
+    """Versions of what computes, and the device's name where it is a GPU."""
+    if job.backend is None:
+        return {"versions": {"numpy": np.__version__, "pillow": PIL.__version__}, "gpu": None}
+    versions = load_backend(job.backend).versions()
+    return {"versions": versions, "gpu": _device_module(job).device_name(_device(job))}
+
+
+def _cpu_seconds() -> float:
+    """Of this process, and of those that read ahead for it."""
+    seconds = time.process_time()
+    for child in multiprocessing.active_children():
+        after_name = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+        seconds += sum(map(int, after_name[11:13])) / os.sysconf("SC_CLK_TCK")
+    return seconds
+
+
+def _peak_mb(job: Job) -> float:
+    """The most memory held so far: on the device, or resident on the host.
+
+    On the host, the peaks of the processes that read ahead are added to that of this one.
+    """
+    if job.backend is not None:
+        on_device = _device_module(job).device_peak_mb(_device(job))
+        if on_device is not None:
+            return float(on_device)
+    kilobytes = 0
+    for pid in ("self", *(child.pid for child in multiprocessing.active_children())):
+        # ru_maxrss would begin with what the process held that started this one
+        status = Path(f"/proc/{pid}/status").read_text()
+        kilobytes += int(status.partition("VmHWM:")[2].split()[0])
+    return kilobytes / 1024
+
+
+def measure(job: Job, turn: Turn, calls: int, untimed: int = 0) -> dict[str, Any]:
+    """Seconds and CPU seconds of one call, the mean of `calls`, and the peak memory in MB.
+
+    The `untimed` calls come first: they bring back to caches and memory what the other
+    candidates, and a system that reclaims the pages of who waits, have driven out.
+    """
+    with turn() as call:
+        for _ in range(untimed):
+            call()
+        cpu, wall = _cpu_seconds(), time.perf_counter()
+        for _ in range(calls):
+            call()
+        seconds, cpu_seconds = time.perf_counter() - wall, _cpu_seconds() - cpu
+        return {
+            "seconds": seconds / calls,
+            "cpu_seconds": cpu_seconds / calls,
+            "peak_mb": _peak_mb(job),
+        }
+
+
+def take_turns(job: Job, answers: TextIO) -> None:
+    """Builds, warms up, and takes turns until the input ends.
+
+    Raises:
+        InputError: as `build`, or a picture cannot be read.
+    """
+    turn = build(job)
+    first = measure(job, turn, 1)
+    measure(job, turn, 1)
+    print(json.dumps(first | about(job)), file=answers)
+    for _ in sys.stdin:
+        print(json.dumps(measure(job, turn, job.calls, untimed=1)), file=answers)
+
+
+def main() -> None:
+    """Runs the job of the command line."""
+    # A framework's own words on standard output would break the conversation.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    # JAX takes a thread for each core that it may use, whatever OMP_NUM_THREADS says.
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[: int(os.environ.get("OMP_NUM_THREADS", len(cores)))])
+    try:
+        take_turns(Job(**json.loads(sys.argv[1])), answers)
+    except InputError as error:
+        fail(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""`python -m scripts.parity`: do all backends compute the same thing?"""

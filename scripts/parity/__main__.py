@@ -1,0 +1,380 @@
+"""`python -m scripts.parity`: do all backends compute the same thing? Every value of a whole run.
+
+Makes generic weights and batches from a seed, runs each backend on them in processes of their own,
+and compares: in float64 with one another, in float32 with the float64 truth.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any
+
+import rich.box
+import rich.table
+import typer
+
+from common.config import OUTPUT_STRIDE, Config, Dtype
+from common.errors import InputError
+from common.parity.judge import Files, Result, judge, layer_run, noise_run, whole_run
+from common.parity.traces import Trace, read_trace, write_generic
+from scripts.parity.worker import Job
+from scripts.shared.cli import (
+    ArchitectureOption,
+    BackendsOption,
+    JsonOption,
+    check_places,
+    choose_backends,
+    console,
+    last_line,
+    main,
+    new_app,
+    progress,
+    write_json,
+)
+from scripts.shared.verdicts import HtmlOption, number, print_report, print_verdict
+
+app = new_app()
+
+SETTINGS = {"learning_rate": 0.01, "momentum": 0.9, "weight_decay": 1e-3}
+"""Of every run, with a rate that falls as `poly` does: where momentum keeps the rate, it shows."""
+
+SIZE = (2 * OUTPUT_STRIDE - 4, 3 * OUTPUT_STRIDE - 6)
+"""60x90: no multiple of 32, so padding and cropping take part; computed at 64x96."""
+
+PROBES = 6
+"""Batches whose first step is looked at alone in float32: on some of them nothing flips."""
+
+PROOF_STEPS = 10
+"""Steps of the float64 runs that prove the truth of a float32 comparison."""
+
+LIMITED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Variables that say how many threads a library starts."""
+
+
+class RunError(Exception):
+    """A run has failed; its message says which and why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A job with a name and a number of threads."""
+
+    label: str
+    threads: int
+    job: Job
+
+    def environment(self) -> dict[str, str]:
+        """Threads as told; idle ones sleep, since two runs share the cores."""
+        limits = dict.fromkeys(LIMITED, str(self.threads))
+        return {**os.environ, **limits, "OMP_WAIT_POLICY": "PASSIVE", **self._xla()}
+
+    def _xla(self) -> dict[str, str]:
+        if self.job.backend != "jax" or self.threads > 1:
+            return {}
+        flags = "--xla_cpu_multi_thread_eigen=false"
+        return {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()}
+
+
+class Laboratory:
+    """The runs of one command: files in a folder, two processes at a time."""
+
+    def __init__(self, folder: Path, architecture: str, steps: int, seed: int, bar: Any) -> None:
+        self.folder, self.architecture, self.steps = folder, architecture, steps
+        self.weights, self.batches = folder / "W.safetensors", folder / "B.safetensors"
+        self.inputs = folder / "layer_inputs.safetensors"
+        self.bar = bar
+        self.peaks: dict[str, float] = {}
+        self.pool = ThreadPoolExecutor(max_workers=2)
+        self._processes: list[subprocess.Popen[str]] = []
+        self._pending: dict[str, Future[None]] = {}
+        batches = max(steps, PROBES)
+        write_generic(self.weights, self.batches, architecture, batches, 2, SIZE, seed)
+
+    def __enter__(self) -> "Laboratory":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for future in self._pending.values():
+            future.cancel()
+        for process in self._processes:
+            process.kill()
+        self.pool.shutdown()
+
+    def submit(self, label: str, backend: str, dtype: Dtype, threads: int = 1, **job: Any) -> None:
+        """Queues a run; its results are in `folder / label`."""
+        target = self.folder / label
+        target.mkdir()
+        work = Job(
+            backend,
+            self.architecture,
+            dtype,
+            str(target),
+            str(self.weights),
+            str(self.batches),
+            SETTINGS,
+            **job,
+        )
+        run = Run(label, threads, work)
+        task = self.bar.add_task("", total=work.turns, status=label)
+        self._pending[label] = self.pool.submit(self._execute, run, task)
+
+    def wait(self, *labels: str) -> None:
+        """Until these runs, or all, are done.
+
+        Raises:
+            RunError: one has failed.
+        """
+        for label in labels or list(self._pending):
+            self._pending[label].result()
+
+    def _execute(self, run: Run, task: Any) -> None:
+        command = [sys.executable, "-m", "scripts.parity.worker"]
+        with tempfile.TemporaryFile("w+") as errors:
+            process = subprocess.Popen(
+                [*command, json.dumps(dataclasses.asdict(run.job))],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=run.environment(),
+                cwd=Path(__file__).parents[2],
+            )
+            self._processes.append(process)
+            assert process.stdout is not None
+            with process.stdout as lines:
+                for line in lines:
+                    said = json.loads(line)
+                    if isinstance(said, dict):
+                        self.peaks[run.label] = said["peak_mb"]
+                    else:
+                        self.bar.update(task, advance=1, status=f"{run.label}: {said}")
+            if process.wait():
+                errors.seek(0)
+                last = last_line(errors.read())
+                raise RunError(f"{run.label} ended with exit code {process.returncode}: {last}")
+        self.bar.update(task, visible=False)
+
+
+def run_all(laboratory: Laboratory, backends: Sequence[str], dtype: Dtype) -> None:
+    """Every run that the comparison needs, the longest first."""
+    exact, first = Dtype.float64, backends[0]
+    single = dtype is Dtype.float32
+    inputs = str(laboratory.inputs)
+    probes = PROBES if single else 0
+    slow_first = sorted(backends, key=lambda name: name != "jax")
+    proof = PROOF_STEPS if single else laboratory.steps
+
+    def run_whole(name: str) -> None:
+        steps = laboratory.steps if name == first else min(proof, laboratory.steps)
+        label = whole_run(name, exact)
+        laboratory.submit(label, name, exact, steps=steps, of_steps=laboratory.steps)
+
+    run_whole(slow_first[0])
+    laboratory.submit(
+        layer_run(first, exact), first, exact, probes=probes, makes_inputs=True, layer_inputs=inputs
+    )
+    laboratory.wait(layer_run(first, exact))
+    for name in slow_first[1:]:
+        run_whole(name)
+    of = {"steps": laboratory.steps, "of_steps": laboratory.steps}
+    if single:
+        for name in slow_first:
+            laboratory.submit(whole_run(name, dtype), name, dtype, **of)
+            laboratory.submit(
+                layer_run(name, dtype), name, dtype, probes=probes, layer_inputs=inputs
+            )
+            laboratory.submit(whole_run(name, dtype, 2), name, dtype, 2, **of)
+            label = noise_run(name, dtype)
+            laboratory.submit(label, name, dtype, 2, probes=probes, reversed_batch=True)
+    else:
+        for name in backends[1:]:
+            laboratory.submit(
+                layer_run(name, exact), name, exact, probes=probes, layer_inputs=inputs
+            )
+        laboratory.submit(whole_run(first, exact, 2), first, exact, 2, **of)
+    laboratory.wait()
+
+
+def _witness(laboratory: Laboratory, backends: Sequence[str]) -> list[Trace]:
+    """ONNX Runtime on PyTorch's exported network, where these are installed."""
+    packages = ("torch", "onnx", "onnxruntime")
+    if "torch" not in backends or any(importlib.util.find_spec(name) is None for name in packages):
+        console.print("no witness: ONNX Runtime, onnx or PyTorch is not installed")
+        return []
+    out = laboratory.folder / "onnxruntime.safetensors"
+    files = ("--weights", laboratory.weights, "--batches", laboratory.batches, "--out", out)
+    command = [sys.executable, "-m", "scripts.witness.onnx", *map(str, files)]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    if run.returncode:
+        raise RunError(f"onnxruntime: {last_line(run.stderr)}")
+    return [read_trace(out)]
+
+
+def print_layers(result: Result) -> None:
+    """Each layer alone: forward and backward error of each backend."""
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
+    table.title = "each layer alone, fed with the truth's input: own error, forward | backward"
+    table.add_column("layer", no_wrap=True)
+    names = list(dict.fromkeys(row["backend"] for row in result.layers))
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    found = {(r["backend"], r["layer"], r["direction"]): r["error"] for r in result.layers}
+    for layer in dict.fromkeys(row["layer"] for row in result.layers):
+        cells = [
+            " | ".join(number(found[name, layer, way]) for way in ("forward", "backward"))
+            for name in names
+        ]
+        table.add_row(layer, *cells)
+    console.print(table)
+
+
+def print_growth(result: Result) -> None:
+    """The loss's error at a few steps, and at the last."""
+    for dtype, lines in result.growth.items():
+        if not lines:
+            continue
+        longest = max(map(len, lines.values()))
+        steps = [*(s for s in (0, 1, 5, 20, 100, 500) if s < longest - 1), longest - 1]
+        table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
+        table.title = f"{dtype}: relative error of the loss at step"
+        table.add_column("", no_wrap=True)
+        for step in steps:
+            table.add_column(str(step), justify="right", no_wrap=True)
+        for label, errors in lines.items():
+            cells = [number(errors[s]) if s < len(errors) else "" for s in steps]
+            table.add_row(label, *cells)
+        console.print(table)
+
+
+def print_flips(result: Result) -> None:
+    """Decisions that flip, and how the gradients were judged."""
+    if not result.probes:
+        return
+    console.print(
+        f"decisions (ReLU signs, max-pool winners) that flip between a backend and the truth, of"
+        f" {result.probes[0].decisions} a batch, and what they do to the gradients:",
+        soft_wrap=True,
+    )
+    for row in (probe.gradients() for probe in result.probes):
+        flips = f"{row['flips']} in {row['where']}" if row["flips"] else "none"
+        judged = f"{row['gated']} of {row['of']} gradients gated"
+        if row["gated"]:
+            judged += f", least margin {number(row['gated_error'])} of {number(row['gate'])}"
+        if row["gated"] < row["of"]:
+            judged += f"; the others, behind the flip, up to {number(row['error'])}"
+        held = "" if row["held"] else " NOT HELD"
+        line = f"  {row['backend']} batch {row['batch']}: flips: {flips}; {judged}{held}"
+        console.print(line, soft_wrap=True)
+
+
+def print_chaos(result: Result) -> None:
+    """How much of the spread after the last step another number of threads brings about."""
+    for dtype, lines in result.growth.items():
+        last = {label: errors[-1] for label, errors in lines.items() if errors}
+        twice = [error for label, error in last.items() if label.endswith("two threads")]
+        others = [error for label, error in last.items() if not label.endswith("two threads")]
+        if twice and others:
+            console.print(
+                f"{dtype}, after the last step: backends up to {number(max(others))} apart, one"
+                f" backend with one and with two threads up to {number(max(twice))}",
+                soft_wrap=True,
+            )
+
+
+def print_result(result: Result) -> None:
+    """All that was found, the verdict last."""
+    print_report(result.comparison, with_verdict=False)
+    if result.proof is not None:
+        console.print(f"the float64 truth: {result.proof.verdict()}", soft_wrap=True)
+    print_layers(result)
+    print_growth(result)
+    print_chaos(result)
+    print_flips(result)
+    for name, stages in result.noise.items():
+        told = ", ".join(f"{stage} {number(error)}" for stage, error in stages.items())
+        console.print(f"own noise of {name}: {told}", soft_wrap=True)
+    facts = result.facts
+    console.print(f"{facts['seconds']:.0f} s, at most {facts['peak_mb'] / 1024:.1f} GiB at a time")
+    print_verdict(result.passed, result.verdict())
+
+
+@app.command()
+def parity(
+    backends: BackendsOption = None,
+    architecture: ArchitectureOption = Config.architecture,
+    dtype: Annotated[
+        Dtype, typer.Option(help="float64: with one another; float32: with the float64 truth.")
+    ] = Dtype.float64,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each run.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Of the weights and the batches.")] = Config.seed,
+    keep: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep traces and inputs in a new folder.")
+    ] = None,
+    json_path: JsonOption = None,
+    html_path: HtmlOption = None,
+) -> None:
+    """Do all backends compute the same thing? Exit code 0 only when every gate holds, else 1."""
+    chosen = choose_backends(backends)
+    if dtype is Dtype.bfloat16:
+        raise InputError("--dtype bfloat16: parity judges float64 and float32 alone")
+    if dtype is Dtype.float64 and len(chosen) < 2:
+        raise InputError(f"--backends {chosen[0]}: alone; float64 is held against another backend")
+    check_places(json_path, html_path)
+    begin = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        if keep is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parity-")))
+        else:
+            folder = _new_folder(keep)
+        bar = stack.enter_context(progress("parity"))
+        laboratory = stack.enter_context(Laboratory(folder, architecture, steps, seed, bar))
+        try:
+            run_all(laboratory, chosen, dtype)
+            witnesses = _witness(laboratory, chosen) if dtype is Dtype.float32 else []
+        except RunError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(1) from None
+        bar.stop()
+        files = Files(folder, chosen, architecture, dtype, steps)
+        with console.status("comparing"):
+            result = judge(files, seed, witnesses)
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peaks = sorted(laboratory.peaks.values())[-2:]  # two runs at a time, then this process
+        result.facts |= {"seconds": time.monotonic() - begin, "peak_mb": max(own, sum(peaks))}
+        print_result(result)
+        write_json(json_path, result.to_dict())
+        if html_path is not None:
+            from scripts.shared.report import write_html
+
+            traces = [files.trace(name, dtype) for name in chosen] + witnesses
+            if dtype is Dtype.float32:
+                label = result.comparison.reference
+                traces.insert(0, files.trace(chosen[0], Dtype.float64, label=label))
+            write_html(html_path, result.to_dict(), {t.label: t.arrays for t in traces})
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+def _new_folder(path: Path) -> Path:
+    """Makes a folder that is not there yet, or uses an empty one.
+
+    Raises:
+        InputError: it holds something.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    if any(path.iterdir()):
+        raise InputError(f"{path}: is not empty")
+    return path
+
+
+if __name__ == "__main__":
+    main(app)

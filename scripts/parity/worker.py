@@ -1,0 +1,182 @@
+"""One run of `scripts.parity`, in a process of its own: one framework, dtype and thread count.
+
+`python -m scripts.parity.worker JOB`, JOB being a `Job` as JSON. Says on standard output how far
+it is, one JSON line at a time, and leaves its results as safetensors files in the job's folder.
+"""
+
+import dataclasses
+import json
+import os
+import resource
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends import load_backend
+from common.config import VOID, Architecture, Config, Device, Dtype, Schedule
+from common.files import sha256
+from common.network.grid import pad_images
+from common.network.schedule import learning_rate
+from common.network.tensors import layer_names
+from common.parity.traces import Batches, make_trace, read_batches, trace_metadata
+from common.protocol import Array, Arrays, Backend, Trainer
+from common.weights.checkpoint import read_tensors, read_weights, write_tensors
+
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What to run and where to leave it.
+
+    `folder` gets `trace.safetensors`, the first `steps` of a run of `of_steps`;
+    `probe<k>.safetensors`, the first step on each of the first `probes` batches;
+    `layers.safetensors`, each layer alone on what `layer_inputs` holds. That file is made first if
+    `makes_inputs`. `reversed_batch`: the images
+    of a probe in reverse order, which changes nothing but the order of sums.
+    """
+
+    backend: str
+    architecture: str
+    dtype: str
+    folder: str
+    weights: str
+    batches: str
+    settings: dict[str, float]
+    steps: int = 0
+    of_steps: int = 0
+    probes: int = 0
+    layer_inputs: str | None = None
+    makes_inputs: bool = False
+    reversed_batch: bool = False
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Those of the network, in order of execution."""
+        return layer_names(self.architecture)
+
+    @property
+    def turns(self) -> int:
+        """How many times the worker says that something is done."""
+        return self.steps + self.probes + (len(self.layers) if self.layer_inputs else 0)
+
+
+def loss_gradient(logits: Array, labels: NDArray[np.uint8]) -> Array:
+    """The loss's gradient by the logits: (softmax - one-hot) over the number of valid pixels."""
+    exponent = np.exp(logits - logits.max(axis=1, keepdims=True))
+    gradient: Array = exponent / exponent.sum(axis=1, keepdims=True)
+    gradient -= np.arange(logits.shape[1])[:, None, None] == labels[:, None]
+    valid = labels != VOID
+    gradient *= valid[:, None] / max(int(valid.sum()), 1)
+    return gradient
+
+
+def layer_inputs(
+    trainer: Trainer, layers: Sequence[str], images: Array, labels: NDArray[np.uint8]
+) -> Arrays:
+    """`<layer>/x`, what goes into each layer, and `<layer>/gradient`, what comes back to it.
+
+    Of the batch on its padded grid, in train mode, rounded to float32, so that runs of either
+    dtype start from the same numbers.
+    """
+    images = pad_images(images)
+    more = [
+        (0, long - short) for long, short in zip(images.shape[2:], labels.shape[1:], strict=True)
+    ]
+    labels = np.pad(labels, ((0, 0), *more), constant_values=VOID)
+    _, activations, _ = trainer.traced_step(images, labels, 0.0)  # a rate of 0 leaves the weights
+    gradient = loss_gradient(activations[layers[-1]], labels)
+    sources = dict(zip(layers, [images, *(activations[name] for name in layers[:-1])], strict=True))
+    found: Arrays = {}
+    for name in reversed(layers):
+        found[f"{name}/x"], found[f"{name}/gradient"] = sources[name], gradient
+        _, gradient, _ = trainer.layer(name, sources[name], gradient)
+    return {name: array.astype(np.float32) for name, array in found.items()}
+
+
+def alone(trainer: Trainer, layers: Sequence[str], inputs: Arrays, say: Say) -> Arrays:
+    """Each layer by itself: `<layer>/output`, `<layer>/by x`, and `<layer>/by <weight>`."""
+    found: Arrays = {}
+    for name in layers:
+        x, gradient = (inputs[f"{name}/{kind}"] for kind in ("x", "gradient"))
+        output, by_x, by_weight = trainer.layer(name, x, gradient)
+        found |= {f"{name}/output": output, f"{name}/by x": by_x}
+        found |= {f"{name}/by {weight}": array for weight, array in by_weight.items()}
+        say(f"{name} alone")
+    return found
+
+
+def probe(trainer: Trainer, batches: Batches, k: int, *, backward: bool) -> Arrays:
+    """The first step on batch k: every activation in train mode and every gradient."""
+    order = slice(None, None, -1) if backward else slice(None)
+    image, label = batches.image[k][order], batches.label[k][order]
+    _, activations, gradients = trainer.traced_step(image, label, 0.0)
+    found = {f"train/{name}": array[order] for name, array in activations.items()}
+    return found | {f"grad/{name}": array for name, array in gradients.items()}
+
+
+def run(job: Job, say: Say) -> None:
+    """Does the job; a new trainer for each part, since all start from the same weights."""
+    folder = Path(job.folder)
+    start = read_weights(Path(job.weights))
+    batches = read_batches(Path(job.batches), start.num_classes, max(job.steps, job.probes, 1))
+    config = Config(
+        architecture=Architecture(job.architecture),
+        num_classes=start.num_classes,
+        dtype=Dtype(job.dtype),
+        device=Device.cpu,
+        schedule=Schedule.poly,
+    ).replace(**job.settings)
+    backend = load_backend(job.backend)
+
+    def trainer() -> Trainer:
+        return backend.Trainer(config, start.arrays)
+
+    metadata = _metadata(job, backend, config)
+    if job.makes_inputs and job.layer_inputs:
+        inputs = layer_inputs(trainer(), job.layers, batches.image[0], batches.label[0])
+        write_tensors(Path(job.layer_inputs), inputs, {})
+    if job.layer_inputs:
+        inputs, _ = read_tensors(Path(job.layer_inputs))
+        write_tensors(folder / "layers.safetensors", alone(trainer(), job.layers, inputs, say), {})
+    for k in range(job.probes):
+        found = probe(trainer(), batches, k, backward=job.reversed_batch)
+        partial = metadata | {"groups": "train,grad"}
+        write_tensors(folder / f"probe{k}.safetensors", found, partial)
+        say(f"batch {k}")
+    if job.steps:
+        rates = [learning_rate(config, step, job.of_steps) for step in range(job.steps)]
+        arrays = make_trace(
+            trainer(), batches, config, rates, lambda step, loss: say(f"loss {loss:.6f}")
+        )
+        write_tensors(folder / "trace.safetensors", arrays, metadata)
+
+
+def _metadata(job: Job, backend: Backend, config: Config) -> dict[str, str]:
+    hashes = {
+        "weights_sha256": sha256(Path(job.weights)),
+        "batches_sha256": sha256(Path(job.batches)),
+    }
+    threads = {"threads": os.environ.get("OMP_NUM_THREADS", "")}
+    return trace_metadata(job.backend, backend, config, job.steps) | hashes | threads
+
+
+def main() -> None:
+    """Does the job on the command line."""
+    # A framework's own words on standard output would break the conversation.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    job = Job(**json.loads(sys.argv[1]))
+    threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
+    if job.backend == "jax" and threads > 1:  # JAX takes a thread for each core it may use
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    run(job, lambda text: print(json.dumps(text), file=answers))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"peak_mb": peak}), file=answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""What the commands share: options, the way out on bad input, progress, JSON."""
+
+import contextlib
+import enum
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import rich.console
+import rich.progress
+import rich.table
+import typer
+
+from backends import BACKENDS, load_backend, missing_packages
+from common.config import Architecture, Device, Dtype, Inference, Schedule
+from common.errors import InputError, StoppedError, WorkerError
+from common.files import write_whole
+
+console = rich.console.Console(highlight=False)
+
+
+class BackendName(enum.StrEnum):
+    """The values of `--backend`."""
+
+    torch = "torch"
+    mxnet = "mxnet"
+    jax = "jax"
+
+
+ArchitectureOption = Annotated[
+    Architecture, typer.Option(help="The backbone: torchvision's, or Gluon's v2.")
+]
+BackendOption = Annotated[BackendName, typer.Option(help="The framework that computes.")]
+BackendsOption = Annotated[
+    list[BackendName] | None,
+    typer.Option(
+        "--backends",
+        "--backend",
+        metavar="NAME...",
+        help="The frameworks to run: torch, mxnet, jax. Default: every installed one.",
+    ),
+]
+DeviceOption = Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")]
+DtypeOption = Annotated[Dtype, typer.Option(help="The type of weights and activations.")]
+ScheduleOption = Annotated[
+    Schedule, typer.Option(help="The learning rate over the run: constant, or poly's fall.")
+]
+WeightsOption = Annotated[
+    Path, typer.Option(help="A network with its head: a checkpoint, or what `convert` can read.")
+]
+CanonicalOption = Annotated[
+    Path, typer.Option(help="Canonical weights, a safetensors file, or a checkpoint.")
+]
+DataOption = Annotated[
+    Path,
+    typer.Option(help="A folder in VOC's layout, or one that holds it as VOCdevkit/VOC2012."),
+]
+FlipOption = Annotated[
+    bool, typer.Option("--flip", help="Predict each image mirrored too, and take the mean.")
+]
+ScalesOption = Annotated[
+    list[float] | None,
+    typer.Option(
+        metavar="S...",
+        help="Predict each image in several sizes, 0.75 1 1.25 times its own for instance, and"
+        " take the mean.",
+        show_default=" ".join(f"{scale:g}" for scale in Inference.scales),
+    ),
+]
+TileOption = Annotated[
+    tuple[int, int] | None,
+    typer.Option(
+        metavar="H W",
+        help="Predict large images in tiles of this size, multiples of 32, in less memory.",
+    ),
+]
+OverlapOption = Annotated[
+    int, typer.Option(help="Pixels that tiles share; with 640 the result is the whole image's.")
+]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON.")
+]
+
+
+def new_app() -> typer.Typer:
+    """An application for `main`: plain help, no tracebacks of its own."""
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def report(message: str) -> None:
+    """One line on standard error."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def fail(message: str) -> NoReturn:
+    """One line on standard error, and exit code 2."""
+    report(message)
+    raise SystemExit(2)
+
+
+def choose_backends(names: Sequence[str] | None) -> list[str]:
+    """The backends to run: the given ones, or all that are installed.
+
+    Raises:
+        InputError: a given one is not installed, or none is.
+    """
+    for name in names or ():
+        if missing_packages(name):
+            load_backend(name)  # raises, and says how to install it
+    chosen = list(dict.fromkeys(map(str, names or ())))
+    chosen = chosen or [name for name in BACKENDS if not missing_packages(name)]
+    if not chosen:
+        raise InputError("no backend is installed; install one with: pip install '.[torch]'")
+    return chosen
+
+
+def inference_of(
+    flip: bool, scales: list[float] | None, tile: tuple[int, int] | None, overlap: int
+) -> Inference:
+    """What the options of those names ask for.
+
+    Raises:
+        InputError: a value makes no sense.
+    """
+    return Inference(flip, tuple(scales or Inference.scales), tile, overlap)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _spread(arguments: Sequence[str], numbers: Sequence[str]) -> list[str]:
+    """`--backends torch jax` as `--backends torch --backends jax`, which is what Typer knows.
+
+    So too the options in `numbers`, whose values are numbers.
+    """
+    spread: list[str] = []
+    for argument in arguments:
+        option = spread[-2] if len(spread) > 1 else ""
+        names = option in ("--backends", "--backend") and argument in set(BackendName)
+        if names or (option in numbers and _is_number(argument)):
+            spread.append(option)
+        spread.append(argument)
+    return spread
+
+
+def note(message: Warning | str, *_: object) -> None:
+    """A word on standard error, of a warning without the place in our code that gave it."""
+    print(f"note: {message}", file=sys.stderr)
+
+
+def main(app: typer.Typer, numbers: Sequence[str] = ()) -> None:
+    """Runs a command. Bad input of any kind is one line on standard error and exit code 2.
+
+    `numbers`: its options that take several numbers, as in `--batch-size 1 4 8`.
+    """
+    warnings.showwarning = note  # type: ignore[assignment]  # of its parameters, one is shown
+    try:
+        code = app(_spread(sys.argv[1:], numbers), standalone_mode=False)
+    except (InputError, WorkerError) as error:
+        fail(str(error))
+    except StoppedError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(error.code) from None
+    except typer.TyperException as error:
+        fail(error.format_message().replace("Value error, ", ""))  # pydantic's, of an odd choice
+    except OSError as error:  # a name that is too long, a folder without permission, ...
+        fail(f"{error.filename or 'error'}: {error.strerror or error}")
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    if code == 130:  # Ctrl-C in a command: newer Typers return it
+        print("interrupted", file=sys.stderr)
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def last_line(said: str) -> str:
+    """What a process said last on standard error: its reason, as a rule."""
+    lines = [line for line in said.splitlines() if line.strip()]
+    return lines[-1] if lines else "no message"
+
+
+def fraction(value: float | None) -> str:
+    """A metric or a loss, as the tables show it."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+def check_places(*paths: Path | None, made: Path | None = None) -> None:
+    """Refuses, before all the work, files that could not be written after it.
+
+    `made` is a folder that the command will make.
+
+    Raises:
+        InputError: a file's folder is not there, or the file is a folder.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        folder = path.absolute().parent
+        if not folder.is_dir() and (made is None or folder != made.absolute()):
+            raise InputError(f"{path}: no such folder: {path.parent}")
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder")
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def write_json(path: Path | None, result: Any) -> None:
+    """Writes `result` as JSON, whole or not at all; nothing for None.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    if path is not None:
+        text = json.dumps(result, indent=2) + "\n"
+        write_whole(path, lambda temporary: _write_text(temporary, text))
+
+
+def progress(description: str) -> rich.progress.Progress:
+    """A progress bar with a count, the time left and a free field `status`."""
+    return rich.progress.Progress(
+        rich.progress.TextColumn(description),
+        rich.progress.BarColumn(bar_width=12),
+        rich.progress.MofNCompleteColumn(),
+        # in a narrow terminal it goes on in the next line
+        rich.progress.TextColumn("{task.fields[status]}", table_column=rich.table.Column()),
+        rich.progress.TimeRemainingColumn(),
+        console=console,
+    )
+
+
+@contextlib.contextmanager
+def image_progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar with images a second; gives what is to be called with the count so far."""
+    with progress(description) as bar:
+        task, start = bar.add_task("", total=total, status=""), time.perf_counter()
+
+        def show(count: int) -> None:
+            rate = count / (time.perf_counter() - start)
+            bar.update(task, completed=count, status=f"{rate:.2f} images/s")
+
+        yield show

@@ -1,0 +1,77 @@
+"""What a network makes of a split, image by image, each in its own size."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rich.table
+
+from common.config import Config
+from common.data.dataset import Dataset
+from common.errors import InputError
+from common.evaluation.ahead import map_ahead
+from common.evaluation.metrics import confusion_matrix, summarize
+from common.evaluation.views import Predictor
+from common.weights.checkpoint import Weights
+from scripts.shared.cli import console, fraction
+
+NUMBERS = ("--scales",)
+"""Options that take several numbers."""
+
+
+def evaluate_dataset(
+    trainer: Predictor,
+    dataset: Dataset,
+    config: Config,
+    on_image: Callable[[int], None] = lambda count: None,
+) -> dict[str, Any]:
+    """The metrics of `common.evaluation.metrics.summarize` over a split; each image whole, in its own size.
+
+    Raises:
+        InputError: an image or a mask cannot be read, a label is no class, or all are void.
+    """
+    confusion = np.zeros((dataset.num_classes, dataset.num_classes), np.int64)
+    pairs = map_ahead(dataset.read, range(len(dataset)))
+    for count, (image, label) in enumerate(pairs, start=1):
+        prediction = trainer.predict(image[None])[0]
+        confusion += confusion_matrix(label, prediction, dataset.num_classes)
+        on_image(count)
+    if not confusion.any():
+        raise InputError(f"{dataset.split_path}: every mask it names is void everywhere")
+    return summarize(confusion, dataset.class_names)
+
+
+def check_classes(weights_path: Path, weights: Weights, dataset: Dataset) -> None:
+    """Refuses weights of another class count than the data's.
+
+    Raises:
+        InputError: the counts differ.
+    """
+    if weights.num_classes != dataset.num_classes:
+        raise InputError(
+            f"{weights_path}: {weights.num_classes} classes, {dataset.root} has"
+            f" {dataset.num_classes}"
+        )
+
+
+def config_of(weights: Weights, **more: Any) -> Config:
+    """The configuration that a weights file asks for."""
+    return Config(
+        architecture=weights.architecture,
+        num_classes=weights.num_classes,
+        mean=weights.mean,
+        std=weights.std,
+        **more,
+    )
+
+
+def print_metrics(result: dict[str, Any]) -> None:
+    """The per-class table and the four metrics."""
+    table = rich.table.Table("class", rich.table.Column("IoU", justify="right"), box=None)
+    table.add_column("accuracy", justify="right")
+    for row in result["per_class"]:
+        table.add_row(row["name"], fraction(row["iou"]), fraction(row["accuracy"]))
+    console.print(table)
+    for key in ("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou"):
+        console.print(f"{key.replace('_', ' ')}: {fraction(result[key])}")

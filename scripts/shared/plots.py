@@ -1,0 +1,268 @@
+"""Plots: the curves of a run, curves on top of each other, the confusion matrix."""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+
+def smooth(values: Sequence[float], window: int) -> NDArray[np.float64]:
+    """The mean of each value and up to `window` - 1 before it."""
+    total = np.cumsum([0.0, *values])
+    last = np.arange(1, len(values) + 1)
+    first = np.maximum(last - window, 0)
+    means: NDArray[np.float64] = (total[last] - total[first]) / (last - first)
+    return means
+
+
+def plot_run(
+    path: Path, steps: Sequence[Mapping[str, Any]], val: Sequence[Mapping[str, Any]]
+) -> None:
+    """The loss of each step, its running mean, and if any the metrics on val; a PNG file."""
+    columns = 2 if val else 1
+    figure = Figure(figsize=(4.5 * columns, 3.6), layout="constrained")
+    left, *right = figure.subplots(1, columns, squeeze=False)[0]
+    losses = [line["loss"] for line in steps]
+    numbers = [line["step"] for line in steps]
+    left.plot(numbers, losses, color="0.75", linewidth=0.8, label="each step")
+    left.plot(numbers, smooth(losses, 20), color="C0", label="mean of 20 steps")
+    left.set(xlabel="step", ylabel="loss", title="training loss")
+    left.legend(frameon=False)
+    for axes in right:
+        for key, label in (("mean_iou", "mean IoU"), ("pixel_accuracy", "pixel accuracy")):
+            points = [(line["step"], line[key]) for line in val if line[key] is not None]
+            axes.plot(*zip(*points, strict=True) if points else ([], []), marker="o", label=label)
+        axes.set(xlabel="step", ylim=(0, 1), title="val")
+        axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def plot_runs(path: Path, runs: Sequence[Mapping[str, Any]]) -> None:
+    """The losses of several runs, means of 50 steps, and their mean IoU on val; a PNG file.
+
+    `runs` are those of `scripts.curves`; each backend, or relay of several, has a colour, and each
+    seed a line of its own.
+    """
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    names = [" > ".join(run["backends"]) for run in runs]
+    colours = {name: f"C{k}" for k, name in enumerate(dict.fromkeys(names))}
+    seeds = list(dict.fromkeys(run["seed"] for run in runs))
+    for name, run in zip(names, runs, strict=True):
+        style: dict[str, Any] = {
+            "color": colours[name],
+            "linestyle": ("-", "--", ":", "-.")[seeds.index(run["seed"]) % 4],
+            "label": f"{name}, seed {run['seed']}",
+        }
+        left.plot(smooth([line["loss"] for line in run["steps"]], 50), **style)
+        points = [(line["step"], line["mean_iou"]) for line in run["val"]]
+        right.plot(*zip(*points, strict=True) if points else ([], []), marker=".", **style)
+    left.set(xlabel="step", ylabel="loss", title="training loss, mean of 50 steps")
+    right.set(xlabel="step", title="mean IoU on val")
+    right.set_ylim(bottom=0)
+    right.legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def plot_losses(path: Path, runs: Mapping[str, Sequence[float]]) -> None:
+    """The losses of several runs on top of each other, and how far each is from the first."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    names = list(runs)
+    for k, name in enumerate(names):
+        style = {"linestyle": ("-", "--", ":")[k % 3], "linewidth": 3 - 0.8 * k, "label": name}
+        left.plot(smooth(runs[name], 10), **style)
+        if k:
+            apart = np.abs(np.subtract(runs[name], runs[names[0]]))
+            right.semilogy(np.maximum(apart, 1e-9), color=f"C{k}", label=f"|{name} - {names[0]}|")
+    left.set(xlabel="step", ylabel="loss", title="training loss, mean of 10 steps")
+    right.set(xlabel="step", title="loss difference, float32, each step")
+    left.legend(frameon=False)
+    if len(names) > 1:
+        right.legend(frameon=False)
+    _save(figure, path)
+
+
+def plot_relay(
+    path: Path, stayed: Mapping[str, Sequence[float]], relays: Sequence[Mapping[str, Any]]
+) -> None:
+    """Losses of runs that stay in a framework and of relays, and how far apart; a PNG file.
+
+    The result of `scripts.relay`.
+    """
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for k, (name, losses) in enumerate(stayed.items()):
+        left.plot(losses, color="0.75", linewidth=5 - 1.5 * k, label=f"{name} alone")
+    for k, relay in enumerate(relays):
+        label = " > ".join(relay["order"])
+        left.plot(relay["losses"], color=f"C{k}", linewidth=0.9, label=label)
+        alone = np.asarray(stayed[relay["order"][0]])
+        apart = np.abs(np.asarray(relay["losses"]) - alone) / np.abs(alone)
+        right.semilogy(np.maximum(apart, 1e-17), color=f"C{k}", linewidth=0.9, label=label)
+    steps, parts = len(relays[0]["losses"]), len(relays[0]["order"])
+    for axes in (left, right):
+        for part in range(1, parts):
+            axes.axvline(steps * part // parts - 0.5, color="0.6", linestyle=":")
+    right.axhline(1e-9, color="black", linestyle="--", linewidth=0.8)
+    right.annotate("gate, for every weight, buffer and momentum at the end", (0, 1.4e-9), size=8)
+    left.set(xlabel="step", ylabel="loss", title="float64, another framework after each third")
+    right.set(xlabel="step", title="loss, relative to a run that stays", ylim=(1e-17, 1e-8))
+    left.legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def plot_confusion(path: Path, confusion: Sequence[Sequence[int]], names: Sequence[str]) -> None:
+    """The confusion matrix, each row as shares of that class's pixels; a PNG file."""
+    counts = np.asarray(confusion, dtype=np.float64)
+    rows = counts.sum(axis=1, keepdims=True)
+    share = np.divide(counts, rows, out=np.full_like(counts, np.nan), where=rows > 0)
+    side = 2.6 + 0.36 * len(names)
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
+    axes.set_xticks(range(len(names)), names, rotation=90)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="prediction", ylabel="truth", title="share of each true class")
+    for (row, column), value in np.ndenumerate(share):
+        if value >= 0.01:
+            colour = "white" if value > 0.5 else "black"
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, size=6)
+    figure.colorbar(image, ax=axes, shrink=0.8)
+    _save(figure, path)
+
+
+def plot_classes(path: Path, rows: Sequence[Mapping[str, Any]], mean_iou: float | None) -> None:
+    """IoU and accuracy of each class as bars, their values beside them; a PNG file.
+
+    `rows` is `per_class` of `common.evaluation.metrics.summarize`; what is None has no bar.
+    """
+    figure = Figure(figsize=(7, 1.3 + 0.34 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for key, label, shift in (("iou", "IoU", -0.19), ("accuracy", "accuracy", 0.19)):
+        places = [k + shift for k in range(len(rows))]
+        bars = axes.barh(places, [row[key] or 0.0 for row in rows], 0.36, label=label)
+        values = ["-" if row[key] is None else f"{row[key]:.3f}" for row in rows]
+        axes.bar_label(bars, values, padding=3, fontsize=7)
+    if mean_iou is not None:
+        axes.axvline(mean_iou, color="black", linestyle=":", label=f"mean IoU {mean_iou:.3f}")
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axes.set(xlim=(0, 1.1), ylim=(len(rows) - 0.5, -0.5), title="val, each class")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    _save(figure, path)
+
+
+_FORM_COLOURS = {"ours": "C0", "bilinear": "0.6", "book": "0.8"}
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def plot_bench(path: Path, rows: Rows) -> None:
+    """The rows of `scripts.bench`; a PNG file.
+
+    One line of panels for each mode: bars of the largest batch and size, and, where there are
+    several batch sizes or sizes, a batch's time against images and against megapixels.
+    """
+    modes = list(dict.fromkeys(row["mode"] for row in rows))
+    batches, sizes = set(map(_images, rows)), set(map(_pixels, rows))
+    columns = 1 + (len(batches) > 1) + (len(sizes) > 1)
+    by_mode = [[row for row in rows if row["mode"] == mode] for mode in modes]
+    same_size = [_largest(of_mode, _pixels) for of_mode in by_mode]
+    same_batch = [_largest(of_mode, _images) for of_mode in by_mode]
+    largest = [_largest(of_size, _images) for of_size in same_size]
+    bars = [sum(row["form"] != "limit" for row in of_mode) for of_mode in largest]
+    heights = [max(1.1 + 0.25 * count, 2.8 if columns > 1 else 0) for count in bars]
+    figure = Figure(figsize=(7.2 + 3.6 * (columns - 1), sum(heights) + 0.5), layout="constrained")
+    grid = figure.subplots(
+        len(modes),
+        columns,
+        squeeze=False,
+        gridspec_kw={"height_ratios": heights, "width_ratios": [7.2, 3.6, 3.6][:columns]},
+    )
+    for k, axes in enumerate(grid):
+        _draw_bars(axes[0], largest[k])
+        if len(batches) > 1:
+            _draw_growth(axes[1], same_size[k], "images in a batch", _images)
+        if len(sizes) > 1:
+            _draw_growth(axes[-1], same_batch[k], "megapixels in a batch", _megapixels)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    once = dict(zip(labels, handles, strict=True))
+    once = {form: once[form] for form in (*_FORM_COLOURS, "limit") if form in once}
+    figure.legend(once.values(), once, loc="outside lower center", ncols=4, frameon=False)
+    _save(figure, path)
+
+
+def _images(row: Mapping[str, Any]) -> int:
+    return int(row["batch_size"])
+
+
+def _pixels(row: Mapping[str, Any]) -> int:
+    return int(row["height"] * row["width"])
+
+
+def _megapixels(row: Mapping[str, Any]) -> float:
+    return _images(row) * _pixels(row) / 1e6
+
+
+def _largest(rows: Rows, amount: Callable[[Mapping[str, Any]], int]) -> Rows:
+    """The rows of the largest amount."""
+    most = max(map(amount, rows))
+    return [row for row in rows if amount(row) == most]
+
+
+def _draw_bars(axes: Axes, rows: Rows) -> None:
+    """Milliseconds an image, a group of bars for each backend, the limit a line through it."""
+    place, ticks = 0.0, {}
+    for backend, group in itertools.groupby(rows, lambda row: row["backend"]):
+        first = place
+        for row in group:
+            time = 1000 * row["seconds"] / row["batch_size"]
+            if row["form"] == "limit":
+                ends = first - 0.5, place - 0.5
+                axes.vlines(time, *ends, color="black", linestyle=":", label="limit", zorder=3)
+                continue
+            axes.barh(place, time, 0.86, color=_FORM_COLOURS[row["form"]], label=row["form"])
+            text = f"{row['speedup_over_book']:.2f}x book"
+            if row["share_of_limit"] is not None:
+                text += f", {100 * row['share_of_limit']:.0f}% of limit"
+            axes.annotate(
+                text, (time, place), (4, 0), textcoords="offset points", va="center", size=8
+            )
+            place += 1
+        ticks[(first + place - 1) / 2] = backend or "from files"
+        place += 0.5
+    axes.set_yticks(list(ticks), list(ticks.values()))
+    axes.set_ylim(max(place, 5) - 0.75, -0.75)  # from above; few bars are not drawn thicker
+    axes.set_xlim(right=1.35 * axes.get_xlim()[1])  # room for what stands beside the longest bar
+    at = rows[0]
+    kind = "from files," if at["mode"] == "data" else f"{at['dtype']},"
+    title = f"{at['mode']}, {kind} batch {at['batch_size']} of {at['height']}x{at['width']}"
+    axes.set(xlabel="milliseconds an image", title=title)
+
+
+def _draw_growth(
+    axes: Axes, rows: Rows, label: str, amount: Callable[[Mapping[str, Any]], float]
+) -> None:
+    """A batch's time against how much is in it; a straight line from the origin to the largest."""
+    ours = [row for row in rows if row["form"] == "ours"]
+    for k, backend in enumerate(dict.fromkeys(row["backend"] for row in ours)):
+        points = sorted((amount(r), 1000 * r["seconds"]) for r in ours if r["backend"] == backend)
+        axes.plot(*zip(*points, strict=True), "o-", color=f"C{k}", label=backend or "from files")
+        axes.plot(*zip((0, 0), points[-1], strict=True), "--", color=f"C{k}", linewidth=0.8)
+    limit = {amount(row): 1000 * row["seconds"] for row in rows if row["form"] == "limit"}
+    if limit:
+        axes.plot(*zip(*sorted(limit.items()), strict=True), ":", color="black", label="limit")
+    axes.set(xlabel=label, ylabel="milliseconds a batch", title="ours; dashed: in proportion")
+    axes.set_xlim(left=0)
+    axes.locator_params(axis="x", nbins=5)
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, format="png", dpi=120)

@@ -1,0 +1,265 @@
+"""A training run on its way: steps, checkpoints, validation, and what asks it to stop."""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import shlex
+import signal
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import numpy as np
+import rich.progress
+
+from backends import load_backend
+from common.config import Config, Void
+from common.data.batches import Batch, steps_per_epoch, total_steps, training_batches
+from common.data.dataset import Dataset, check_split, open_dataset
+from common.errors import InputError, StoppedError, WorkerError
+from common.network.grid import check_batch
+from common.network.schedule import learning_rate
+from common.protocol import Backend, Trainer
+from common.runs.run_folder import LAST, Checkpoint, RunFolder
+from common.weights.checkpoint import Weights
+from scripts.shared.cli import progress
+from scripts.shared.evaluation import evaluate_dataset
+
+RECENT, SLOW_DATA = 20, 0.05
+"""The steps that the status line tells of; the share of their time spent waiting it mentions."""
+
+
+class Stop:
+    """While it is entered, the first SIGINT or SIGTERM is noted; a second one ends the process.
+
+    A signal that is ignored, as SIGINT is in a shell's background job, stays ignored.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "Stop":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.signal = signal.Signals(number)
+        # not by print, which may be what was interrupted
+        os.write(2, b"\nfinishing the step, then saving; once more stops at once\n")
+
+
+class Training:
+    """A run on its way: what computes, on which data, into which folder.
+
+    `seconds` is the time of each step, `waits` the part of it in which the step waited for its
+    batch; `metrics` is what was last measured on val, None before.
+    """
+
+    def __init__(
+        self,
+        backend: str,
+        trainer: Trainer,
+        train: Dataset,
+        val: Dataset | None,
+        config: Config,
+        folder: RunFolder,
+    ) -> None:
+        self.backend, self.trainer = backend, trainer
+        self.train, self.val, self.config = train, val, config
+        self.folder = folder
+        self.made_by = made_by(backend, config.device)
+        self.steps, self.per_epoch = total_steps(train, config), steps_per_epoch(train, config)
+        self.seconds: list[float] = []
+        self.waits: list[float] = []
+        self.metrics: dict[str, Any] | None = None
+        self._saved_step: int | None = None
+        self._saved_at = time.monotonic()
+
+    def run(self, first: int = 0, stop_after: int | None = None) -> bool:
+        """Trains from step `first` to the end, or until `stop_after` steps are done and saved.
+
+        Returns whether the run is at its end.
+
+        Raises:
+            StoppedError: a signal asked for it; the run is saved.
+            InputError: a file turned bad on the way: the run is saved up to there. Or the loss is
+                no longer finite, or the disk is full: the last checkpoint stays as it is.
+            WorkerError: a process that reads the data is gone; the run is saved up to there.
+        """
+        batches = training_batches(self.train, self.config, first)
+        with (
+            contextlib.closing(batches),
+            progress(f"train {self.backend}") as bar,
+            Stop() as stop,
+        ):
+            task = bar.add_task("", total=self.steps, completed=first, status="")
+            if first == 0:
+                self._save(0)  # a run that can always go on, and a disk that has room
+            self._saved_step = first
+            self._validate(first, bar, stop)
+            last = self.steps if stop_after is None else min(stop_after, self.steps)
+            for step in range(first, last):
+                self._step(step, batches)
+                bar.update(task, completed=step + 1, status=self.status())
+                if stop.signal or step + 1 == last or self._is_due(step + 1):
+                    self._save(step + 1)
+                self._stop_if_asked(stop, step + 1)
+                self._validate(step + 1, bar, stop)
+        return last == self.steps
+
+    def how_to_go_on(self) -> str:
+        """The command line for it."""
+        return f"python -m scripts.train --resume {shlex.quote(str(self.folder.folder))} goes on"
+
+    def status(self) -> str:
+        """The last loss and rate, the best mean IoU, the speed, and the wait for data if any."""
+        last, seconds, waits = self.folder.steps[-1], self.seconds[-RECENT:], self.waits[-RECENT:]
+        speed = self.config.batch_size / statistics.median(seconds)
+        parts = [f"loss {last['loss']:.4f}", f"lr {last['lr']:.2g}", f"{speed:.1f} images/s"]
+        share = sum(waits) / sum(seconds)
+        if share > SLOW_DATA:
+            parts.append(f"waits for data {share:.0%}")
+        if self.folder.best is not None:
+            parts.append(f"best IoU {self.folder.best:.3f}")
+        return "  ".join(parts)
+
+    def _step(self, step: int, batches: Iterator[Batch]) -> None:
+        start = time.perf_counter()
+        try:
+            batch = next(batches)
+        except (InputError, WorkerError) as error:
+            self._save(step)
+            raise type(error)(f"{error}; saved after step {step}: {self.how_to_go_on()}") from error
+        self.waits.append(time.perf_counter() - start)
+        rate = learning_rate(self.config, step, self.steps)
+        loss = self.trainer.step(batch.image, batch.label, rate)
+        self.seconds.append(time.perf_counter() - start)
+        if not math.isfinite(loss):
+            raise InputError(
+                f"step {step}: the loss is {loss} on {', '.join(batch.names)}; is --lr too high?"
+                f" {self.folder.folder / LAST} is of step {self._saved_step}"
+            )
+        line = {"step": step, "epoch": batch.epoch, "loss": loss, "lr": rate}
+        self.folder.log(line, images_per_second=self.config.batch_size / self.seconds[-1])
+
+    def _is_due(self, step: int) -> bool:
+        """Whether a checkpoint is, after `step` steps."""
+        ends_epoch = step == self.steps or step % self.per_epoch == 0
+        waited = time.monotonic() - self._saved_at
+        return ends_epoch or waited >= 60 * self.config.save_minutes
+
+    def _checkpoint(self, step: int) -> Checkpoint:
+        arrays, momentum = self.trainer.weights(), self.trainer.momentum()
+        for name, array in {**arrays, **momentum}.items():
+            if not np.isfinite(array).all():
+                raise InputError(
+                    f"step {step}: {name} holds NaN or infinity; is --lr too high?"
+                    f" {self.folder.folder / LAST} is of step {self._saved_step}"
+                )
+        config = self.config
+        weights = Weights(
+            *(arrays, config.architecture, config.num_classes, self.train.class_names),
+            *(config.mean, config.std, momentum),
+        )
+        epoch, position = divmod(step, self.per_epoch)
+        data = data_digest(self.train)
+        return Checkpoint(weights, config, step, epoch, position, data, self.made_by)
+
+    def _save(self, step: int) -> None:
+        """Writes the last checkpoint, unless it is of this step."""
+        if self._saved_step != step:
+            self.folder.save(self._checkpoint(step))
+            self._saved_step, self._saved_at = step, time.monotonic()
+
+    def _validate(self, step: int, bar: rich.progress.Progress, stop: Stop) -> None:
+        """Measures val, where the run is at an epoch's end or its own and has not done so yet.
+
+        The checkpoint of this step is there already, so nothing is lost if it ends here.
+        """
+        ends = step == self.steps or (step > 0 and step % self.per_epoch == 0)
+        if not ends or (self.folder.val and self.folder.val[-1]["step"] == step):
+            return
+        if self.val is None:
+            self.folder.save_best(self._checkpoint(step))
+            return
+        task = bar.add_task("val", total=len(self.val), status="val")
+
+        def show(count: int) -> None:
+            bar.update(task, completed=count)
+            self._stop_if_asked(stop, step)
+
+        try:
+            self.metrics = evaluate_dataset(self.trainer, self.val, self.config, show)
+        finally:
+            bar.remove_task(task)
+        if self.folder.best is None or (self.metrics["mean_iou"] or 0.0) > self.folder.best:
+            self.folder.save_best(self._checkpoint(step))
+        keys = ("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou")
+        self.folder.log_val({"step": step} | {key: self.metrics[key] for key in keys})
+
+    def _stop_if_asked(self, stop: Stop, step: int) -> None:
+        if stop.signal is not None:
+            raise StoppedError(
+                f"stopped by {stop.signal.name} after step {step} of {self.steps}, saved:"
+                f" {self.how_to_go_on()}",
+                128 + stop.signal,
+            )
+
+
+def made_by(backend: str, device: str) -> dict[str, Any]:
+    """What computes; while it is the same, so is each bit of a step."""
+    framework: Backend = load_backend(backend)
+    return {
+        "backend": str(backend),
+        "versions": framework.versions(),
+        "device": str(framework.select_device(device)),
+        "threads": framework.threads(),
+    }
+
+
+def data_digest(dataset: Dataset) -> str:
+    """SHA-256 over the split's names, in order, and the classes: what the batches depend on."""
+    text = json.dumps([list(dataset.names), list(dataset.class_names)])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def open_data(folder: Path, config: Config) -> tuple[Dataset, Dataset | None]:
+    """The train split and, where there is one, the val split, every file of both checked.
+
+    Raises:
+        InputError: a file or a label is bad, a batch too small, or `--void background` has no
+            background to go to.
+    """
+    train = open_dataset(folder, "train")
+    has_val = (train.root / "ImageSets" / "Segmentation" / "val.txt").exists()
+    val = open_dataset(folder, "val") if has_val else None
+    if config.void == Void.background and train.class_names[0] != "background":
+        raise InputError(
+            f"{folder}: --void background, but class 0 is {train.class_names[0]}, not background"
+        )
+    total_steps(train, config)
+    check_batch(config.batch_size, *config.crop)
+    for dataset in (train, val):
+        if dataset is not None:
+            check_split(dataset)
+    return train, val

@@ -1,0 +1,227 @@
+"""Weights from any file that people have: whose it is and what it holds is read from its content.
+
+A file of safetensors, torch.save, MXNet or Orbax, with the names of any program that
+`common.weights.namings` knows; or `imagenet`, the weights that torchvision and Gluon publish.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from backends import load_backend
+from common.config import Architecture, Config, UpsampleInit
+from common.errors import InputError
+from common.network.initial import initial_weights
+from common.weights.checkpoint import MOMENTUM, Weights, read_tensors, read_weights, weights_of
+from common.weights.namings import COUNTER, HEAD, Renamed, recognise
+
+Array = NDArray[Any]
+
+SAFETENSORS = "safetensors"
+TORCH = "torch.save"
+MXNET = "MXNet .params"
+ORBAX = "Orbax"
+FRAMEWORKS = {TORCH: "torch", MXNET: "mxnet", ORBAX: "jax"}
+"""Which backend reads and writes a container; safetensors needs none."""
+
+IMAGENET = "imagenet"
+PUBLISHERS = {Architecture.resnet18: "torch", Architecture.resnet18_v2: "mxnet"}
+"""Which backend has the ImageNet weights of an architecture, whichever trains on them."""
+
+CLASSES = ("num_classes", "class_names")
+"""What a file's metadata says of a head; mean and deviation belong to the backbone too."""
+
+MXNET_MAGIC = (0x112).to_bytes(8, "little")
+SAFETENSORS_HEADER_LIMIT = 100_000_000
+"""In bytes; the library refuses a longer one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What a file holds, by its own names; of a checkpoint's momentum, only how many tensors."""
+
+    container: str
+    arrays: dict[str, Array]
+    metadata: dict[str, str]
+    momentum: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A whole network's weights, where they come from, and a line for each thing to know.
+
+    Without `has_head` the file is a backbone: the head is the seed's initial one, and the last of
+    `notes` says so. Momentum is that of a checkpoint of ours, else there is none.
+    """
+
+    weights: Weights
+    container: str
+    naming: str
+    has_head: bool
+    notes: list[str]
+
+
+def container_of(path: Path) -> str:
+    """Which program's file it is, by its first bytes: its name says nothing.
+
+    Raises:
+        InputError: there is no such file, or it is of no kind that is known.
+    """
+    if path.is_dir():
+        return ORBAX
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    # safetensors first: the length of its header may begin like a pickle
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= SAFETENSORS_HEADER_LIMIT:
+        return SAFETENSORS
+    if head.startswith(MXNET_MAGIC):
+        return MXNET
+    # a zip archive, or the pickle (protocol 2 and later) of torch.save before version 1.6
+    if head.startswith(b"PK\x03\x04") or (head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05"):
+        return TORCH
+    begins = f"begins with {head[:8]!r}" if head else "is empty"
+    raise InputError(f"{path}: no weights of safetensors, torch.save, MXNet or Orbax: {begins}")
+
+
+def _is_imagenet(path: Path) -> bool:
+    return path == Path(IMAGENET) and not path.exists()
+
+
+def read_source(path: Path, architecture: Architecture | None = None) -> Source:
+    """Every tensor of a file of any known container, or of `imagenet` for an architecture.
+
+    Raises:
+        InputError: it is of no known kind, damaged, holds more than tensors, or its framework is
+            not installed; or `imagenet` cannot be fetched.
+    """
+    if _is_imagenet(path):
+        architecture = architecture or Config.architecture
+        backend = load_backend(PUBLISHERS[architecture])
+        return Source(IMAGENET, backend.imagenet_weights(architecture), {}, momentum=0)
+    container = container_of(path)
+    if container == SAFETENSORS:
+        arrays, metadata = read_tensors(path)
+    else:
+        try:
+            backend = load_backend(FRAMEWORKS[container])
+        except InputError as error:
+            raise InputError(f"{path}: {container} needs a framework: {error}") from error
+        arrays, metadata = backend.read_arrays(path)
+    weights = {name: array for name, array in arrays.items() if not name.startswith(MOMENTUM)}
+    return Source(container, weights, metadata, momentum=len(arrays) - len(weights))
+
+
+def _head_classes(path: Path, arrays: Mapping[str, Array]) -> int:
+    """What most of the head's tensors say; `check_arrays` finds the one that differs."""
+    counts = Counter(arrays[name].shape[0] for name in HEAD if name in arrays and arrays[name].ndim)
+    count = counts.most_common(1)[0][0] if counts else 0
+    if not 1 <= count <= 255:
+        raise InputError(f"{path}: the head's number of classes is not from 1 to 255")
+    return count
+
+
+def _told(path: Path, source: Source, renamed: Renamed, num_classes: int | None) -> dict[str, str]:
+    """The metadata, but for the classes of a head that is not there, and whose head it is."""
+    metadata = source.metadata | {"architecture": renamed.architecture}
+    if renamed.has_head:
+        return {"num_classes": str(_head_classes(path, renamed.arrays))} | metadata
+    metadata = {key: value for key, value in metadata.items() if key not in CLASSES}
+    return metadata | {"num_classes": str(num_classes or Config.num_classes)}
+
+
+def _weights(
+    path: Path,
+    source: Source,
+    renamed: Renamed,
+    num_classes: int | None,
+    seed: int,
+    upsample_init: UpsampleInit,
+) -> Weights:
+    same_names = renamed.arrays.keys() == source.arrays.keys()
+    ours = same_names and source.container == SAFETENSORS and "architecture" in source.metadata
+    if ours and renamed.has_head:
+        return read_weights(path)  # it may be a checkpoint
+    metadata = _told(path, source, renamed, num_classes)
+    arrays = renamed.arrays
+    if not renamed.has_head:
+        count = int(metadata["num_classes"])
+        initial = initial_weights(renamed.architecture, count, seed, upsample_init)
+        arrays = arrays | {name: initial[name] for name in HEAD}
+    return weights_of(path, arrays, metadata)
+
+
+def _notes(source: Source, renamed: Renamed, weights: Weights, seed: int) -> list[str]:
+    notes = []
+    if source.momentum and not weights.momentum:
+        notes.append(f"left out: momentum, {source.momentum} tensors")
+    lost = [key for key in CLASSES if key in source.metadata and not renamed.has_head]
+    if lost:
+        notes.append(f"left out: metadata {', '.join(lost)}")
+    if renamed.left_out:
+        left_out = ", ".join(f"{name} {shape}" for name, shape in renamed.left_out.items())
+        notes.append(f"left out: {left_out}")
+    counters = sum(name.endswith(COUNTER) for name in renamed.ignored)
+    if counters:
+        notes.append(f"ignored: {counters} {COUNTER}")
+    fixed = [name for name in renamed.ignored if not name.endswith(COUNTER)]
+    if fixed:
+        notes.append(f"ignored: {', '.join(fixed)}, which change nothing")
+    if not renamed.has_head:
+        classes = "1 class" if weights.num_classes == 1 else f"{weights.num_classes} classes"
+        notes.append(f"final_conv and transpose_conv: initial values of seed {seed}, {classes}")
+    return notes
+
+
+def load_weights(
+    path: Path,
+    *,
+    num_classes: int | None = None,
+    class_names: tuple[str, ...] | None = None,
+    seed: int = Config.seed,
+    upsample_init: UpsampleInit = Config.upsample_init,
+    architecture: Architecture | None = None,
+) -> Loaded:
+    """A whole network from any file or from `imagenet`, checked; a head that lacks is made.
+
+    `num_classes`, `class_names` and `architecture` are what the caller needs: of a head, the
+    number of its classes must agree, one that is made gets it; names are taken where the file has
+    none. None leaves each to the file, or to `Config`. A head is made of `seed` and
+    `upsample_init`.
+
+    Raises:
+        InputError: the file cannot be read, is not one of our networks, or another one than the
+            caller needs.
+    """
+    source = read_source(path, architecture)
+    renamed = recognise(path, source.arrays)
+    if architecture not in (None, renamed.architecture):
+        raise InputError(f"{path}: its network is {renamed.architecture}, not {architecture}")
+    weights = _weights(path, source, renamed, num_classes, seed, upsample_init)
+    if num_classes not in (None, weights.num_classes):
+        raise InputError(f"{path}: its head has {weights.num_classes} classes, not {num_classes}")
+    named = renamed.has_head and "class_names" in source.metadata
+    if class_names is not None and len(class_names) == weights.num_classes and not named:
+        weights = dataclasses.replace(weights, class_names=class_names)
+    notes = _notes(source, renamed, weights, seed)
+    return Loaded(weights, source.container, renamed.naming, renamed.has_head, notes)
+
+
+def load_network(path: Path) -> Weights:
+    """The weights of a network that has its head, from any file.
+
+    Raises:
+        InputError: as `load_weights`, or there is no head in it.
+    """
+    loaded = load_weights(path)
+    if not loaded.has_head:
+        raise InputError(f"{path}: a backbone without the head; train one with --weights {path}")
+    return loaded.weights

@@ -1,0 +1,1 @@
+"""`python -m scripts.train`: a training run, new or resumed."""

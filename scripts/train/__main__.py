@@ -1,0 +1,407 @@
+"""Trains the network and keeps a run folder; goes on with a run, in any backend."""
+
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from backends import load_backend
+from common.config import VOID, Architecture, Config, Decay, UpsampleInit, Void
+from common.data.dataset import Dataset
+from common.data.drawing import prediction_sheet
+from common.errors import InputError
+from common.files import write_whole
+from common.network.initial import initial_weights
+from common.protocol import Arrays
+from common.runs.recipes import RECIPES, description, find_recipe, read_recipe, write_recipe
+from common.runs.run_folder import RunFolder
+from common.weights.checkpoint import Weights
+from scripts.shared.cli import (
+    ArchitectureOption,
+    BackendName,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ScheduleOption,
+    check_places,
+    fraction,
+    main,
+    new_app,
+    note,
+    write_json,
+)
+from scripts.shared.evaluation import evaluate_dataset, print_metrics
+from scripts.shared.plots import plot_classes, plot_confusion, plot_run
+from scripts.shared.training import Training, data_digest, open_data
+from scripts.shared.weights_files import load_weights
+
+app = new_app()
+
+SHOWN = 6
+"""Val images on the sheet at the end of a run."""
+
+
+def start_weights(
+    path: Path | None, config: Config, train: Dataset, architecture: Architecture | None
+) -> Weights:
+    """What training starts from: any file of weights, `imagenet`, or the seed's initial weights.
+
+    Of a backbone, the head is the seed's. `architecture` is that which was asked for, if any.
+
+    Raises:
+        InputError: the file cannot be read, or is another network, or its classes are not the
+            data's.
+    """
+    names = train.class_names
+    if path is None:
+        arrays: Arrays = dict(
+            initial_weights(config.architecture, len(names), config.seed, config.upsample_init)
+        )
+        return Weights(arrays, config.architecture, len(names), names)
+    loaded = load_weights(
+        path,
+        num_classes=len(names),
+        class_names=names,
+        seed=config.seed,
+        upsample_init=config.upsample_init,
+        architecture=architecture,
+    )
+    for line in loaded.notes:
+        note(f"{path}: {line}")
+    return loaded.weights
+
+
+def finish(training: Training, json_path: Path | None) -> None:
+    """Draws what the run has come to, and prints it."""
+    folder, val, names = training.folder, training.val, training.train.class_names
+    if val is not None and training.metrics is None:  # the run was at its end when it was resumed
+        training.metrics = evaluate_dataset(training.trainer, val, training.config)
+    metrics = training.metrics
+    at = folder.folder
+    write_whole(at / "curves.png", lambda path: plot_run(path, folder.steps, folder.val))
+    if val is not None and metrics is not None:
+        write_json(at / "metrics.json", metrics)
+        confusion = metrics["confusion"]
+        write_whole(at / "confusion.png", lambda path: plot_confusion(path, confusion, names))
+        rows, mean = metrics["per_class"], metrics["mean_iou"]
+        write_whole(at / "classes.png", lambda path: plot_classes(path, rows, mean))
+        write_whole(at / "predictions.png", lambda path: _draw_predictions(path, training, val))
+        print_metrics(metrics)
+    print(f"{at}: {len(folder.steps)} steps, loss {folder.steps[-1]['loss']:.4f}")
+    if metrics is not None:
+        best = max(folder.val, key=lambda line: line["mean_iou"] or 0.0)
+        print(
+            f"val: mean IoU {fraction(metrics['mean_iou'])}; the best,"
+            f" {fraction(best['mean_iou'])}, after step {best['step']}"
+        )
+    write_json(json_path, {"steps": folder.steps, "val": folder.val, "metrics": metrics})
+
+
+def _draw_predictions(path: Path, training: Training, val: Dataset) -> None:
+    """Some val images, spread over the split: picture, truth, prediction."""
+    rows = []
+    for index in sorted({round(k) for k in np.linspace(0, len(val) - 1, SHOWN)}):
+        image, label = val.read(index)
+        rows.append((image, [label, training.trainer.predict(image[None])[0]]))
+    page = prediction_sheet(["image", "truth", "prediction"], rows, val.class_names)
+    page.save(path, format="PNG")
+
+
+SETTINGS = frozenset(
+    {
+        *("architecture", "upsample_init", "dtype", "device"),
+        *("learning_rate", "momentum", "weight_decay", "decay", "schedule", "poly_power", "warmup"),
+        *("batch_size", "crop", "scale", "flip_probability", "jitter", "void"),
+        *("epochs", "steps", "seed", "workers", "save_minutes"),
+    }
+)
+"""The fields of `Config` that options and recipes set; the rest comes from weights and data."""
+
+FREE = ("device", "workers", "save_minutes")
+"""Those that may change when a run goes on."""
+
+
+def _read_recipe(context: typer.Context, name: str | None) -> str | None:
+    """Puts a recipe's values where the defaults of the options are."""
+    if name is None:
+        return None
+    path = find_recipe(name)
+    options = {option.name: option for option in context.command.params if option.name in SETTINGS}
+    values = read_recipe(path, sorted(SETTINGS))
+    for key, value in values.items():
+        try:
+            options[key].process_value(context, value)
+        except typer.BadParameter as error:
+            raise InputError(f"{path}: {key} = {value!r}: {error.message}") from error
+    context.default_map = values
+    return name
+
+
+def _check_scale(value: tuple[float, float]) -> tuple[float, float]:
+    low, high = value
+    if not 0 < low <= high < math.inf:
+        raise typer.BadParameter(f"{low:g} {high:g}: 0 < MIN <= MAX is wanted")
+    return value
+
+
+def _given(context: typer.Context) -> dict[str, str]:
+    """The settings that were typed: field of `Config` -> the option's name."""
+    return {
+        option.name: option.opts[-1]
+        for option in context.command.params
+        if option.name in SETTINGS and _source(context, option.name) == "COMMANDLINE"
+    }
+
+
+def _source(context: typer.Context, name: str) -> str:
+    """Where an option's value is from: COMMANDLINE, DEFAULT_MAP (a recipe), DEFAULT."""
+    source = context.get_parameter_source(name)
+    return "DEFAULT" if source is None else source.name
+
+
+def start(
+    folder: RunFolder,
+    backend: str,
+    data: Path,
+    weights: Path | None,
+    recipe: str | None,
+    config: Config,
+    architecture: Architecture | None,
+) -> Training:
+    """A new run in its folder; `architecture` where that was asked for, not left to the weights.
+
+    Raises:
+        InputError: the folder holds something, or the data, the weights or the backend is at fault.
+    """
+    folder.check_new()
+    train_set, val_set = open_data(data, config)
+    initial = start_weights(weights, config, train_set, architecture)
+    config = config.replace(
+        architecture=initial.architecture,
+        num_classes=initial.num_classes,
+        mean=initial.mean,
+        std=initial.std,
+    )
+    trainer = load_backend(backend).Trainer(config, initial.arrays)
+    folder.create()
+    training = Training(backend, trainer, train_set, val_set, config, folder)
+    folder.write_info(
+        {
+            **config.to_dict(),
+            "backend": backend,
+            "versions": training.made_by["versions"],
+            "recipe": recipe,
+            "data": str(data.absolute()),
+            "weights": None if weights is None else str(weights),
+            "class_names": train_set.class_names,
+            "void_label": VOID,
+            "history": [{"step": 0, **training.made_by}],
+        }
+    )
+    return training
+
+
+def resume(
+    folder: RunFolder,
+    backend: str | None,
+    data: Path | None,
+    given: dict[str, str],
+    config: Config,
+) -> tuple[Training, int]:
+    """A run that goes on, and the step it is at.
+
+    `given` are the settings of `config` that were typed; all others are the run's own.
+
+    Raises:
+        InputError: there is no run, none of its checkpoints can be read, a setting or the data
+            is another, or another process is at it.
+    """
+    folder.info()  # in what is no run, no lock is left
+    folder.lock()
+    out, info = folder.folder, folder.info()
+    found, word = folder.load()
+    if word is not None:
+        note(word)
+    for field, option in given.items():
+        mine, its = getattr(config, field), getattr(found.config, field)
+        if field not in FREE and mine != its:
+            raise InputError(
+                f"{out}: {option} {_plain(mine)}, but the run has {_plain(its)}: a run keeps its"
+                " settings but for --backend, --data, --device, --workers and --save-minutes"
+            )
+    config = found.config.replace(**{key: getattr(config, key) for key in given if key in FREE})
+    if data is None and not Path(info["data"]).is_dir():
+        raise InputError(
+            f"{info['data']}: no such folder; --data tells where the run's data is now"
+        )
+    train_set, val_set = open_data(data or Path(info["data"]), config)
+    if data_digest(train_set) != found.data:
+        raise InputError(
+            f"{train_set.root}: its train split or its classes are not those of the run in {out}"
+        )
+    backend = backend or str(found.made_by["backend"])
+    trainer = load_backend(backend).Trainer(config, found.weights.arrays)
+    trainer.load_momentum(found.weights.momentum)
+    training = Training(backend, trainer, train_set, val_set, config, folder)
+    folder.rewind(found.step)
+    if training.made_by != found.made_by:
+        note(
+            f"from step {found.step} on with {_maker(training.made_by)}, until now"
+            f" {_maker(found.made_by)}: the same up to rounding, not bit for bit"
+        )
+    info["history"].append({"step": found.step, **training.made_by})
+    folder.write_info({**info, "backend": backend, "versions": training.made_by["versions"]})
+    print(f"{out}: goes on at step {found.step} of {training.steps}")
+    return training, found.step
+
+
+def _run(training: Training, first: int, stop_after: int | None, json_path: Path | None) -> None:
+    if training.run(first, stop_after):
+        finish(training, json_path)
+    else:
+        done = max(first, stop_after or 0)
+        print(f"stopped after step {done} of {training.steps}, saved:", training.how_to_go_on())
+
+
+def _plain(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else f"{value}"
+
+
+def _maker(made: dict[str, Any]) -> str:
+    threads = made["threads"]
+    on = "1 thread" if threads == 1 else f"{threads} threads"
+    return f"{made['backend']} {made['versions'][made['backend']]} on {made['device']}, {on}"
+
+
+def _recipes_help() -> str:
+    about = [f"{name}: {' '.join(description(path).split())}" for name, path in RECIPES.items()]
+    return "\n\n".join(["Recipes:", *about])
+
+
+@app.command(epilog=_recipes_help())
+def train(
+    context: typer.Context,
+    backend: Annotated[
+        BackendName | None,
+        typer.Option(help="The framework that computes; with --resume, the run's own, or another."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="A folder in VOC's layout, or one that holds it as VOCdevkit/VOC2012."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; new or empty.")] = None,
+    resume_run: Annotated[
+        Path | None,
+        typer.Option("--resume", metavar="RUN", help="Go on with a run, as if it had never ended."),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE|imagenet",
+            help="Start from these: any file that `convert` reads, or those that torchvision"
+            " (resnet18) and Gluon (resnet18_v2) publish. Otherwise from the seed's initial ones.",
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            is_eager=True,
+            callback=_read_recipe,
+            help=f"Settings by name ({', '.join(RECIPES)}) or from a TOML file; other options"
+            " override them.",
+        ),
+    ] = None,
+    stop_after: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="STEP", help="Save and stop once so many steps are done."),
+    ] = None,
+    show_config: Annotated[
+        bool, typer.Option("--show-config", help="Print the settings, as a recipe, and do nothing.")
+    ] = False,
+    architecture: ArchitectureOption = Config.architecture,
+    upsample_init: Annotated[
+        UpsampleInit, typer.Option(help="How the transposed convolution starts.")
+    ] = Config.upsample_init,
+    epochs: Annotated[int, typer.Option(min=1)] = Config.epochs,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps in all, in place of epochs.")
+    ] = Config.steps,
+    batch_size: Annotated[int, typer.Option(min=1)] = Config.batch_size,
+    crop: Annotated[
+        tuple[int, int], typer.Option(min=1, metavar="H W", help="Size of a training crop.")
+    ] = Config.crop,
+    scale: Annotated[
+        tuple[float, float],
+        typer.Option(
+            metavar="MIN MAX",
+            callback=_check_scale,
+            help="Scale each image by a random factor between these, 0.5 2 for instance.",
+        ),
+    ] = Config.scale,
+    flip_probability: Annotated[
+        float, typer.Option(min=0, max=1, help="How often an image is mirrored.")
+    ] = Config.flip_probability,
+    jitter: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Vary brightness, contrast and saturation by this share."),
+    ] = Config.jitter,
+    learning_rate: Annotated[float, typer.Option("--lr", min=0)] = Config.learning_rate,
+    momentum: Annotated[float, typer.Option(min=0, max=1)] = Config.momentum,
+    weight_decay: Annotated[float, typer.Option(min=0)] = Config.weight_decay,
+    decay: Annotated[
+        Decay, typer.Option(help="What decays: all, or the convolutions' kernels alone.")
+    ] = Config.decay,
+    schedule: ScheduleOption = Config.schedule,
+    poly_power: Annotated[float, typer.Option(min=0)] = Config.poly_power,
+    warmup: Annotated[
+        float, typer.Option(min=0, max=1, help="The share of the steps in which the rate rises.")
+    ] = Config.warmup,
+    void: Annotated[
+        Void, typer.Option(help="ignore: void counts nowhere; background: it is class 0.")
+    ] = Config.void,
+    seed: Annotated[int, typer.Option(min=0)] = Config.seed,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that read ahead; the batches stay the same.")
+    ] = Config.workers,
+    save_minutes: Annotated[
+        float,
+        typer.Option(min=0, help="Save this often, and at each epoch's end; 0: after every step."),
+    ] = Config.save_minutes,
+    device: DeviceOption = Config.device,
+    dtype: DtypeOption = Config.dtype,
+    json_path: JsonOption = None,
+) -> None:
+    """Train the network; the run folder keeps config, logs, checkpoints and pictures.
+
+    SIGINT (Ctrl-C) or SIGTERM lets the step end, saves, and says how to go on.
+    """
+    config = Config.from_dict(locals())  # the options that are its fields
+    if show_config:
+        settings = config.to_dict()
+        print(write_recipe({key: settings[key] for key in settings if key in SETTINGS}), end="")
+        return
+    check_places(json_path, made=out)
+    if resume_run is not None:
+        for option, value in (("--out", out), ("--weights", weights), ("--recipe", recipe)):
+            if value is not None:
+                raise InputError(f"{option}: not with --resume, for a run keeps what it has")
+        with RunFolder(resume_run) as folder:
+            training, first = resume(folder, backend, data, _given(context), config)
+            _run(training, first, stop_after, json_path)
+    else:
+        if backend is None or data is None or out is None:
+            missing = {"--backend": backend, "--data": data, "--out": out}
+            names = [option for option, value in missing.items() if value is None]
+            raise InputError(f"{', '.join(names)}: missing, for a new run (or --resume RUN)")
+        with RunFolder(out) as folder:
+            asked = _source(context, "architecture") != "DEFAULT"
+            architecture_asked = config.architecture if asked else None
+            training = start(folder, backend, data, weights, recipe, config, architecture_asked)
+            _run(training, 0, stop_after, json_path)
+
+
+if __name__ == "__main__":
+    main(app)
