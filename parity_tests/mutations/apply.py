@@ -1,12 +1,16 @@
-"""A fault: its description, its text substitutions, and a backend imported with them applied."""
+"""A mutation: its description, its patches at seams, and a backend imported with them applied."""
 
+import ast
 import contextlib
+import copy
+import dataclasses
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -17,23 +21,55 @@ from backends import BACKENDS
 from common.protocol import Backend
 
 _FOLDER = Path(backends.__file__).parent
+_FORWARD = ("forward", "hybrid_forward", "__call__")
 
 
 @dataclass(frozen=True)
 class Patch:
-    """`old` becomes `new` in a backend's `<file>.py`, where it stands exactly `count` times."""
+    """A change at a seam of a backend's source: `<file>.<function, class or Class.method>`.
 
-    file: str
+    `place`: `new` stands instead of what matches `old`, before or after the innermost statement
+    that has it, at the start of the seam's body, or above its definition. What matches is found in
+    the syntax tree, in so many places: blanks, line breaks, quotes and comments do not matter.
+    In `old`, `__` is any expression, `__name` one that `new` may use, and `...` at the end of a
+    call's positional arguments the arguments that are not told, which `new` may pass on as `...`.
+    `forward` as a method is `hybrid_forward` in MXNet and `__call__` in JAX.
+    """
+
+    seam: str
+    place: str
     old: str
     new: str
     count: int = 1
 
 
-Patches = Patch | tuple[Patch, ...]
+def swap(seam: str, old: str, new: str, count: int = 1) -> Patch:
+    """`new` instead of each expression or statement that matches `old`; `pass` takes it out."""
+    return Patch(seam, "instead", old, new, count)
+
+
+def before(seam: str, old: str, new: str) -> Patch:
+    """`new` before the statement that has `old`."""
+    return Patch(seam, "before", old, new)
+
+
+def after(seam: str, old: str, new: str) -> Patch:
+    """`new` after the statement that has `old`."""
+    return Patch(seam, "after", old, new)
+
+
+def start(seam: str, new: str) -> Patch:
+    """`new` at the start of the seam's body."""
+    return Patch(seam, "start", "", new)
+
+
+def above(seam: str, new: str) -> Patch:
+    """`new` above the seam's definition."""
+    return Patch(seam, "above", "", new)
 
 
 @dataclass(frozen=True)
-class Fault:
+class Mutation:
     """A porting mistake: what it is, where it must first be seen, and its patches by backend.
 
     `expected`: patterns (as in `fnmatch`) over the names of a trace, `loss[k]` for a step's loss.
@@ -49,35 +85,186 @@ class Fault:
     setting: str = "generic"
 
 
-def fault(
+Patches = Patch | Sequence[Patch]
+
+
+def mutation(
     name: str,
     why: str,
     expected: str | Sequence[str],
+    everywhere: Patches = (),
     *,
-    torch: Patches | str,
-    mxnet: Patches | str,
-    jax: Patches | str,
+    torch: Patches | str = (),
+    mxnet: Patches | str = (),
+    jax: Patches | str = (),
     setting: str = "generic",
-) -> Fault:
-    """A fault of its patches in each backend; a string says why a backend cannot have it."""
-    patches: dict[str, tuple[Patch, ...]] = {}
-    without = {}
-    for backend, given in {"torch": torch, "mxnet": mxnet, "jax": jax}.items():
-        if isinstance(given, str):
-            without[backend] = given
-        else:
-            patches[backend] = (given,) if isinstance(given, Patch) else given
+) -> Mutation:
+    """A mutation of patches that all backends share, and of each one's own.
+
+    A string for a backend says why it cannot have the mutation.
+    """
+
+    def listed(given: Patches) -> tuple[Patch, ...]:
+        return (given,) if isinstance(given, Patch) else tuple(given)
+
+    own = {"torch": torch, "mxnet": mxnet, "jax": jax}
+    patches = {
+        backend: listed(everywhere) + listed(given)
+        for backend, given in own.items()
+        if not isinstance(given, str)
+    }
+    without = {backend: given for backend, given in own.items() if isinstance(given, str)}
     places = (expected,) if isinstance(expected, str) else tuple(expected)
-    return Fault(name, why, places, patches, without, setting)
+    return Mutation(name, why, places, patches, without, setting)
 
 
-def everywhere(
-    name: str, why: str, expected: str | Sequence[str], *patches: Patch, setting: str = "generic"
-) -> Fault:
-    """A fault whose patches are the same text in each backend."""
-    return fault(
-        name, why, expected, torch=patches, mxnet=patches, jax=patches, setting=setting
-    )  # fmt: skip
+# --- matching
+
+
+class _Rest(list[ast.AST]):
+    """The arguments that `...` stands for."""
+
+
+_Bound = dict[str, ast.AST | _Rest]
+
+
+def _is_rest(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and node.value is ...
+
+
+def _matches(pattern: object, found: object, bound: _Bound) -> bool:
+    """Whether a node has the form of a pattern; `bound` is told what each `__name` stands for."""
+    if isinstance(pattern, ast.Name) and pattern.id.startswith("__") and isinstance(found, ast.AST):
+        if pattern.id == "__":
+            return True
+        return _matches(bound.setdefault(pattern.id, found), found, {})
+    if isinstance(pattern, list) and isinstance(found, list):
+        return len(pattern) == len(found) and all(
+            _matches(p, f, bound) for p, f in zip(pattern, found, strict=True)
+        )
+    if not isinstance(pattern, ast.AST):
+        return pattern == found
+    if type(pattern) is not type(found):
+        return False
+    if isinstance(pattern, ast.Call) and isinstance(found, ast.Call):
+        return _matches(pattern.func, found.func, bound) and _match_arguments(pattern, found, bound)
+    return all(
+        _matches(getattr(pattern, name), getattr(found, name), bound)
+        for name in pattern._fields
+        if name not in ("ctx", "kind", "type_comment")
+    )
+
+
+def _match_arguments(pattern: ast.Call, found: ast.Call, bound: _Bound) -> bool:
+    positional, rest = pattern.args, _Rest()
+    named = {keyword.arg: keyword for keyword in found.keywords}
+    told = {keyword.arg: keyword for keyword in pattern.keywords}
+    if positional and _is_rest(positional[-1]):
+        positional = positional[:-1]
+        rest += found.args[len(positional) :]
+        rest += [keyword for name, keyword in named.items() if name not in told]
+        bound["..."] = rest
+    elif len(positional) != len(found.args) or told.keys() != named.keys():
+        return False
+    return (
+        len(found.args) >= len(positional)
+        and all(_matches(p, f, bound) for p, f in zip(positional, found.args, strict=False))
+        and all(k in named and _matches(told[k].value, named[k].value, bound) for k in told)
+    )
+
+
+class _Filler(ast.NodeTransformer):
+    """Puts what was bound in the place of `__name` and `...`."""
+
+    def __init__(self, bound: _Bound) -> None:
+        self.bound = bound
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:  # noqa: N802
+        found = self.bound.get(node.id)
+        return node if found is None else copy.deepcopy(cast(ast.AST, found))
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:  # noqa: N802
+        if node.args and _is_rest(node.args[-1]):
+            rest = copy.deepcopy(cast(_Rest, self.bound["..."]))
+            keywords = [item for item in rest if isinstance(item, ast.keyword)]
+            more = [item for item in rest if isinstance(item, ast.expr)]
+            node.args, node.keywords = [*node.args[:-1], *more], [*node.keywords, *keywords]
+        return self.generic_visit(node)
+
+
+def _parse(text: str) -> list[ast.stmt]:
+    return ast.parse(textwrap.dedent(text)).body
+
+
+def _filled(statements: Sequence[ast.stmt], bound: _Bound) -> list[ast.stmt]:
+    return [_Filler(bound).visit(copy.deepcopy(statement)) for statement in statements]
+
+
+class _Rewriter(ast.NodeTransformer):
+    """Applies a patch to all that matches below a node, and counts."""
+
+    def __init__(self, patch: Patch) -> None:
+        self.count, self.place = 0, patch.place
+        (self.old,), self.new = _parse(patch.old), _parse(patch.new)
+        replaced = [self.old, *self.new] if patch.place == "instead" else [self.old]
+        self.expressions = len(replaced) <= 2 and all(isinstance(s, ast.Expr) for s in replaced)
+
+    def _pattern(self) -> ast.AST:
+        return self.old.value if self.expressions and isinstance(self.old, ast.Expr) else self.old
+
+    def visit(self, node: ast.AST) -> ast.AST | list[ast.stmt]:  # type: ignore[override]
+        bound: _Bound = {}
+        if self.place == "instead":
+            if not _matches(self._pattern(), node, bound):
+                return self.generic_visit(node)
+            self.count += 1
+            new = _filled(self.new, bound)
+            return cast(ast.Expr, new[0]).value if self.expressions else new
+        if not isinstance(node, ast.stmt) or not self._stands_in(node, bound):
+            return self.generic_visit(node)
+        self.count += 1
+        new = _filled(self.new, bound)
+        return [*new, node] if self.place == "before" else [node, *new]
+
+    def _stands_in(self, node: ast.AST, bound: _Bound) -> bool:
+        """Whether the pattern matches a statement or a part of it that is no other statement."""
+        if _matches(self._pattern(), node, bound):
+            return True
+        parts = [part for part in ast.iter_child_nodes(node) if not isinstance(part, ast.stmt)]
+        return any(self._stands_in(part, bound) for part in parts)
+
+
+# --- applying
+
+_Definition = ast.FunctionDef | ast.ClassDef
+
+
+def _find(tree: ast.Module, names: Sequence[str]) -> tuple[list[ast.stmt], _Definition]:
+    """The definition of a dotted name, and the body that it stands in."""
+    body = tree.body
+    for depth, name in enumerate(names):
+        wanted = _FORWARD if depth and name == "forward" else (name,)
+        found = [s for s in body if isinstance(s, _Definition) and s.name in wanted]
+        if len(found) != 1:
+            raise ValueError(f"has {len(found)} definitions of it, not 1")
+        if depth == len(names) - 1:
+            return body, found[0]
+        body = found[0].body
+    raise ValueError("names no definition")
+
+
+def _apply(patch: Patch, tree: ast.Module) -> None:
+    body, definition = _find(tree, patch.seam.split(".")[1:])
+    if patch.place == "above":
+        body[body.index(definition) : body.index(definition)] = _parse(patch.new)
+    elif patch.place == "start":
+        at = 1 if ast.get_docstring(definition) is not None else 0
+        definition.body[at:at] = _parse(patch.new)
+    else:
+        rewriter = _Rewriter(patch)
+        rewriter.generic_visit(definition)
+        if rewriter.count != patch.count:
+            raise ValueError(f"has {patch.old!r} {rewriter.count} times, not {patch.count}")
 
 
 def source_files(backend: str) -> dict[str, Path]:
@@ -85,42 +272,45 @@ def source_files(backend: str) -> dict[str, Path]:
     return {path.stem: path for path in sorted((_FOLDER / backend).glob("*.py"))}
 
 
-def patched_sources(backend: str, change: Fault | None) -> dict[str, str]:
-    """The text of each of a backend's files, with a fault's patches applied.
+def patched_trees(backend: str, change: Mutation | None) -> dict[str, ast.Module]:
+    """The syntax tree of each of a backend's files, with a mutation's patches applied.
 
     Raises:
-        ValueError: a patch's old text does not stand in the file as often as it says.
+        ValueError: a patch's seam is not there, or what it looks for is not there as often as it
+            says.
     """
-    texts = {name: path.read_text() for name, path in source_files(backend).items()}
+    trees = {name: ast.parse(path.read_text()) for name, path in source_files(backend).items()}
     for patch in change.patches[backend] if change else ():
-        found = texts[patch.file].count(patch.old)
-        if change and found != patch.count:
-            raise ValueError(
-                f"{change.name}: backends/{backend}/{patch.file}.py has {patch.old!r}"
-                f" {found} times, not {patch.count}"
-            )
-        texts[patch.file] = texts[patch.file].replace(patch.old, patch.new)
-    return texts
+        file = patch.seam.split(".")[0]
+        try:
+            _apply(patch, trees[file])
+        except (ValueError, KeyError) as error:
+            where = f"backends/{backend}/{file}.py, {patch.seam}"
+            raise ValueError(f"{change and change.name}: {where}: {error}") from error
+    return {name: ast.fix_missing_locations(tree) for name, tree in trees.items()}
+
+
+# --- importing
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
-    """Loads a module from a text instead of its file; nothing is cached on disk."""
+    """Loads a module from a syntax tree instead of its file; nothing is cached on disk."""
 
-    def __init__(self, name: str, path: Path, text: str) -> None:
+    def __init__(self, name: str, path: Path, tree: ast.Module) -> None:
         super().__init__(name, str(path))
-        self.text = text
+        self.tree = tree
 
     def get_code(self, fullname: str) -> CodeType:
-        return compile(self.text, self.path, "exec")
+        return compile(self.tree, self.path, "exec")
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds the modules of one backend in their patched texts."""
+    """Finds the modules of one backend in their patched trees."""
 
-    def __init__(self, backend: str, change: Fault | None) -> None:
+    def __init__(self, backend: str, change: Mutation | None) -> None:
         self.root = f"backends.{backend}"
         self.files = source_files(backend)
-        self.texts = patched_sources(backend, change)
+        self.trees = patched_trees(backend, change)
 
     def find_spec(
         self, fullname: str, path: object, target: ModuleType | None = None
@@ -128,7 +318,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         if fullname != self.root and not fullname.startswith(f"{self.root}."):
             return None
         name = fullname.removeprefix(self.root).removeprefix(".") or "__init__"
-        loader = _Loader(fullname, self.files[name], self.texts[name])
+        loader = _Loader(fullname, self.files[name], self.trees[name])
         return importlib.util.spec_from_file_location(
             fullname,
             self.files[name],
@@ -143,8 +333,8 @@ def _take_out(root: str) -> dict[str, ModuleType]:
 
 
 @contextlib.contextmanager
-def patched(backend: str, change: Fault | None) -> Iterator[Backend]:
-    """The backend, imported anew with a fault; what was imported before comes back afterwards."""
+def patched(backend: str, change: Mutation | None) -> Iterator[Backend]:
+    """The backend, imported anew with a mutation; what was imported before comes back afterwards."""
     assert backend in BACKENDS
     root = f"backends.{backend}"
     finder = _Finder(backend, change)
