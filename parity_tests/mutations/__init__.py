@@ -1,5 +1,5 @@
-"""Porting mistakes, applied one at a time to a backend, to see whether the checks name them.
+"""Porting mistakes, put into a backend one at a time, to see whether the checks name them.
 
-`python -m parity_tests.mutations`. The catalogue is data: a fault is a few substitutions in the text
-of a backend's files, applied in memory.
+`python -m parity_tests.mutations`. The catalogue is data: a mutation is a few patches at seams of a
+backend's syntax trees, applied in memory.
 """

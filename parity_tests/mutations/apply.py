@@ -3,14 +3,13 @@
 import ast
 import contextlib
 import copy
-import dataclasses
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -179,11 +178,11 @@ class _Filler(ast.NodeTransformer):
     def __init__(self, bound: _Bound) -> None:
         self.bound = bound
 
-    def visit_Name(self, node: ast.Name) -> ast.AST:  # noqa: N802
+    def visit_Name(self, node: ast.Name) -> ast.AST:
         found = self.bound.get(node.id)
         return node if found is None else copy.deepcopy(cast(ast.AST, found))
 
-    def visit_Call(self, node: ast.Call) -> ast.AST:  # noqa: N802
+    def visit_Call(self, node: ast.Call) -> ast.AST:
         if node.args and _is_rest(node.args[-1]):
             rest = copy.deepcopy(cast(_Rest, self.bound["..."]))
             keywords = [item for item in rest if isinstance(item, ast.keyword)]
@@ -334,7 +333,7 @@ def _take_out(root: str) -> dict[str, ModuleType]:
 
 @contextlib.contextmanager
 def patched(backend: str, change: Mutation | None) -> Iterator[Backend]:
-    """The backend, imported anew with a mutation; what was imported before comes back afterwards."""
+    """The backend, imported anew with a mutation; what was imported comes back afterwards."""
     assert backend in BACKENDS
     root = f"backends.{backend}"
     finder = _Finder(backend, change)

@@ -1,12 +1,14 @@
-"""Every fault, area by area."""
+"""Every mutation, area by area."""
 
-from parity_tests.mutations import batch_norm, data, loss, model, optimizer, weights
+from parity_tests.mutations import batch_norm, data, loss, model, optimizer, upsampling, weights
 
-FAULTS = [
-    *data.FAULTS,
-    *weights.FAULTS,
-    *model.FAULTS,
-    *batch_norm.FAULTS,
-    *loss.FAULTS,
-    *optimizer.FAULTS,
-]
+AREAS = {
+    "data": data.MUTATIONS,
+    "weights": weights.MUTATIONS,
+    "network": [*model.MUTATIONS, *upsampling.MUTATIONS],
+    "BatchNorm": batch_norm.MUTATIONS,
+    "loss": loss.MUTATIONS,
+    "gradient, optimizer, rate": optimizer.MUTATIONS,
+}
+
+MUTATIONS = [mutation for area in AREAS.values() for mutation in area]

@@ -1,6 +1,8 @@
-"""Runs faults: each backend in a process of its own, each fault against another framework."""
+"""Runs mutations: each backend in a process of its own, held against another framework."""
 
+import ast
 import concurrent.futures
+import dataclasses
 import fnmatch
 import functools
 import gc
@@ -10,9 +12,9 @@ import os
 import queue
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,58 +24,73 @@ from common.config import Config, Dtype, float32
 from common.network.initial import generic_weights, initial_weights
 from common.network.tensors import layer_names
 from common.parity.compare import compare, regate
-from common.parity.order import execution_order
+from common.parity.order import execution_order, group_of
 from common.parity.report import Difference, Report
 from common.parity.tolerances import EPS, GATES, STAGES, Gate, fixed_gate
 from common.parity.traces import FORMAT, Batches, Trace, generic_batches, make_trace
 from common.protocol import Array, Arrays, Backend
-from parity_tests.mutations.apply import Fault, patched, patched_sources
-from parity_tests.mutations.catalogue import FAULTS
-
-CLASSES, BATCH, HEIGHT, WIDTH = 21, 2, 24, 72
-"""Two images whose sides 32 does not divide and that are not square, void spread unevenly."""
+from parity_tests.mutations.apply import Mutation, patched, patched_trees
 
 RATES = tuple(float32(rate) for rate in (1e-2, 1e-2, 1e-3, 1e-3))
-CONFIG = Config(num_classes=CLASSES, learning_rate=RATES[0], momentum=0.9, weight_decay=1e-2)
+CONFIG = Config(num_classes=5, width=8, learning_rate=RATES[0], momentum=0.9, weight_decay=1e-2)
+BATCH, HEIGHT, WIDTH = 2, 24, 72
+"""Two images whose sides 32 does not divide and that are not square, void spread unevenly."""
 
 _FAINT, _BRIGHT = 1 / 64, 2e3
 SETTINGS = ("generic", "low_contrast", "large_mean")
-"""Weights and batches. `generic`: what nearly every fault shows on. `low_contrast`: images 64
+"""Weights and batches. `generic`: what nearly every mutation shows on. `low_contrast`: images 64
 times fainter, and the stem's buffers to match, so that BatchNorm's eps matters. `large_mean`: one
 channel of `layer1.1` shines at 2000, so that the 1x1 convolution after it, which no padding
 disturbs, has a mean far above its deviation: float64 alone has the digits for that."""
 
 _STARTS = ("initial", "generic")
 _LATE = ("loss[1", "loss[2", "loss[3", "momentum", "final")
+_ORDER = execution_order(CONFIG.architecture, CONFIG.num_classes, len(RATES))
 
 
 @functools.cache
 def _weights(setting: str) -> Arrays:
-    weights = generic_weights("resnet18", CLASSES, seed=3)
+    shape = CONFIG.architecture, CONFIG.num_classes
+    if setting == "initial":
+        return dict(initial_weights(*shape, seed=0, width=CONFIG.width))
+    weights = generic_weights(*shape, seed=3, width=CONFIG.width)
     if setting == "large_mean":
         weights["backbone.layer1.1.bn2.bias"][0] = _BRIGHT
     if setting == "low_contrast":
         weights["backbone.bn1.running_mean"] *= _FAINT
         weights["backbone.bn1.running_var"] *= _FAINT**2
-    return weights
+    return dict(weights)
 
 
 @functools.cache
 def _batches(setting: str) -> Batches:
-    batches = generic_batches(len(RATES), BATCH, HEIGHT, WIDTH, CLASSES, seed=4)
+    batches = generic_batches(len(RATES), BATCH, HEIGHT, WIDTH, CONFIG.num_classes, seed=4)
     scale = _FAINT if setting == "low_contrast" else 1
     return Batches(batches.image * scale, batches.label)
 
 
-def _trace(backend: Backend, setting: str, dtype: Dtype, steps: int) -> Arrays:
+def trace(backend: Backend, setting: str, dtype: Dtype, steps: int) -> Arrays:
     """`make_trace` of so many steps; of none: its evaluation alone."""
     config = CONFIG.replace(dtype=dtype)
     trainer, batches = backend.Trainer(config, _weights(setting)), _batches(setting)
     if steps:
-        return make_trace(trainer, batches, config, RATES[:steps])
-    activations = trainer.activations(batches.image[0])
-    trace = {f"eval/{name}": activations[name] for name in layer_names("resnet18")}
-    return trace | {"eval/mask": trainer.predict(batches.image[0]), "loss": np.empty(0)}
+        return make_trace(backend.Probe(trainer), batches, config, RATES[:steps])
+    activations = backend.Probe(trainer).activations(batches.image[0])
+    arrays = {f"eval/{name}": activations[name] for name in layer_names(CONFIG.architecture)}
+    return arrays | {"eval/mask": trainer.predict(batches.image[0]), "loss": np.empty(0)}
+
+
+def part(arrays: Arrays, setting: str, steps: int) -> Arrays:
+    """What is looked at of a trace of so many steps; all of all steps on `generic`.
+
+    On another setting its activations alone: the gradients are badly conditioned there.
+    """
+    groups = {"eval"} if steps == 0 else {"eval", "train"}
+    if setting == "generic" and steps:
+        groups |= {"loss", "grad", "update", "buffer"}
+        groups |= {"momentum", "final"} if steps == len(RATES) else set()
+    found = {name: array for name, array in arrays.items() if group_of(name) in groups}
+    return found | {"loss": arrays["loss"][:steps]} if "loss" in groups else found
 
 
 def _plain_logits(backend: Backend, start: str) -> Array:
@@ -81,86 +98,98 @@ def _plain_logits(backend: Backend, start: str) -> Array:
 
     Or from generic ones, where `start` says so.
     """
-    config = CONFIG.replace(dtype=Dtype.float32)
-    initial = initial_weights("resnet18", CLASSES, seed=0)
-    trainer = backend.Trainer(config, initial if start == "initial" else _weights("generic"))
-    return trainer.activations(_batches("generic").image[0])["logits"]
+    trainer = backend.Trainer(CONFIG.replace(dtype=Dtype.float32), _weights(start))
+    return backend.Probe(trainer).activations(_batches("generic").image[0])["logits"]
 
 
 # --- judgement
 
 
-def as_trace(label: str, arrays: Arrays, dtype: Dtype, steps: int) -> Trace:
-    """What `_trace` has made, as the trace that `compare` takes; of less than all steps, a part."""
-    metadata = FORMAT | {"dtype": str(dtype), "num_classes": str(CLASSES)}
-    metadata["learning_rate"] = str(CONFIG.learning_rate)
-    if steps < len(RATES):
-        metadata["groups"] = "eval" if steps == 0 else "eval,train,loss,grad,update,buffer"
-        arrays = {k: a for k, a in arrays.items() if not k.startswith(("momentum/", "final/"))}
-    return Trace(label, arrays, metadata)
+@dataclass(frozen=True)
+class Held:
+    """What a backend's mutations are held against.
 
-
-def _against(arrays: Arrays, truth: Arrays, dtype: Dtype, steps: int) -> Report:
-    with warnings.catch_warnings(action="ignore"):  # NaN and infinity are what a fault may make
-        return compare([as_trace("patched", arrays, dtype, steps)], _true(truth))
-
-
-def _true(truth: Arrays) -> Trace:
-    return as_trace("truth", truth, Dtype.float64, len(RATES))
-
-
-def float32_gates(arrays: Arrays, truth: Arrays) -> dict[str, float]:
-    """Gates of a backend's float32 trace, by stage: the project's, or twice its own floor.
-
-    The project's were measured on images that need no padding. On these small ones, much of which
-    is constant, PyTorch's sums of float32 are four times as far off.
+    Float64 traces by setting, `reference` of another framework's healthy backend and `own` of this
+    one; by stage the tolerances of its float32 traces; by start the other's plain logits.
     """
-    gates = {s: g.limit for s in STAGES if (g := fixed_gate("float32", s))}
-    for d in _against(arrays, truth, Dtype.float32, 1).differences:
-        if d.stage in gates and d.stage != "update" and d.name != "eval/mask":
-            gates[d.stage] = max(gates[d.stage], 2 * d.error)
-    return gates | {"update": gates["gradient"]}
+
+    reference: Mapping[str, Arrays]
+    plain: Mapping[str, Array] = field(default_factory=dict)
+    own: Mapping[str, Arrays] = field(default_factory=dict)
+    float32: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a trace parts from the truth, by which gate, and where first."""
+    """Whether a trace leaves the reference, by the tolerance of which stage, and where first.
+
+    `dead`: it is this backend's healthy trace, to the bit.
+    """
 
     caught: bool
     gate: str | None = None
     where: str | None = None
+    dead: bool = False
 
 
-def judge(
-    arrays: Arrays,
-    truth: Arrays,
-    dtype: Dtype,
-    steps: int,
-    gates: Mapping[str, float] = GATES,
-) -> Verdict:
-    """What `compare` says of a patched backend's trace: the first divergence, or finding."""
-    report = _against(arrays, truth, dtype, steps)
+def _as_trace(label: str, arrays: Arrays, dtype: Dtype) -> Trace:
+    metadata = FORMAT | {"dtype": str(dtype), "num_classes": str(CONFIG.num_classes)}
+    metadata["learning_rate"] = str(CONFIG.learning_rate)
+    if not any(name.startswith("final/") for name in arrays):
+        metadata["groups"] = ",".join({group_of(name) for name in arrays})
+    return Trace(label, arrays, metadata)
+
+
+def _against(arrays: Arrays, reference: Arrays, setting: str, dtype: Dtype, steps: int) -> Report:
+    mutated = _as_trace("mutated", part(arrays, setting, steps), dtype)
+    with warnings.catch_warnings(action="ignore"):  # NaN and infinity are what a mutation may make
+        return compare([mutated], _as_trace("reference", reference, Dtype.float64))
+
+
+def float32_tolerances(arrays: Arrays, reference: Arrays) -> dict[str, float]:
+    """By stage those of a backend's float32 trace: the project's, or twice its own floor.
+
+    The project's were measured on images that need no padding. On these small ones, much of which
+    is constant, PyTorch's sums of float32 are four times as far off.
+    """
+    limits = {s: g.limit for s in STAGES if (g := fixed_gate("float32", s))}
+    for d in _against(arrays, reference, "generic", Dtype.float32, 1).differences:
+        if d.stage in limits and d.stage != "update" and d.name != "eval/mask":
+            limits[d.stage] = max(limits[d.stage], 2 * d.error)
+    return limits | {"update": limits["gradient"]}
+
+
+def _equal(a: Arrays, b: Arrays) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def judge(arrays: Arrays, held: Held, setting: str, dtype: Dtype, steps: int) -> Verdict:
+    """What `compare` says of a mutated backend's trace: the first divergence, or finding."""
+    reference = held.reference[setting]
+    report = _against(arrays, reference, setting, dtype, steps)
+    limits = GATES if dtype == Dtype.float64 else held.float32
 
     def gate_for(d: Difference) -> Gate | None:
-        limit = gates.get(d.stage)
+        limit = limits.get(d.stage)
         if limit is None:
             return None
-        if dtype == Dtype.float32 and d.stage == "update" and d.norm:  # weights are stored to eps
-            after = truth[d.name.replace("update/", "final/", 1)]
+        if d.stage == "update" and d.norm:  # weights are stored to eps
+            after = reference[d.name.replace("update/", "final/", 1)]
             limit += EPS[dtype] * float(np.linalg.norm(after)) / d.norm
         return Gate(limit, 0.0, "")
 
     if dtype == Dtype.float32:
         regate(report, gate_for)
     found = {f.name: "finding" for f in report.findings}
-    first = report.first("patched")
+    first = report.first("mutated")
     if first is not None:
         found.setdefault(first.name, first.stage)
+    same = dtype == Dtype.float64 and setting in held.own
+    dead = same and _equal(part(arrays, setting, steps), part(held.own[setting], setting, steps))
     if not found:
-        return Verdict(False)
-    order = execution_order("resnet18", CLASSES, len(RATES))
-    where = min(found, key=lambda name: order.index(name) if name in order else -1)
-    return Verdict(True, found[where], where)
+        return Verdict(False, dead=dead)
+    where = min(found, key=lambda name: _ORDER.index(name) if name in _ORDER else -1)
+    return Verdict(True, found[where], where, dead)
 
 
 def matches(where: str | None, expected: Sequence[str]) -> bool:
@@ -169,16 +198,66 @@ def matches(where: str | None, expected: Sequence[str]) -> bool:
     return where is not None and any(fnmatch.fnmatchcase(where, p) for p in patterns)
 
 
+def verdict(backend: Backend, change: Mutation, held: Held, setting: str, dtype: Dtype) -> Verdict:
+    """The first divergence, by the shortest trace that shows it: each begins with those before.
+
+    Whatever a mutated backend raises is a way to be caught.
+    """
+    shown_by_eval = any(place.startswith("eval/") for place in change.expected)
+    lengths = [0, 1, len(RATES)] if shown_by_eval else [1, len(RATES)]
+    if any(place.startswith(_LATE) for place in change.expected):
+        lengths = lengths[-1:]
+    if dtype == Dtype.float32 or setting != "generic":
+        lengths = [0, 1] if shown_by_eval else [1]
+    found = Verdict(False)
+    try:
+        with np.errstate(all="ignore"):
+            for steps in lengths:
+                found = judge(trace(backend, setting, dtype, steps), held, setting, dtype, steps)
+                if found.caught:
+                    break
+    except Exception as error:
+        message = " ".join(str(error).split())[:200]
+        return Verdict(True, "exception", f"{type(error).__name__}: {message}")
+    return found
+
+
+def _plain(backend: Backend, reference: Array, start: str) -> dict[str, Any]:
+    try:
+        logits = _plain_logits(backend, start)
+        if logits.shape != reference.shape:
+            return {"caught": True, "error": f"shapes {logits.shape} and {reference.shape}"}
+        error = float(np.abs(logits - reference).max())
+        return {"caught": not np.allclose(logits, reference, atol=1e-3), "error": error}
+    except Exception as error:
+        return {"caught": True, "error": type(error).__name__}
+
+
+def _entry(
+    name: str, change: Mutation, found: Verdict, setting: str, **more: Any
+) -> dict[str, Any]:
+    return {
+        "name": change.name,
+        "backend": name,
+        "why": change.why,
+        **dataclasses.asdict(found),
+        "expected": list(change.expected),
+        "located": matches(found.where, change.expected),
+        "setting": setting,
+        **more,
+        "digest": digest(name, change),
+    }
+
+
 # --- in the backend's process
 
-_TRUTH: dict[str, Arrays] = {}
-_FLOAT32_GATES: dict[str, float] = {}
+_HELD: list[Held] = []
 
 
 @functools.cache
 def _prepare(name: str) -> None:
-    # Compiled, a patched network costs JAX half a minute in each type. Run operator by operator,
-    # what one fault has compiled serves the next; the values are the same but for rounding.
+    # Compiled, a mutated network costs JAX half a minute in each type. Run operator by operator,
+    # what one mutation has compiled serves the next; the values are the same but for rounding.
     if name == "jax":
         load_backend(name)
         import jax
@@ -186,124 +265,75 @@ def _prepare(name: str) -> None:
         jax.config.update("jax_disable_jit", True)
 
 
-def healthy(name: str, settings: Sequence[str]) -> tuple[dict[str, Arrays], dict[str, str]]:
-    """The float64 trace of a backend on each setting, with `plain`, and its versions.
+def _steps(setting: str) -> int:
+    return len(RATES) if setting == "generic" else 1
 
-    On any setting but `generic` of one step alone.
+
+def healthy(name: str, settings: Sequence[str]) -> tuple[Held, dict[str, str]]:
+    """A backend as a reference: its float64 trace on each setting; and its versions."""
+    _prepare(name)
+    with patched(name, None) as backend:
+        traces = {s: trace(backend, s, Dtype.float64, _steps(s)) for s in settings}
+        plain = {start: _plain_logits(backend, start) for start in _STARTS}
+        return Held(traces, plain), backend.versions()
+
+
+def hold(name: str, held: Held) -> tuple[dict[str, float], dict[str, str]]:
+    """Keeps what a backend's mutations are held against; its float32 tolerances and versions.
+
+    Raises:
+        RuntimeError: the healthy backend itself leaves the reference, so it would be caught.
     """
     _prepare(name)
+    own, _ = healthy(name, list(held.reference))
+    for setting, arrays in own.reference.items():
+        found = judge(arrays, held, setting, Dtype.float64, _steps(setting))
+        if found.caught:
+            raise RuntimeError(f"{name} without a mutation is caught: {setting}, {found.where}")
     with patched(name, None) as backend:
-        truth = {
-            setting: _trace(
-                backend, setting, Dtype.float64, len(RATES) if setting == "generic" else 1
-            )
-            for setting in settings
-        }
-        truth["plain"] = {start: _plain_logits(backend, start) for start in _STARTS}
-        return truth, backend.versions()
+        single = trace(backend, "generic", Dtype.float32, 1)
+        limits = float32_tolerances(single, held.reference["generic"])
+        _HELD[:] = [dataclasses.replace(held, own=own.reference, float32=limits)]
+        return limits, backend.versions()
 
 
-def hold(name: str, truth: Mapping[str, Arrays]) -> tuple[dict[str, float], dict[str, str]]:
-    """Keeps the truth in the process of a backend's faults; its float32 gates, its versions."""
-    _prepare(name)
-    _TRUTH.update(truth)
-    with patched(name, None) as backend:
-        arrays = _trace(backend, "generic", Dtype.float32, 1)
-        _FLOAT32_GATES.update(float32_gates(arrays, truth["generic"]))
-        return _FLOAT32_GATES, backend.versions()
-
-
-def _attempt(judge: Callable[[], Verdict]) -> Verdict:
-    try:
-        with np.errstate(all="ignore"):
-            return judge()
-    except Exception as error:  # whatever a patched backend raises is a way to be caught
-        message = " ".join(str(error).split())[:200]
-        return Verdict(True, "exception", f"{type(error).__name__}: {message}")
-
-
-def _verdict(
-    backend: Backend, change: Fault, setting: str, dtype: Dtype, gates: Mapping[str, float]
-) -> Verdict:
-    """The first divergence, by the shortest trace that shows it: each begins with those before."""
-    shown_by_eval = any(place.startswith("eval/") for place in change.expected)
-    lengths = [0, 1, len(RATES)] if shown_by_eval else [1, len(RATES)]
-    if any(place.startswith(_LATE) for place in change.expected):
-        lengths = lengths[-1:]
-    if dtype == Dtype.float32 or setting != "generic":
-        lengths = [0, 1] if shown_by_eval else [1]
-    verdict = Verdict(False)
-    for steps in lengths:
-        arrays = _trace(backend, setting, dtype, steps)
-        verdict = judge(arrays, _TRUTH[setting], dtype, steps, gates)
-        if verdict.caught:
-            break
-    return verdict
-
-
-def _plain(backend: Backend, start: str) -> dict[str, Any]:
-    try:
-        logits, truth = _plain_logits(backend, start), _TRUTH["plain"][start]
-        if logits.shape != truth.shape:
-            return {"caught": True, "error": f"shapes {logits.shape} and {truth.shape}"}
-        error = float(np.abs(logits - truth).max())
-        return {"caught": not np.allclose(logits, truth, atol=1e-3), "error": error}
-    except Exception as error:
-        return {"caught": True, "error": type(error).__name__}
-
-
-def judge_fault(name: str, change: Fault) -> dict[str, Any]:
-    """What the checks say of a backend with a fault: an entry of the result's `faults`."""
-    _prepare(name)
-
-    def verdict_on(backend: Backend, setting: str, dtype: Dtype) -> Verdict:
-        gates = GATES if dtype == Dtype.float64 else _FLOAT32_GATES
-        return _attempt(lambda: _verdict(backend, change, setting, dtype, gates))
-
+def judge_mutation(name: str, change: Mutation) -> dict[str, Any]:
+    """What the checks say of a backend with a mutation: an entry of the result."""
+    (held,) = _HELD
     with warnings.catch_warnings(action="ignore"), patched(name, change) as backend:
         setting = "generic"
-        verdict = verdict_on(backend, setting, Dtype.float64)
-        if not matches(verdict.where, change.expected) and change.setting != setting:
+        double = verdict(backend, change, held, setting, Dtype.float64)
+        if not matches(double.where, change.expected) and change.setting != setting:
             setting = change.setting
-            verdict = verdict_on(backend, setting, Dtype.float64)
-        single = verdict_on(backend, "generic", Dtype.float32)
-        plain = {**_plain(backend, "initial"), "generic": _plain(backend, "generic")["caught"]}
+            double = verdict(backend, change, held, setting, Dtype.float64)
+        single = verdict(backend, change, held, "generic", Dtype.float32)
+        plain = {start: _plain(backend, held.plain[start], start) for start in _STARTS}
     gc.collect()
-    return {
-        "name": change.name,
-        "backend": name,
-        "why": change.why,
-        "caught": verdict.caught,
-        "gate": verdict.gate,
-        "where": verdict.where,
-        "expected": list(change.expected),
-        "located": matches(verdict.where, change.expected),
-        "setting": setting,
-        "float32": {
-            "caught": single.caught,
-            "gate": single.gate,
-            "where": single.where,
-            "located": matches(single.where, change.expected),
-        },
-        "plain": plain,
-        "digest": digest(name, change),
-    }
+    told = dataclasses.asdict(single)
+    told["located"] = matches(single.where, change.expected)
+    del told["dead"]
+    both = {**plain["initial"], "generic": plain["generic"]["caught"]}
+    return _entry(name, change, double, setting, float32=told, plain=both)
 
 
 # --- in the command's process
 
 
-def digest(name: str, change: Fault) -> str:
-    """What a result depends on: the entry, the patched sources, the numbers of the run."""
-    entry = (change.name, change.why, change.expected, change.setting)
-    text = repr((entry, patched_sources(name, change), CONFIG, RATES, BATCH, HEIGHT, WIDTH))
-    text += {"low_contrast": str(_FAINT), "large_mean": str(_BRIGHT)}.get(change.setting, "")
-    return hashlib.sha256(text.encode()).hexdigest()
+@functools.cache
+def _source(name: str) -> str:
+    return "".join(map(ast.dump, patched_trees(name, None).values()))
 
 
-def truth_of(name: str) -> str:
-    """The backend whose healthy trace a backend's faults are held against."""
-    return "jax" if name == "torch" else "torch"
+def digest(name: str, change: Mutation) -> str:
+    """What a result depends on: the mutation, the backend's source, the numbers of the run."""
+    entry = (change.name, change.why, change.expected, change.setting, change.patches[name])
+    numbers = (CONFIG, RATES, BATCH, HEIGHT, WIDTH, _FAINT, _BRIGHT)
+    return hashlib.sha256(repr((entry, numbers, _source(name))).encode()).hexdigest()
+
+
+def reference_of(name: str) -> str:
+    """The backend whose healthy trace a backend's mutations are held against."""
+    return "mxnet" if name == "torch" else "torch"
 
 
 def _pool() -> concurrent.futures.ProcessPoolExecutor:
@@ -312,39 +342,46 @@ def _pool() -> concurrent.futures.ProcessPoolExecutor:
 
 
 def _run_backend(
-    name: str, faults: Sequence[Fault], about: dict[str, dict[str, Any]]
+    name: str, changes: Sequence[Mutation], about: dict[str, dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
-    """Judges each fault of a backend, in a process that lives as long as nothing crashes in it."""
-    settings = list(dict.fromkeys(["generic", *(change.setting for change in faults)]))
+    """Judges each mutation of a backend, in a process that lives until something crashes in it."""
+    settings = list(dict.fromkeys(["generic", *(change.setting for change in changes)]))
     with _pool() as pool:
-        truth, versions = pool.submit(healthy, truth_of(name), settings).result()
+        held, versions = pool.submit(healthy, reference_of(name), settings).result()
     about["versions"] |= versions
     pool = _pool()
     try:
-        about["float32_gates"][name], versions = pool.submit(hold, name, truth).result()
+        about["float32_gates"][name], versions = pool.submit(hold, name, held).result()
         about["versions"] |= versions
-        for change in faults:
+        for change in changes:
             try:
-                yield pool.submit(judge_fault, name, change).result()
+                yield pool.submit(judge_mutation, name, change).result()
             except BrokenProcessPool:  # a crash in a framework's own code
                 pool.shutdown()
                 pool = _pool()
-                pool.submit(hold, name, truth).result()
+                pool.submit(hold, name, held).result()
                 yield _crashed(name, change)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
+def _crashed(name: str, change: Mutation) -> dict[str, Any]:
+    found = Verdict(True, "exception", "the process died")
+    single = {"caught": True, "gate": found.gate, "where": found.where, "located": False}
+    plain = {"caught": True, "error": found.where, "generic": True}
+    return _entry(name, change, found, "generic", float32=single, plain=plain)
+
+
 def run(
-    wanted: Sequence[tuple[str, Fault]], about: dict[str, dict[str, Any]]
+    wanted: Sequence[tuple[str, Mutation]], about: dict[str, dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
-    """Judges each (backend, fault): JAX's, which take longest, beside those of the others.
+    """Judges each (backend, mutation): JAX's, which take longest, beside those of the others.
 
     Each backend computes in a process of its own, with one thread. `about` is told each backend's
     `versions` and `float32_gates`.
     """
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    by_name: dict[str, list[Fault]] = {}
+    by_name: dict[str, list[Mutation]] = {}
     for name, change in wanted:
         by_name.setdefault(name, []).append(change)
     results: queue.Queue[dict[str, Any] | Exception | None] = queue.Queue()
@@ -373,54 +410,12 @@ def run(
             yield entry
 
 
-def _crashed(name: str, change: Fault) -> dict[str, Any]:
-    verdict = {"caught": True, "gate": "exception", "where": "the process died", "located": False}
-    return {
-        "name": change.name,
-        "backend": name,
-        "why": change.why,
-        **verdict,
-        "expected": list(change.expected),
-        "setting": "generic",
-        "float32": verdict,
-        "plain": {"caught": True, "error": "the process died", "generic": True},
-        "digest": digest(name, change),
-    }
-
-
-def summary(
-    results: Sequence[Mapping[str, Any]], about: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
-    """The results with their shares, each over all faults in all backends."""
-
-    def share(holds: Callable[[Mapping[str, Any]], bool]) -> float:
-        return sum(map(holds, results)) / len(results) if results else 0.0
-
-    def alone(entry: Mapping[str, Any]) -> bool:
-        return entry["caught"] and not (entry["float32"]["caught"] or entry["plain"]["caught"])
-
-    by_name: dict[str, list[bool]] = {}
-    for entry in results:
-        by_name.setdefault(entry["name"], []).append(alone(entry))
-    return {
-        "faults": list(results),
-        "caught_share": share(lambda e: e["caught"]),
-        "located_share": share(lambda e: e["located"]),
-        "float32_caught_share": share(lambda e: e["float32"]["caught"]),
-        "float32_located_share": share(lambda e: e["float32"]["located"]),
-        "plain_caught_share": share(lambda e: e["plain"]["caught"]),
-        "plain_generic_caught_share": share(lambda e: e["plain"]["generic"]),
-        "plain_located_share": 0.0,
-        "only_float64": sorted(name for name, found in by_name.items() if all(found)),
-        **about,
-    }
-
-
-def named(names: Sequence[str] | None) -> list[Fault]:
-    """The faults of these names; all for none.
-
-    Raises:
-        KeyError: there is no such fault.
-    """
-    known = {change.name: change for change in FAULTS}
-    return [known[name] for name in names] if names else list(FAULTS)
+def failed(entry: Mapping[str, Any]) -> str | None:
+    """What is wrong with a mutation's result in float64: `dead`, `missed`, or its wrong place."""
+    if entry["dead"]:
+        return "dead: it changes no value"
+    if not entry["caught"]:
+        return "missed"
+    if not entry["located"]:
+        return f"first at {entry['where']}, expected {' or '.join(entry['expected'])}"
+    return None
