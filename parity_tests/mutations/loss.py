@@ -11,19 +11,23 @@ def _loss(old: str, new: str) -> Patch:
     return swap("loss.cross_entropy", old, new)
 
 
-def _calls(torch: str, mxnet: str, jax: str) -> dict[str, Patch]:
-    """The call of the loss replaced in the training step, which knows the pictures."""
+_SEAMS = {
+    "torch": "train.Trainer.step",
+    "mxnet": "train.Trainer._step_through",
+    "jax": "train._loss_of",
+}
+"""Where the loss is called, with the images at hand."""
+
+
+def _calls(new: str) -> dict[str, Patch]:
     old = "cross_entropy(__cells, __labels)"
-    return {
-        "torch": swap("train.Trainer.step", old, torch),
-        "mxnet": swap("train.Trainer._step_through", old, mxnet),
-        "jax": swap("train._loss_of", old, jax),
-    }
+    return {backend: swap(seam, old, new) for backend, seam in _SEAMS.items()}
 
 
 _EACH = (
-    "sum(cross_entropy(c.reshape(-1, c.shape[-1]), t.reshape(-1)) for c, t in zip(cells, {labels}))"
-    " / len(cells)"
+    "sum(cross_entropy(c, t) for c, t in zip("
+    "__cells.reshape(len(cells), -1, cells.shape[-1]), __labels.reshape(len(cells), -1)"
+    ")) / len(cells)"
 )
 _WHOLE = "cross_entropy(__cells, __labels) * (__labels != 255).sum() / images[0, 0].size"
 
@@ -38,13 +42,13 @@ MUTATIONS = [
         "loss_mean_of_images",
         "The mean is taken image by image, and images with little void weigh less.",
         "loss[0]",
-        **_calls(*(_EACH.format(labels=labels) for labels in ("truth", "truth", "labels"))),
+        **_calls(_EACH),
     ),
     mutation(
         "loss_sum_over_images",
         "The book's loss: the mean over an image's pixels, summed over the batch.",
         "loss[0]",
-        **_calls(_WHOLE, _WHOLE, _WHOLE),
+        **_calls(_WHOLE),
     ),
     mutation(
         "loss_not_divided",
