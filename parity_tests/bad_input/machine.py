@@ -16,7 +16,7 @@ import numpy as np
 import backends
 from common.data.batches import _Worker
 from parity_tests.bad_input.files import as_it_is
-from parity_tests.bad_input.trial import RUN, WEIGHTS, Row
+from parity_tests.bad_input.trial import RUN, USE, WEIGHTS, Row
 from parity_tests.bad_input.weights import PTH, state_dict
 
 
@@ -62,10 +62,10 @@ def disk_fills_up() -> Iterator[None]:
 
 @contextlib.contextmanager
 def small_files() -> Iterator[None]:
-    """No file grows beyond a megabyte: what a full disk or a quota does to a large one."""
+    """No file grows beyond 100 kB: what a full disk or a quota does to a large one."""
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
         yield
     finally:
@@ -73,48 +73,61 @@ def small_files() -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, handler)
 
 
+NOWHERE = "(Operation not permitted|Permission denied|Read-only file system)"
+
 ROWS = [
-    Row(
-        "run folder that is not empty",
-        as_it_is,
-        "out: is not empty; --out wants a new folder",
-        refuses="train",
-        arguments=["--out", "out"],
-    ),
-    Row(
-        "output folder that is a file",
-        as_it_is,
-        "result.json: cannot be made: (File exists|Not a directory)",
-        refuses="train predict",
-        arguments=["--out", "result.json"],
-    ),
-    Row(
-        "output folder where nobody may write",
-        as_it_is,
-        "/sys/run: cannot be made: (Operation not permitted|Permission denied|Read-only file sys)",
-        refuses="train predict",
-        arguments=["--out", "/sys/run"],
-    ),
-    Row(
-        "output file where nobody may write",
-        as_it_is,
-        "/sys/x.json: cannot be written: (Operation not perm|Permission denied|Read-only file sys)",
-        refuses="evaluate",
-        arguments=["--json", "/sys/x.json"],
-    ),
-    Row(
-        "output file in a folder that is not there",
-        as_it_is,
-        "none/x.json: no such folder: none",
-        refuses="train evaluate predict convert",
-        arguments=["--json", "none/x.json"],
-    ),
-    Row(
-        "output over the input",
-        as_it_is,
-        f"{WEIGHTS}: would overwrite the input",
-        refuses="convert",
-        arguments=["--json", str(WEIGHTS)],
+    *(
+        Row(what, as_it_is, says, arguments, refuses=commands)
+        for what, arguments, commands, says in (
+            (
+                "run folder that is not empty",
+                "--out out",
+                "train",
+                "out: is not empty; --out wants a new folder",
+            ),
+            (
+                "output folder that is a file",
+                "--out result.json",
+                "train predict",
+                "result.json: cannot be made: (File exists|Not a directory)",
+            ),
+            (
+                "output folder where nobody may write",
+                "--out /sys/run",
+                "train predict",
+                f"/sys/run: cannot be made: {NOWHERE}",
+            ),
+            (
+                "output file where nobody may write",
+                "--json /sys/x.json",
+                "evaluate",
+                f"/sys/x.json: cannot be written: {NOWHERE}",
+            ),
+            (
+                "output file in a folder that is not there",
+                "--json none/x.json",
+                USE,
+                "none/x.json: no such folder: none",
+            ),
+            (
+                "output over the input",
+                f"--json {WEIGHTS}",
+                "convert",
+                f"{WEIGHTS}: would overwrite the input",
+            ),
+            (
+                "batch larger than the set",
+                "--batch-size 7",
+                "train",
+                "data: 2 images in train, --batch-size asks for 7",
+            ),
+            (
+                "batch of one image of 32x32",
+                "--batch-size 1 --crop 32 32",
+                "train",
+                "one image of 32x32 pixels leaves BatchNorm one value a channel",
+            ),
+        )
     ),
     Row(
         "disk full",
@@ -124,25 +137,11 @@ ROWS = [
         during=full_disk,
     ),
     Row(
-        "no file may grow beyond 1 MB",
+        "no file may grow beyond 100 kB",
         as_it_is,
         "out.safetensors: cannot be written: .*File too large",
         refuses="convert",
         during=small_files,
-    ),
-    Row(
-        "batch larger than the set",
-        as_it_is,
-        "data: 2 images in train, --batch-size asks for 7",
-        refuses="train",
-        arguments=["--batch-size", "7"],
-    ),
-    Row(
-        "batch of one image of 32x32",
-        as_it_is,
-        "one image of 32x32 pixels leaves BatchNorm one value a channel",
-        refuses="train",
-        arguments=["--batch-size", "1", "--crop", "32", "32"],
     ),
     Row(
         "backend that is not installed",
@@ -163,16 +162,16 @@ ROWS = [
         "MXNet under NumPy 2",
         as_it_is,
         r"--backend mxnet: .*MXNet 1.9.1 needs NumPy 1, here is 2.4.6; install with: pip install",
+        "--backend mxnet",
         refuses=RUN,
-        arguments=["--backend", "mxnet"],
         during=numpy_2,
     ),
     Row(
         "a process that reads the data is killed",
         as_it_is,
         r"a process that reads the data has ended \(SIGKILL\)",
+        "--workers 1",
         stops="train",
-        arguments=["--workers", "1"],
         during=worker_killed,
     ),
 ]

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -31,19 +32,26 @@ from parity_tests.bad_input.trial import (
     RUN_LAST,
     RUN_PREVIOUS,
     SPLIT,
-    TORCH,
     WEIGHTS,
     Row,
+    table,
 )
 from parity_tests.bad_input.weights import NO_FILE
 from scripts.shared import training
 
 
+def resumed() -> None:
+    """What `--resume` reads of a run, in its order."""
+    with RunFolder(RUN_FOLDER) as folder:
+        folder.info()
+        folder.load()
+        folder.read_logs()
+
+
 def no_checkpoints() -> None:
     """Weights alone where the run's checkpoints were."""
     for path in (RUN_LAST, RUN_PREVIOUS):
-        path.unlink()
-        path.hardlink_to(WEIGHTS)
+        shutil.copy(WEIGHTS, path)
 
 
 def empty_run() -> None:
@@ -80,33 +88,22 @@ def images_away() -> Iterator[None]:
 
 
 MINE = Path("mine.toml")
-NAME = "train_0000[01]"
-KEEPS = "a run keeps its settings but for"
+PAIRS = "train_0000[01], train_0000[01]"
 
 ROWS = [
-    Row(
-        "nothing of what a new run needs",
-        as_it_is,
-        "--backend, --data, --out: missing, for a new run",
-        refuses="new",
-    ),
     *(
-        Row(f"no {option}", as_it_is, f"error: {option}: missing", refuses="new", arguments=others)
-        for option, others in (
-            ("--backend", ["--data", "data", "--out", "run"]),
-            ("--data", [*TORCH, "--out", "run"]),
-            ("--out", [*TORCH, "--data", "data"]),
+        Row(what, as_it_is, f"error: {says}", arguments, refuses="new")
+        for what, says, arguments in (
+            ("nothing of what a new run needs", "--backend, --data, --out: missing, for a new", ""),
+            ("no --backend", "--backend: missing", "--data data --out run"),
+            ("no --data", "--data: missing", "--backend torch --out run"),
+            ("no --out", "--out: missing", "--backend torch --data data"),
         )
     ),
     *(
-        Row(
-            f"recipe: {fault}",
-            text(MINE, content),
-            f"{MINE}: {says}",
-            refuses="train",
-            arguments=["--recipe", str(MINE)],
-        )
-        for fault, content, says in (
+        Row(f"recipe: {what}", text(MINE, content), f"{MINE}: {says}", arguments, refuses="train")
+        for arguments in (f"--recipe {MINE}",)
+        for what, content, says in (
             (
                 "unknown key",
                 "learning_rat = 1\n",
@@ -129,22 +126,22 @@ ROWS = [
         "recipe that is not there",
         as_it_is,
         r"--recipe modren: no such recipe \(have .*, modern\) or file. Is modern meant?",
+        "--recipe modren",
         refuses="train",
-        arguments=["--recipe", "modren"],
     ),
     Row(
         "learning rate far too high",
         as_it_is,
-        f"step 1: the loss is nan on {NAME}, {NAME}; is --lr too high. {RUN_LAST} is of step 1",
+        f"step 1: the loss is nan on {PAIRS}; is --lr too high. {RUN_LAST} is of step 1",
+        "--lr 1e30 --stop-after 3",
         stops="train",
-        arguments=["--lr", "1e30", "--steps", "9"],
     ),
     Row(
         "the images go missing on the way, within an epoch",
         as_it_is,
         f"{IMAGE.parent}/.*: no such file; saved after step 1: python .*--resume {RUN_FOLDER} goes",
+        "--batch-size 1 --stop-after 3",
         stops="train",
-        arguments=["--steps", "2", "--batch-size", "1"],
         during=images_away,
     ),
     Row(
@@ -159,7 +156,6 @@ ROWS = [
         as_it_is,
         f"{RUN_LAST}: cannot be written: No space left",
         stops="train",
-        arguments=["--steps", "9"],
         during=disk_fills_up,
     ),
     *(
@@ -173,44 +169,69 @@ ROWS = [
         for command, spoil in (("train", empty_run), ("resume", as_it_is))
     ),
     *(
-        Row(fault, as_it_is, f"{run}: {says}", refuses="resume", arguments=["--resume", str(run)])
-        for fault, run, says in (
-            ("no such run", "none", "no such run"),
+        Row(
+            what,
+            as_it_is,
+            f"{run}: {says}",
+            f"--resume {run}",
+            by=(RunFolder(run).info,),
+            refuses="resume",
+        )
+        for what, run, says in (
+            ("no such run", Path("none"), "no such run"),
             ("a folder that is no run", DATA, "no run, for it has no config.json"),
             ("weights as a run", WEIGHTS, "no run, for it has no config.json"),
         )
     ),
-    Row("no config.json", missing(CONFIG), "run: no run, for it has no con", refuses="resume"),
-    *(
-        Row(fault, spoil, f"{CONFIG}: damaged, or no run's config", refuses="resume")
-        for fault, spoil in (
-            ("config.json cut short", rewrite(CONFIG, half)),
-            ("empty config.json", rewrite(CONFIG, empty)),
-            ("HTML as config.json", rewrite(CONFIG, html)),
-            ("another program's config.json", text(CONFIG, '{"name": "app"}')),
-            ("config.json of other types", text(CONFIG, '{"data": "data", "history": 1}')),
-        )
-    ),
-    Row(
-        "a line of log.jsonl damaged",
-        text(LOG, b'{"st\xff\n{"step": 1}\n'),
-        f"{LOG}: line 1 is damaged",
+    *table(
+        ("no config.json", missing(CONFIG), "run: no run, for it has no config.json"),
+        *(
+            (what, spoil, f"{CONFIG}: damaged, or no run's config")
+            for what, spoil in (
+                ("config.json cut short", rewrite(CONFIG, half)),
+                ("empty config.json", rewrite(CONFIG, empty)),
+                ("HTML as config.json", rewrite(CONFIG, html)),
+                ("another program's config.json", text(CONFIG, '{"name": "app"}')),
+                ("config.json of other types", text(CONFIG, '{"data": "data", "history": 1}')),
+            )
+        ),
+        (
+            "a line of log.jsonl damaged",
+            text(LOG, b'{"st\xff\n{"step": 1}\n'),
+            f"{LOG}: line 1 is damaged",
+        ),
+        (
+            "last and previous checkpoint cut short, empty",
+            several(rewrite(RUN_LAST, half), rewrite(RUN_PREVIOUS, empty)),
+            f"{RUN_LAST}: {NO_FILE}.*; and {RUN_PREVIOUS}: {NO_FILE}",
+        ),
+        (
+            "last checkpoint cut short, no previous one",
+            several(rewrite(RUN_LAST, half), missing(RUN_PREVIOUS)),
+            f"{RUN_LAST}: {NO_FILE}",
+        ),
+        (
+            "weights alone as checkpoints",
+            no_checkpoints,
+            f"{RUN_LAST}: no checkpoint that a run can go on from; and {RUN_PREVIOUS}: no check",
+        ),
+        by=(resumed,),
         refuses="resume",
     ),
     *(
         Row(
-            f"another {fault}",
+            f"another {what}",
             as_it_is,
-            f"run: {' '.join(arguments)}, but the run has {its}: {KEEPS}",
+            f"run: {argument}, but the run has {its}: a run keeps its settings but for",
+            argument,
             refuses="resume",
-            arguments=arguments,
         )
-        for fault, its, *arguments in (
-            ("learning rate", "0.02", "--lr", "0.5"),
-            ("crop", "32 64", "--crop", "64", "64"),
-            ("type", "float32", "--dtype", "float64"),
-            ("seed", "0", "--seed", "1"),
-            ("number of steps", "2", "--steps", "5"),
+        for what, its, argument in (
+            ("learning rate", "0.02", "--lr 0.5"),
+            ("crop", "32 64", "--crop 64 64"),
+            ("type", "float32", "--dtype float64"),
+            ("seed", "0", "--seed 1"),
+            ("number of steps", "3", "--steps 5"),
         )
     ),
     *(
@@ -218,63 +239,46 @@ ROWS = [
             f"{option} for a run that goes on",
             as_it_is,
             f"{option}: not with --resume",
+            f"{option} {value}",
             refuses="resume",
-            arguments=[option, value],
         )
-        for option, value in (("--out", "new"), ("--weights", str(WEIGHTS)), ("--recipe", "modern"))
+        for option, value in (("--out", "new"), ("--weights", WEIGHTS), ("--recipe", "modern"))
     ),
     Row(
         "backend that there is not",
         as_it_is,
         "Invalid value for '--backend': .*'caffe' is not one of 'torch', 'mxnet', 'jax'",
-        refuses="resume",
-        arguments=["--backend", "caffe"],
-    ),
-    Row("the data is gone", lambda: DATA.rename("moved"), "data: no such fol", refuses="resume"),
-    Row(
-        "the split in another order",
-        text(SPLIT, "train_00001\ntrain_00000\n"),
-        "data: its train split or its classes are not those of the run in run",
+        "--backend caffe",
         refuses="resume",
     ),
-    Row(
-        "other data",
-        lambda: write_shapes(Path("other"), 3, 1, seed=0),
-        "other: its train split or its classes are not those of the run in run",
+    *table(
+        ("the data is gone", lambda: DATA.rename("moved"), "data: no such folder"),
+        (
+            "the split in another order",
+            text(SPLIT, "train_00001\ntrain_00000\n"),
+            "data: its train split or its classes are not those of the run in run",
+        ),
+        (
+            "other data",
+            lambda: write_shapes(Path("other"), 3, 1, seed=0),
+            "other: its train split or its classes are not those of the run in run",
+            "--data other",
+        ),
         refuses="resume",
-        arguments=["--data", "other"],
     ),
     *(
         Row(
-            fault,
+            what,
             spoil,
             f"{RUN_LAST}: ({NO_FILE}.*|{says}); going on from {RUN_PREVIOUS}, of step 0",
             notes="resume",
             like=as_it_is,
         )
-        for fault, spoil, says in (
+        for what, spoil, says in (
             ("last checkpoint cut short", rewrite(RUN_LAST, half), NO_FILE),
             ("a bit of it flipped", rewrite(RUN_LAST, flipped), "damaged: its contents are .*"),
             ("no last checkpoint", missing(RUN_LAST), "no such file"),
         )
-    ),
-    Row(
-        "last and previous checkpoint cut short, empty",
-        several(rewrite(RUN_LAST, half), rewrite(RUN_PREVIOUS, empty)),
-        f"{RUN_LAST}: {NO_FILE}.*; and {RUN_PREVIOUS}: {NO_FILE}",
-        refuses="resume",
-    ),
-    Row(
-        "last checkpoint cut short, no previous one",
-        several(rewrite(RUN_LAST, half), missing(RUN_PREVIOUS)),
-        f"{RUN_LAST}: {NO_FILE}",
-        refuses="resume",
-    ),
-    Row(
-        "weights alone as checkpoints",
-        no_checkpoints,
-        f"{RUN_LAST}: no checkpoint that a run can go on from; and {RUN_PREVIOUS}: no check",
-        refuses="resume",
     ),
     Row(
         "another number of threads",
@@ -289,14 +293,9 @@ ROWS = [
         "another backend",
         as_it_is,
         "from step 1 on with mxnet .*, until now torch .*: the same up to rounding, not bit .*",
+        "--backend mxnet",
         notes="resume",
-        arguments=["--backend", "mxnet"],
-        needs=["mxnet"],
+        needs="mxnet",
     ),
-    Row(
-        "--stop-after a step that is done",
-        as_it_is,
-        accepts="resume",
-        arguments=["--stop-after", "1"],
-    ),
+    Row("--stop-after a step that is done", as_it_is, "", "--stop-after 1", accepts="resume"),
 ]

@@ -1,27 +1,28 @@
-"""Every row of the table of faults, by every command that it is told for."""
+"""Every row against the functions that it names, and with every command that it is told for."""
 
 import pickle
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from common.errors import InputError
 from parity_tests.bad_input import ROWS
-from parity_tests.bad_input.trial import LISTS, Outcome, Row, Run, attempt, workplace
+from parity_tests.bad_input.trial import (
+    LISTS,
+    LOG,
+    Outcome,
+    Row,
+    Run,
+    attempt,
+    snapshot,
+    workplace,
+)
 from parity_tests.bad_input.weights import Payload
 
-CASES = [
-    pytest.param(
-        *(row, command, verdict),
-        id=f"{row.fault}-{command}",
-        marks=[pytest.mark.needs(*row.needs)] if row.needs else [],
-    )
-    for row in ROWS
-    for command, verdict in row.commands()
-]
 LOCKS = {Path("run/.lock"), Path("voc/.voc2012")}
-LOG = Path("run/log.jsonl")
 
 
 def masks(stems: set[str]) -> set[Path]:
@@ -51,12 +52,12 @@ def check_results(command: str, outcome: Outcome) -> None:
 
 
 def check_line(row: Row, command: str, outcome: Outcome) -> None:
-    """One line, which begins with `error: ` and names the file and the fault."""
+    """One line, which begins with `error: ` and names the file and what is wrong."""
     assert outcome.code == 2
     assert outcome.err.count("\n") == 1
     assert outcome.err.startswith("error: ")
     # the list of a folder's faults is what `data check` is for
-    told = outcome.out + outcome.err if command in LISTS.split() else outcome.err
+    told = outcome.out + outcome.err if command in LISTS else outcome.err
     assert re.search(row.says, told)
     assert "Traceback" not in outcome.out + outcome.err
 
@@ -83,8 +84,21 @@ def check_stop(outcome: Outcome) -> None:
         assert int(told[1]) == outcome.saved
 
 
-@pytest.mark.parametrize(("row", "command", "verdict"), CASES)
-def test_a_fault(row: Row, command: str, verdict: str, run_command: Run) -> None:
+def cases() -> Iterator[object]:
+    """Every row with its commands; without `full` those of rows that name no function, and else
+    the first that a command takes this way for these functions."""
+    seen = set()
+    for row in ROWS:
+        for command, verdict in row.commands():
+            kind = row.by or row, command, verdict
+            marks = [pytest.mark.full] if kind in seen else []
+            marks += [pytest.mark.needs(row.needs)] if row.needs else []
+            seen.add(kind)
+            yield pytest.param(row, command, verdict, id=f"{row.what}-{command}", marks=marks)
+
+
+@pytest.mark.parametrize(("row", "command", "verdict"), list(cases()))
+def test_with_a_command(row: Row, command: str, verdict: str, run_command: Run) -> None:
     outcome = attempt(row, command, run_command)
     kept = {path: outcome.after.get(path) for path in outcome.before}
     if verdict == "refuses":
@@ -111,6 +125,34 @@ def test_a_fault(row: Row, command: str, verdict: str, run_command: Run) -> None
                 assert like.code == 0
                 RESULTS[key] = results(command, like)
             assert results(command, outcome) == RESULTS[key]
+
+
+@pytest.mark.parametrize(
+    ("row", "function"),
+    [
+        pytest.param(row, function, id=f"{row.what}-{getattr(function, '__name__', '')}")
+        for row in ROWS
+        for function in row.by
+    ],
+)
+def test_with_a_function(row: Row, function: Callable[[], object]) -> None:
+    with workplace("resume" in row.refuses):
+        row.spoil()
+        before = snapshot()
+        with row.during():
+            if row.accepts:
+                result = function()
+            else:
+                with pytest.raises(InputError, match=row.says) as refused:
+                    function()
+                assert "\n" not in str(refused.value)
+        after = snapshot()
+    kept = {path: after.get(path) for path in before} if row.stops else after
+    assert kept == before
+    if row.like is not None:
+        with workplace():
+            row.like()
+            np.testing.assert_equal(result, function())
 
 
 def test_the_payload_would_have_been_seen() -> None:
