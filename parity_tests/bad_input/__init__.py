@@ -26,6 +26,6 @@ Where the row says what the input is `like`, the result is that of the input whi
 and its rows.
 """
 
-from parity_tests.bad_input import folders, machine, pictures, runs, voc2012, weights
+from parity_tests.bad_input import commands, data, voc2012, weights
 
-ROWS = [row for of in (pictures, folders, weights, machine, runs, voc2012) for row in of.ROWS]
+ROWS = [row for of in (data, weights, commands, voc2012) for row in of.ROWS]

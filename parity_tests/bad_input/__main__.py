@@ -34,6 +34,6 @@ if __name__ == "__main__":
     print("|---|---|---|---|")
     for row in ROWS:
         for command, verdict in row.commands():
-            outcome = attempt(row, command, in_this_process)
-            said = _said(row, command, verdict, outcome)
+            with attempt(row, command, in_this_process) as outcome:
+                said = _said(row, command, verdict, outcome)
             print(f"| {row.what} | {command} | {said} | {outcome.code} |", flush=True)

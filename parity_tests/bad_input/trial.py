@@ -26,11 +26,10 @@ from common.data.dataset import (
     open_dataset,
     survey,
 )
-from common.data.images import open_image
 from common.data.shapes import SHAPES_CLASSES, write_shapes
 from common.errors import InputError
 from common.network.initial import initial_weights
-from common.runs.run_folder import LAST, PREVIOUS, Checkpoint
+from common.runs.run_folder import LAST, PREVIOUS
 from common.weights.checkpoint import write_weights
 from parity_tests.conftest import command_module
 from parity_tests.data.voc_archives import md5
@@ -64,14 +63,6 @@ COMMANDS = {
 
 LISTS = ("check", "voc2012")
 """The commands that list a folder's faults on standard output."""
-CHECKED = "check evaluate predict"
-"""The commands that read pictures, but for `train`."""
-SCORE = "check train evaluate"
-"""Those that read masks and splits too."""
-USE = "train evaluate predict convert"
-"""Those that read weights."""
-RUN = "train evaluate predict"
-"""Those that run a network."""
 
 VERDICTS = ("refuses", "finishes", "stops", "notes", "accepts")
 
@@ -106,9 +97,21 @@ class Row:
                 yield command, verdict
 
 
-def table(*lines: tuple[Any, ...], **same: Any) -> list[Row]:
-    """Rows that differ in their first columns alone: what, spoil, says, arguments."""
-    return [Row(*line, **same) for line in lines]
+def table(
+    *lines: tuple[Any, ...],
+    how: Callable[[Path, Any], Callable[[], object]] | None = None,
+    at: Path | None = None,
+    **same: Any,
+) -> list[Row]:
+    """Rows that differ in their first columns alone: what, spoil, says, arguments.
+
+    With `how`, the second column is what it does to the file `at`; each `says` begins with `at`.
+    """
+    rows = []
+    for what, spoil, *more in lines:
+        more[:1] = [f"{at}: {says}" if at else says for says in more[:1]]
+        rows.append(Row(what, how(at, spoil) if how and at else spoil, *more, **same))
+    return rows
 
 
 # The functions that rows name, but for those of one module
@@ -183,15 +186,19 @@ def _stopped() -> tempfile.TemporaryDirectory[str]:
     return stopped
 
 
-def content(path: Path) -> bytes | None:
+Files = dict[Path, bytes | None]
+"""Each file's content, None for a folder. Links are not followed."""
+
+
+def _content(path: Path) -> bytes | None:
     if path.is_symlink():
         return f"-> {path.readlink()}".encode()
     return None if path.is_dir() else path.read_bytes()
 
 
-def snapshot() -> dict[Path, bytes | None]:
-    """Each file's content in the working folder, None for a folder. Links are not followed."""
-    return {path: content(path) for path in Path().rglob("*")}
+def snapshot() -> Files:
+    """What is in the working folder."""
+    return {path: _content(path) for path in Path().rglob("*")}
 
 
 # The commands
@@ -207,19 +214,18 @@ class Outcome:
     code: int
     out: str
     err: str
-    before: dict[Path, bytes | None]
-    after: dict[Path, bytes | None]
-    sizes: dict[str, tuple[int, int]]
-    """Of the masks in `out`, by stem."""
-    wanted: dict[str, tuple[int, int]]
-    """What they should be: the sizes of the images that can be read."""
-    saved: int | None
-    """After how many steps the run's last checkpoint is, which can be read; None: there is none."""
+    before: Files
+    after: Files
 
     @property
-    def written(self) -> dict[Path, bytes | None]:
+    def written(self) -> Files:
         """What is there now and was not, or is another now."""
         return {p: c for p, c in self.after.items() if p not in self.before or self.before[p] != c}
+
+    @property
+    def kept(self) -> bool:
+        """Whether all that was there is as it was."""
+        return self.before.items() <= self.after.items()
 
 
 def in_this_process(name: str, *arguments: str) -> tuple[int, str, str]:
@@ -239,29 +245,19 @@ def in_this_process(name: str, *arguments: str) -> tuple[int, str, str]:
     raise AssertionError("a command ends with an exit code")
 
 
-def _mask_sizes() -> tuple[dict[str, tuple[int, int]], dict[str, tuple[int, int]]]:
-    made, wanted = {}, {}
-    for path in Path("out").glob("*_0000?.png"):
-        with Image.open(path) as mask:
-            made[path.stem] = mask.size
-    for path in (DATA / IMAGES).glob("*.jpg"):
-        with contextlib.suppress(InputError):
-            wanted[path.stem] = open_image(path).size
-    return made, wanted
-
-
 def _arguments(command: str, weights: Path) -> list[str]:
     words = {"W": str(weights), "MD5": md5(TAR.read_bytes()) if TAR.exists() else ""}
     return [words.get(word, word) for word in COMMANDS[command].split()]
 
 
-def attempt(row: Row, command: str, run: Run, spoil: Callable[[], object] | None = None) -> Outcome:
-    """What a command makes of the row's input, or of `spoil` in its place."""
+@contextlib.contextmanager
+def attempt(
+    row: Row, command: str, run: Run, spoil: Callable[[], object] | None = None
+) -> Iterator[Outcome]:
+    """What a command makes of the row's input, or of `spoil` in its place; in its folder."""
     with workplace(with_run=command == "resume"):
         (spoil or row.spoil)()
         before = snapshot()
         with row.during():
-            code, out, err = run(*_arguments(command, row.weights), *row.arguments.split())
-        last = RUN_LAST.exists() and (code == 0 or row.stops)
-        saved = Checkpoint.read(RUN_LAST).step if last else None
-        return Outcome(code, out, err, before, snapshot(), *_mask_sizes(), saved)
+            ended = run(*_arguments(command, row.weights), *row.arguments.split())
+        yield Outcome(*ended, before, snapshot())
