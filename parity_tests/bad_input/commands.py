@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import itertools
 import os
 import resource
 import shutil
@@ -10,6 +9,8 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,6 +20,7 @@ import numpy as np
 import backends
 from common.data.batches import _Worker
 from common.data.shapes import write_shapes
+from common.network import schedule
 from common.runs.run_folder import LOCK, RunFolder
 from parity_tests.bad_input.files import (
     as_it_is,
@@ -45,7 +47,6 @@ from parity_tests.bad_input.trial import (
     table,
 )
 from parity_tests.bad_input.weights import NO_FILE, PTH, USE, state_dict
-from scripts.shared import training
 
 
 def not_installed() -> AbstractContextManager[object]:
@@ -69,23 +70,10 @@ def worker_killed() -> AbstractContextManager[object]:
     return mock.patch.object(_Worker, "ask", lambda self, step: self._process.kill())
 
 
-def full_disk() -> AbstractContextManager[object]:
-    """No file reaches the disk."""
-    return mock.patch("os.fsync", side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-
-
-@contextlib.contextmanager
-def disk_fills_up() -> Iterator[None]:
-    """Of a run, the config, the first checkpoint and the first step's logs reach the disk."""
-    fsync, calls = os.fsync, itertools.count()
-
-    def full(handle: int) -> None:
-        if next(calls) > 5:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        fsync(handle)
-
-    with mock.patch("os.fsync", full):
-        yield
+def full_disk(flushed: int = 0) -> AbstractContextManager[object]:
+    """So many files reach the disk, and no more."""
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return mock.patch("os.fsync", side_effect=chain([None] * flushed, repeat(full)))
 
 
 @contextlib.contextmanager
@@ -136,14 +124,14 @@ def other_threads() -> AbstractContextManager[object]:
 @contextlib.contextmanager
 def images_away() -> Iterator[None]:
     """The images are away from the first step on, until the command has ended."""
-    folder, away, rate = IMAGE.parent, DATA / "away", training.learning_rate
+    folder, away = IMAGE.parent, DATA / "away"
 
     def learning_rate(*arguments: Any) -> float:
         if folder.exists():
             folder.rename(away)
-        return rate(*arguments)
+        return schedule.learning_rate(*arguments)
 
-    with mock.patch.object(training, "learning_rate", learning_rate):
+    with mock.patch("scripts.shared.training.learning_rate", learning_rate):
         yield
     away.rename(folder)
 
@@ -211,8 +199,9 @@ ROWS = [
         refuses="evaluate predict convert", during=full_disk),
     Row("disk full", as_it_is, f"{CONFIG}: cannot be written: No space left",
         stops="train", during=full_disk),
+    # the config, the first checkpoint and the first step's logs reach the disk
     Row("disk fills up", as_it_is, f"{RUN_LAST}: cannot be written: No space left",
-        stops="train", during=disk_fills_up),
+        stops="train", during=partial(full_disk, 6)),
     Row("no file may grow beyond 100 kB", as_it_is,
         "out.safetensors: cannot be written: .*File too large",
         refuses="convert", during=small_files),

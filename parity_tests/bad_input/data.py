@@ -1,6 +1,5 @@
 """What is done to a folder of data: pictures, masks, links, splits, class names, manifest."""
 
-import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -11,10 +10,20 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from common.data.dataset import IMAGES, MASKS, SPLITS, keep_manifest
-from common.data.images import open_image
+from common.data.dataset import (
+    IMAGES,
+    MASKS,
+    SPLITS,
+    Survey,
+    check_split,
+    keep_manifest,
+    open_dataset,
+    survey,
+)
+from common.data.images import read_image
 from common.data.manifest import MANIFEST
 from common.data.voc import VOC_CLASSES, voc_palette
+from common.errors import InputError
 from parity_tests.bad_input.files import (
     as_it_is,
     empty,
@@ -37,8 +46,6 @@ from parity_tests.bad_input.trial import (
     SPLIT,
     Row,
     more_classes,
-    opened,
-    surveyed,
     table,
 )
 
@@ -51,18 +58,27 @@ SCORE = "check train evaluate"
 Size = tuple[int, int]
 
 
-def pictured() -> object:
-    """The first training image, as `predict` reads it."""
-    return np.asarray(open_image(IMAGE))
+def opened(split: str = "train") -> object:
+    """The pairs of a split, as `train` and `evaluate` read them."""
+    dataset = open_dataset(DATA, split)
+    check_split(dataset)
+    return [dataset.class_names, [dataset.read(index) for index in range(len(dataset))]]
+
+
+def listed(found: Survey) -> object:
+    """What was found; its faults, if there are any, are raised in one line."""
+    if found.faults:
+        raise InputError("; ".join(found.faults))
+    return vars(found)
+
+
+def surveyed() -> object:
+    """All that the data holds, as `data check` reads it."""
+    return listed(survey(DATA))
 
 
 READ = (opened, surveyed)
-SEE = (pictured, *READ)
-
-
-def without(path: Path) -> Callable[[], None]:
-    """A folder is gone."""
-    return partial(shutil.rmtree, path)
+SEE = (partial(read_image, IMAGE), *READ)
 
 
 def manifest(change: Callable[[], object]) -> Callable[[], None]:
@@ -92,7 +108,7 @@ def mask_of(size: Size, label: int = 1) -> Image.Image:
 def pair(
     image: Image.Image, kind: str = "PNG", at: str = IMAGE.stem, **how: Any
 ) -> Callable[[], None]:
-    """An image and its mask as a training pair, the first if none is said; the name ends in .jpg."""
+    """An image and its mask, of `size`, as a training pair; the image's name ends in .jpg."""
     size = how.pop("size", image.size)
     return several(
         partial(image.save, IMAGE.with_stem(at), kind, **how),
@@ -120,13 +136,6 @@ def masked(mask: Image.Image, kind: str = "PNG", names: str = MASK.stem) -> Call
 def labelled(label: int, names: str = MASK.stem) -> Callable[[], None]:
     """Masks of the right size that are `label` everywhere."""
     return masked(mask_of(SIZE, label), names=names)
-
-
-def grey() -> None:
-    """The mask without its palette."""
-    with Image.open(MASK) as mask:
-        label = np.asarray(mask)
-    Image.fromarray(label).save(MASK)
 
 
 def bomb(kind: int) -> Callable[[bytes], bytes]:
@@ -200,7 +209,8 @@ ROWS = [
         ("mask that claims 20000x20000", rewrite(MASK, bomb(0)), "cannot be read: Image size"),
         at=MASK, by=READ, refuses=SCORE,
     ),
-    Row("grey mask", grey, by=READ, accepts="check evaluate", like=as_it_is),
+    Row("grey mask", masked(Image.new("L", SIZE, 1)), by=READ, accepts="check evaluate",
+        like=labelled(1)),
     Row("mask that is void everywhere", labelled(255), f"{MASK}: void everywhere",
         by=(surveyed,), refuses="check"),
     Row("a mask void everywhere, among others", labelled(255), by=(opened,), accepts="train"),
@@ -217,10 +227,10 @@ ROWS = [
         ("mask missing", missing(MASK), f"{MASK}: no such file"),
         ("a name of 300 letters", text(SPLIT, "x" * 300),
          f"{IMAGE.parent}/x*.jpg: cannot be read: File name too long"),
-        ("no such folder", without(DATA), f"{DATA}: no such folder"),
-        ("no folder of images", without(IMAGE.parent), f"{DATA}: holds no {IMAGES}"),
-        ("no folder of masks", without(MASK.parent), f"{DATA}: holds no {MASKS}"),
-        ("no folder of splits", without(SPLIT.parent), f"{DATA}: holds no {SPLITS}"),
+        ("no such folder", missing(DATA), f"{DATA}: no such folder"),
+        ("no folder of images", missing(IMAGE.parent), f"{DATA}: holds no {IMAGES}"),
+        ("no folder of masks", missing(MASK.parent), f"{DATA}: holds no {MASKS}"),
+        ("no folder of splits", missing(SPLIT.parent), f"{DATA}: holds no {SPLITS}"),
         ("an image is a link out of the data", linked(IMAGE, "elsewhere/x"),
          f"{IMAGE}: a link that leads out of the data, to .*/elsewhere/x"),
         ("a mask is a link out of the data", linked(MASK, "elsewhere/x"),

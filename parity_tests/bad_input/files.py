@@ -1,5 +1,6 @@
 """What may be done to any file."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +28,8 @@ def text(path: Path, content: str | bytes) -> Callable[[], object]:
 
 
 def missing(*paths: Path) -> Callable[[], None]:
-    return several(*(path.unlink for path in paths))
+    """Files or folders are gone."""
+    return several(*(lambda p=p: shutil.rmtree(p) if p.is_dir() else p.unlink() for p in paths))
 
 
 def linked(path: Path, target: Path | str) -> Callable[[], None]:

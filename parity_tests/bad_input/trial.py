@@ -16,18 +16,8 @@ from unittest import mock
 
 from PIL import Image
 
-from common.data.dataset import (
-    CLASS_NAMES,
-    IMAGES,
-    MASKS,
-    SPLITS,
-    Survey,
-    check_split,
-    open_dataset,
-    survey,
-)
+from common.data.dataset import CLASS_NAMES, IMAGES, MASKS, SPLITS
 from common.data.shapes import SHAPES_CLASSES, write_shapes
-from common.errors import InputError
 from common.network.initial import initial_weights
 from common.runs.run_folder import LAST, PREVIOUS
 from common.weights.checkpoint import write_weights
@@ -112,28 +102,6 @@ def table(
         more[:1] = [f"{at}: {says}" if at else says for says in more[:1]]
         rows.append(Row(what, how(at, spoil) if how and at else spoil, *more, **same))
     return rows
-
-
-# The functions that rows name, but for those of one module
-
-
-def opened(split: str = "train") -> object:
-    """The pairs of a split, as `train` and `evaluate` read them."""
-    dataset = open_dataset(DATA, split)
-    check_split(dataset)
-    return [dataset.class_names, [dataset.read(index) for index in range(len(dataset))]]
-
-
-def listed(found: Survey) -> object:
-    """What was found; its faults, if there are any, are raised in one line."""
-    if found.faults:
-        raise InputError("; ".join(found.faults))
-    return vars(found)
-
-
-def surveyed() -> object:
-    """All that the data holds, as `data check` reads it."""
-    return listed(survey(DATA))
 
 
 # The folder
