@@ -128,7 +128,7 @@ def test_with_a_command(row: Row, command: str, verdict: str, run_command: Run) 
 @pytest.mark.parametrize(
     ("row", "function"),
     [
-        pytest.param(row, function, id=f"{row.what}-{getattr(function, "func", function).__name__}")
+        pytest.param(row, function, id=f"{row.what}-{getattr(function, 'func', function).__name__}")
         for row in ROWS
         for function in row.by
     ],
