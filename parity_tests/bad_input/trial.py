@@ -24,8 +24,8 @@ from common.weights.checkpoint import write_weights
 from parity_tests.conftest import command_module
 from parity_tests.data.voc_archives import md5
 
-WIDTH = 64
-"""Channels of the first stage."""
+WIDTH = 8
+"""Channels of the first stage: what is bad is found in a narrow network as in a wide one."""
 SIZE = (56, 40)
 """Width and height of the clean pictures."""
 DATA, WEIGHTS = Path("data"), Path("W.safetensors")
@@ -126,7 +126,7 @@ def _clean() -> tempfile.TemporaryDirectory[str]:
 
 def more_classes(names: tuple[str, ...], folder: Path = Path()) -> None:
     """The weights of a whole network of these classes."""
-    arrays = initial_weights("resnet18", len(names), seed=0)
+    arrays = initial_weights("resnet18", len(names), seed=0, width=WIDTH)
     write_weights(folder / WEIGHTS, arrays, "resnet18", names)
 
 
