@@ -32,7 +32,7 @@ from scripts.shared.plots import plot_relay
 
 app = new_app()
 
-GATE = 1e-9
+TOLERANCE = 1e-9
 """Relative L2 distance after several steps in float64, at most."""
 
 
@@ -100,7 +100,7 @@ def relay(
     write_json(json_path, {"steps": steps, "stayed": stayed, "relays": found})
     if plot is not None:
         plot_relay(plot, stayed, found)
-    if max(max(one["apart"], one["losses_apart"]) for one in found) > GATE:
+    if max(max(one["apart"], one["losses_apart"]) for one in found) > TOLERANCE:
         raise typer.Exit(1)
 
 

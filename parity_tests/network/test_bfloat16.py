@@ -1,4 +1,4 @@
-"""Products in bfloat16, all else in float32: judged by the float64 truth, and through commands."""
+"""Products in bfloat16, all else in float32: judged by the float64 reference, and through commands."""
 
 import functools
 import json
@@ -52,7 +52,7 @@ def first_step(name: str, dtype: Dtype, batch: int) -> Arrays:
 
 @functools.cache
 def errors(name: str, dtype: Dtype) -> dict[str, float]:
-    """The relative L2 difference of each value from the float64 truth, the worse of two batches."""
+    """The relative L2 difference of each value from the float64 reference, the worse of two batches."""
     worst: dict[str, float] = {}
     for batch in range(2):
         truth = first_step("torch", Dtype.float64, batch)
@@ -171,4 +171,4 @@ def test_a_trace_can_be_held_against_the_truth(tmp_path: Path, run_command: Comm
     }
     code, out, err = run_command("compare", coarse, "--truth", truth)
     assert (code, err) == (1, "")
-    assert "bfloat16 has no gates" in out
+    assert "bfloat16 has no tolerances" in out

@@ -8,13 +8,13 @@ from common.config import Architecture, Dtype
 from common.network.tensors import ARCHITECTURES, layer_names, tensors
 from common.parity.compare import relative_l2
 from common.parity.order import stage_of
-from common.parity.tolerances import GATES
+from common.parity.tolerances import TOLERANCES
 from parity_tests.conftest import STEPS, WHOLE, WIDTH, classes_of, trace
 
 OTHERS = [name for name in BACKENDS if name != "torch"]
 
-FLOAT32_GATES = {"forward": 1e-5, "gradient": 3e-5, "buffer": 1.5e-6}
-"""Relative L2 against the float64 truth: about twice the measured floor. The worst tensor of these
+FLOAT32_TOLERANCES = {"forward": 1e-5, "gradient": 3e-5, "buffer": 1.5e-6}
+"""Relative L2 against the float64 reference: about twice the measured floor. The worst tensor of these
 batches, where no ReLU or max-pool decision flips, was at 5.7e-6 (PyTorch), 3.7e-6 (MXNet) and
 4.0e-6 (JAX) forward, 1.2e-5, 7.3e-6 and 8.3e-6 for gradients, 6.0e-7, 3.7e-7 and 4.0e-7 for
 buffers."""
@@ -70,7 +70,7 @@ def _hold(name: str, prefix: str, architecture: Architecture, width: int) -> Non
         if key.split("/")[0] == prefix and key != "eval/mask"
     }
     assert errors
-    above = {k: f"{e:.1e}" for k, e in errors.items() if not e <= GATES[stage_of(k)]}
+    above = {k: f"{e:.1e}" for k, e in errors.items() if not e <= TOLERANCES[stage_of(k)]}
     assert not above, f"{name} parts from torch: {above}"
 
 
@@ -98,7 +98,7 @@ def test_float32_is_near_the_float64_truth(backend: str, prefix: str) -> None:
     for key in truth:
         if key.split("/")[0] == prefix and key != "eval/mask":
             error = relative_l2(mine[key], truth[key])
-            assert error <= FLOAT32_GATES[stage_of(key)], f"{key}: {error:.1e}"
+            assert error <= FLOAT32_TOLERANCES[stage_of(key)], f"{key}: {error:.1e}"
 
 
 def test_float32_loss_and_mask(backend: str) -> None:

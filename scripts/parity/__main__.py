@@ -1,7 +1,7 @@
 """`python -m scripts.parity`: do all backends compute the same thing? Every value of a whole run.
 
 Makes generic weights and batches from a seed, runs each backend on them in processes of their own,
-and compares: in float64 with one another, in float32 with the float64 truth.
+and compares: in float64 with one another, in float32 with the float64 reference.
 """
 
 import contextlib
@@ -52,10 +52,10 @@ SIZE = (2 * OUTPUT_STRIDE - 4, 3 * OUTPUT_STRIDE - 6)
 """60x90: no multiple of 32, so padding and cropping take part; computed at 64x96."""
 
 PROBES = 6
-"""Batches whose first step is looked at alone in float32: on some of them nothing flips."""
+"""Batches whose first step is looked at alone in float32: on some of them nothing changes."""
 
 PROOF_STEPS = 10
-"""Steps of the float64 runs that prove the truth of a float32 comparison."""
+"""Steps of the float64 runs that prove the reference of a float32 comparison."""
 
 LIMITED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Variables that say how many threads a library starts."""
@@ -222,7 +222,7 @@ def _witness(laboratory: Laboratory, backends: Sequence[str]) -> list[Trace]:
 def print_layers(result: Result) -> None:
     """Each layer alone: forward and backward error of each backend."""
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
-    table.title = "each layer alone, fed with the truth's input: own error, forward | backward"
+    table.title = "each layer alone, fed with the reference's input: own error, forward | backward"
     table.add_column("layer", no_wrap=True)
     names = list(dict.fromkeys(row["backend"] for row in result.layers))
     for name in names:
@@ -255,24 +255,24 @@ def print_growth(result: Result) -> None:
         console.print(table)
 
 
-def print_flips(result: Result) -> None:
-    """Decisions that flip, and how the gradients were judged."""
+def print_changes(result: Result) -> None:
+    """Decisions that change, and how the gradients were judged."""
     if not result.probes:
         return
     console.print(
-        f"decisions (ReLU signs, max-pool winners) that flip between a backend and the truth, of"
+        f"decisions (ReLU signs, max-pool winners) that change between a backend and the reference, of"
         f" {result.probes[0].decisions} a batch, and what they do to the gradients:",
         soft_wrap=True,
     )
     for row in (probe.gradients() for probe in result.probes):
-        flips = f"{row['flips']} in {row['where']}" if row["flips"] else "none"
-        judged = f"{row['gated']} of {row['of']} gradients gated"
+        changes = f"{row['flips']} in {row['where']}" if row["flips"] else "none"
+        judged = f"{row['gated']} of {row['of']} gradients judged"
         if row["gated"]:
             judged += f", least margin {number(row['gated_error'])} of {number(row['gate'])}"
         if row["gated"] < row["of"]:
-            judged += f"; the others, behind the flip, up to {number(row['error'])}"
+            judged += f"; the others, behind the change, up to {number(row['error'])}"
         held = "" if row["held"] else " NOT HELD"
-        line = f"  {row['backend']} batch {row['batch']}: flips: {flips}; {judged}{held}"
+        line = f"  {row['backend']} batch {row['batch']}: changes: {changes}; {judged}{held}"
         console.print(line, soft_wrap=True)
 
 
@@ -294,11 +294,11 @@ def print_result(result: Result) -> None:
     """All that was found, the verdict last."""
     print_report(result.comparison, with_verdict=False)
     if result.proof is not None:
-        console.print(f"the float64 truth: {result.proof.verdict()}", soft_wrap=True)
+        console.print(f"the float64 reference: {result.proof.verdict()}", soft_wrap=True)
     print_layers(result)
     print_growth(result)
     print_chaos(result)
-    print_flips(result)
+    print_changes(result)
     for name, stages in result.noise.items():
         told = ", ".join(f"{stage} {number(error)}" for stage, error in stages.items())
         console.print(f"own noise of {name}: {told}", soft_wrap=True)
@@ -312,7 +312,7 @@ def parity(
     backends: BackendsOption = None,
     architecture: ArchitectureOption = Config.architecture,
     dtype: Annotated[
-        Dtype, typer.Option(help="float64: with one another; float32: with the float64 truth.")
+        Dtype, typer.Option(help="float64: with one another; float32: with the float64 reference.")
     ] = Dtype.float64,
     steps: Annotated[int, typer.Option(min=1, help="Training steps of each run.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Of the weights and the batches.")] = Config.seed,
@@ -322,7 +322,7 @@ def parity(
     json_path: JsonOption = None,
     html_path: HtmlOption = None,
 ) -> None:
-    """Do all backends compute the same thing? Exit code 0 only when every gate holds, else 1."""
+    """Do all backends compute the same thing? Exit code 0 only when every tolerance holds, else 1."""
     chosen = choose_backends(backends)
     if dtype is Dtype.bfloat16:
         raise InputError("--dtype bfloat16: parity judges float64 and float32 alone")
