@@ -39,6 +39,7 @@ from scripts.shared.cli import (
     main,
     new_app,
     progress,
+    setting,
     write_json,
 )
 from scripts.shared.verdicts import HtmlOption, number, print_report, print_verdict
@@ -315,7 +316,7 @@ def parity(
         Dtype, typer.Option(help="float64: with one another; float32: with the float64 truth.")
     ] = Dtype.float64,
     steps: Annotated[int, typer.Option(min=1, help="Training steps of each run.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="Of the weights and the batches.")] = Config.seed,
+    seed: Annotated[int, setting("seed")] = Config.seed,
     keep: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep traces and inputs in a new folder.")
     ] = None,

@@ -26,7 +26,7 @@ def evaluate_dataset(
     config: Config,
     on_image: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Any]:
-    """The metrics of `common.evaluation.metrics.summarize` over a split; each image whole, in its own size.
+    """`common.evaluation.metrics.summarize` over a split; each image whole, in its own size.
 
     Raises:
         InputError: an image or a mask cannot be read, a label is no class, or all are void.
