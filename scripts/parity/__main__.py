@@ -5,9 +5,7 @@ and compares: in float64 with one another, in float32 with the float64 reference
 """
 
 import contextlib
-import dataclasses
 import importlib.util
-import json
 import os
 import resource
 import subprocess
@@ -24,7 +22,7 @@ import rich.table
 import typer
 
 from common.config import OUTPUT_STRIDE, Config, Dtype
-from common.errors import InputError
+from common.errors import InputError, WorkerError
 from common.parity.judge import Files, Result, judge, layer_run, noise_run, whole_run
 from common.parity.traces import Trace, read_trace, write_generic
 from scripts.parity.worker import Job
@@ -39,9 +37,11 @@ from scripts.shared.cli import (
     main,
     new_app,
     progress,
+    setting,
     write_json,
 )
 from scripts.shared.verdicts import HtmlOption, number, print_report, print_verdict
+from scripts.shared.workers import Worker
 
 app = new_app()
 
@@ -57,33 +57,6 @@ PROBES = 6
 PROOF_STEPS = 10
 """Steps of the float64 runs that prove the reference of a float32 comparison."""
 
-LIMITED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""Variables that say how many threads a library starts."""
-
-
-class RunError(Exception):
-    """A run has failed; its message says which and why."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A job with a name and a number of threads."""
-
-    label: str
-    threads: int
-    job: Job
-
-    def environment(self) -> dict[str, str]:
-        """Threads as told; idle ones sleep, since two runs share the cores."""
-        limits = dict.fromkeys(LIMITED, str(self.threads))
-        return {**os.environ, **limits, "OMP_WAIT_POLICY": "PASSIVE", **self._xla()}
-
-    def _xla(self) -> dict[str, str]:
-        if self.job.backend != "jax" or self.threads > 1:
-            return {}
-        flags = "--xla_cpu_multi_thread_eigen=false"
-        return {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()}
-
 
 class Laboratory:
     """The runs of one command: files in a folder, two processes at a time."""
@@ -95,7 +68,7 @@ class Laboratory:
         self.bar = bar
         self.peaks: dict[str, float] = {}
         self.pool = ThreadPoolExecutor(max_workers=2)
-        self._processes: list[subprocess.Popen[str]] = []
+        self._workers: list[Worker] = []
         self._pending: dict[str, Future[None]] = {}
         batches = max(steps, PROBES)
         write_generic(self.weights, self.batches, architecture, batches, 2, SIZE, seed)
@@ -106,8 +79,8 @@ class Laboratory:
     def __exit__(self, *_: object) -> None:
         for future in self._pending.values():
             future.cancel()
-        for process in self._processes:
-            process.kill()
+        for worker in self._workers:
+            worker.kill()
         self.pool.shutdown()
 
     def submit(self, label: str, backend: str, dtype: Dtype, threads: int = 1, **job: Any) -> None:
@@ -124,43 +97,30 @@ class Laboratory:
             SETTINGS,
             **job,
         )
-        run = Run(label, threads, work)
         task = self.bar.add_task("", total=work.turns, status=label)
-        self._pending[label] = self.pool.submit(self._execute, run, task)
+        self._pending[label] = self.pool.submit(self._execute, label, work, threads, task)
 
     def wait(self, *labels: str) -> None:
         """Until these runs, or all, are done.
 
         Raises:
-            RunError: one has failed.
+            WorkerError: one has failed.
         """
         for label in labels or list(self._pending):
             self._pending[label].result()
 
-    def _execute(self, run: Run, task: Any) -> None:
-        command = [sys.executable, "-m", "scripts.parity.worker"]
-        with tempfile.TemporaryFile("w+") as errors:
-            process = subprocess.Popen(
-                [*command, json.dumps(dataclasses.asdict(run.job))],
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                env=run.environment(),
-                cwd=Path(__file__).parents[2],
-            )
-            self._processes.append(process)
-            assert process.stdout is not None
-            with process.stdout as lines:
-                for line in lines:
-                    said = json.loads(line)
-                    if isinstance(said, dict):
-                        self.peaks[run.label] = said["peak_mb"]
-                    else:
-                        self.bar.update(task, advance=1, status=f"{run.label}: {said}")
-            if process.wait():
-                errors.seek(0)
-                last = last_line(errors.read())
-                raise RunError(f"{run.label} ended with exit code {process.returncode}: {last}")
+    def _execute(self, label: str, job: Job, threads: int, task: Any) -> None:
+        flags = {}
+        if job.backend == "jax" and threads == 1:
+            one_thread = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
+            flags["XLA_FLAGS"] = one_thread.strip()
+        with Worker(label, "scripts.parity.worker", job, threads, **flags) as worker:
+            self._workers.append(worker)
+            for said in worker.answers():
+                if isinstance(said, dict):
+                    self.peaks[label] = said["peak_mb"]
+                else:
+                    self.bar.update(task, advance=1, status=f"{label}: {said}")
         self.bar.update(task, visible=False)
 
 
@@ -215,7 +175,7 @@ def _witness(laboratory: Laboratory, backends: Sequence[str]) -> list[Trace]:
     command = [sys.executable, "-m", "scripts.witness.onnx", *map(str, files)]
     run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     if run.returncode:
-        raise RunError(f"onnxruntime: {last_line(run.stderr)}")
+        raise WorkerError(f"onnxruntime: {last_line(run.stderr)}")
     return [read_trace(out)]
 
 
@@ -315,7 +275,7 @@ def parity(
         Dtype, typer.Option(help="float64: with one another; float32: with the float64 reference.")
     ] = Dtype.float64,
     steps: Annotated[int, typer.Option(min=1, help="Training steps of each run.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="Of the weights and the batches.")] = Config.seed,
+    seed: Annotated[int, setting("seed")] = Config.seed,
     keep: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep traces and inputs in a new folder.")
     ] = None,
@@ -340,7 +300,7 @@ def parity(
         try:
             run_all(laboratory, chosen, dtype)
             witnesses = _witness(laboratory, chosen) if dtype is Dtype.float32 else []
-        except RunError as error:
+        except WorkerError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(1) from None
         bar.stop()
