@@ -332,12 +332,9 @@ main(app)
 """
 
 
-@pytest.mark.parametrize("moment", [1, 7, 15])
-def test_killed_it_goes_on(
-    tmp_path: Path, source: Path, tar: bytes, prepared: Tree, moment: int
-) -> None:
+def test_killed_it_goes_on(tmp_path: Path, source: Path, tar: bytes, prepared: Tree) -> None:
     out = tmp_path / "out"
-    call = [sys.executable, "-c", KILLED, str(moment), "voc2012", str(out)]
+    call = [sys.executable, "-c", KILLED, "7", "voc2012", str(out)]
     call += ["--from", str(source), "--md5", md5(tar)]
     assert subprocess.run(call, cwd=ROOT, capture_output=True, check=False).returncode == -9
     assert (out / ".voc2012.new").exists()
