@@ -77,7 +77,7 @@ class To(enum.StrEnum):
 
     @property
     def naming(self) -> str:
-        """One of `common.weights.namings.NAMINGS`; an ONNX graph has weights of no matter what name."""
+        """One of `common.weights.namings.NAMINGS`; an ONNX graph's are free."""
         return {To.orbax: "flax", To.onnx: "canonical"}.get(self, self.value)
 
 
