@@ -49,7 +49,7 @@ def read_archive(path: Path) -> Iterator[dict[str, Callable[[], bytes]]]:
             return file.read()
 
     with tar:
-        files = {}
+        files: dict[str, Callable[[], bytes]] = {}
         with naming(path):
             for member in tar:
                 try:

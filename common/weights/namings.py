@@ -218,8 +218,8 @@ def _plain(names: Mapping[str, Array]) -> dict[str, str]:
     """The file's names without what depends on how it was saved, as `names_in` has them.
 
     That is `module.` of PyTorch's DataParallel before every name, `.value` of Flax's variables
-    after it, the list `layers` of its Sequential inside it, and the prefix and the counters that Gluon makes up: `resnetv13_conv0_weight`,
-    `conv7_bias`.
+    after it, the list `layers` of its Sequential inside it, and the prefix and the counters that
+    Gluon makes up: `resnetv13_conv0_weight`, `conv7_bias`.
     """
     plain = {name: name for name in names}
     if all(name.startswith("module.") for name in names):
