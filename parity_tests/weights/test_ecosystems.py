@@ -326,8 +326,10 @@ def written(
     """Converts generic weights; the file, what our network computes, and the notes."""
     monkeypatch.chdir(tmp_path)
 
-    def convert(architecture: str, to: str) -> tuple[Path, dict[str, Array], list[str]]:
-        arrays = generic_weights(architecture, CLASSES, 0, WIDTH)
+    def convert(
+        architecture: str, to: str, width: int = WIDTH
+    ) -> tuple[Path, dict[str, Array], list[str]]:
+        arrays = generic_weights(architecture, CLASSES, 0, width)
         write_weights(Path("W"), arrays, architecture, NAMES, MEAN, STD)
         code, _, err = run_command("convert", "W", "out", "--to", to, "--json", "notes")
         assert (code, err) == (0, "")
@@ -378,7 +380,7 @@ def test_gluon_s_zoo_opens_it(written: Any, architecture: str) -> None:
 
 @pytest.mark.needs("mxnet")
 def test_gluoncv_opens_it(written: Any) -> None:
-    path, expected, _ = written(V1, "gluoncv")
+    path, expected, _ = written(V1, "gluoncv", width=64)  # GluonCV has no other
     net = import_gluoncv_resnet().resnet18_v1b(pretrained=False)
     net.cast("float64")
     net.load_parameters(str(path), allow_missing=True)
