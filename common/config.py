@@ -128,8 +128,7 @@ class Config:
     upsample_init: UpsampleInit = UpsampleInit.bilinear
     """How the transposed convolution starts."""
     num_classes: int = 21
-    width: int = 64
-    """Channels of the first stage; the others have twice, four and eight times as many."""
+    width: int = 64  # channels of the first stage; the others have 2, 4 and 8 times as many
     dtype: Dtype = Dtype.float32
     """The type of weights and activations."""
     device: Device = Device.auto
