@@ -2,10 +2,13 @@
 
 import dataclasses
 import enum
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from common.errors import InputError
 
@@ -76,18 +79,6 @@ class Void(enum.StrEnum):
     background = "background"
 
 
-_ENUMS = {
-    "architecture": Architecture,
-    "upsample_init": UpsampleInit,
-    "dtype": Dtype,
-    "device": Device,
-    "schedule": Schedule,
-    "decay": Decay,
-    "void": Void,
-}
-_ROUNDED = ("momentum", "weight_decay", "bn_eps", "bn_decay")
-
-
 def float32(value: float) -> float:
     """`value` rounded to float32, as a Python float.
 
@@ -102,61 +93,89 @@ def _shortest(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-@dataclasses.dataclass(frozen=True)
+def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
+    low, high = pair
+    if not 0 < low <= high < math.inf:
+        raise ValueError(f"{low:g} {high:g}: 0 < MIN <= MAX is wanted")
+    return pair
+
+
+AtLeast0 = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Rounded = AfterValidator(float32)
+
+
+@dataclass(
+    frozen=True,
+    config=ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True),
+)
 class Config:
     """A run: the network, its numbers, its data order. Immutable.
 
+    A field with a docstring is a setting: an option of `train`, whose help is the docstring, and a
+    key of a recipe. The others come from the weights and the data, or are fixed.
+
     `momentum`, `weight_decay`, `bn_eps` and `bn_decay` are rounded to float32 on construction;
     the rate is rounded after scheduling (`common.network.schedule.learning_rate`).
+
+    Raises:
+        ValueError: on construction (pydantic's ValidationError), of a value out of its range.
     """
 
     architecture: Architecture = Architecture.resnet18
+    """The backbone: torchvision's, or Gluon's v2."""
     upsample_init: UpsampleInit = UpsampleInit.bilinear
+    """How the transposed convolution starts."""
     num_classes: int = 21
-    width: int = 64
-    """Channels of the first stage; the others have twice, four and eight times as many."""
+    width: int = 64  # channels of the first stage; the others have 2, 4 and 8 times as many
     dtype: Dtype = Dtype.float32
+    """The type of weights and activations."""
     device: Device = Device.auto
+    """auto takes a GPU where there is one."""
 
-    learning_rate: float = 0.02
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    learning_rate: AtLeast0 = 0.02
+    """The highest learning rate."""
+    momentum: Annotated[Share, Rounded] = 0.9
+    """SGD's momentum."""
+    weight_decay: Annotated[AtLeast0, Rounded] = 1e-4
+    """SGD's weight decay."""
     decay: Decay = Decay.all
+    """What decays: all, or the convolutions' kernels alone."""
     schedule: Schedule = Schedule.poly
-    poly_power: float = 0.9
-    warmup: float = 0.0
-    """The rate rises in proportion to the step over this share of the run."""
-    bn_eps: float = 1e-5
-    bn_decay: float = 0.9
-    """running = bn_decay * running + (1 - bn_decay) * batch"""
+    """The learning rate over the run: constant, or poly's fall."""
+    poly_power: AtLeast0 = 0.9
+    """The exponent of poly."""
+    warmup: Share = 0.0
+    """The share of the steps in which the rate rises."""
+    bn_eps: Annotated[float, Rounded] = 1e-5
+    bn_decay: Annotated[float, Rounded] = 0.9  # running = 0.9 * running + 0.1 * batch
 
-    batch_size: int = 8
-    crop: tuple[int, int] = (320, 480)
-    """Height and width of a training crop."""
-    flip_probability: float = 0.5
-    scale: tuple[float, float] = (1.0, 1.0)
-    """A training image is scaled by a factor between these before it is cropped."""
-    jitter: float = 0.0
-    """Brightness, contrast and saturation vary by a factor within 1 +- jitter."""
+    batch_size: Count = 8
+    """Images in a batch."""
+    crop: tuple[Count, Count] = (320, 480)
+    """Size of a training crop."""
+    flip_probability: Share = 0.5
+    """How often an image is mirrored."""
+    scale: Annotated[tuple[float, float], AfterValidator(_ascending)] = (1.0, 1.0)
+    """Scale each image by a random factor between these, 0.5 2 for instance."""
+    jitter: Share = 0.0
+    """Vary brightness, contrast and saturation by this share."""
     void: Void = Void.ignore
+    """ignore: void counts nowhere; background: it is class 0."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
-    epochs: int = 5
-    steps: int | None = None
-    """Training steps in all; None: `epochs` whole epochs."""
-    seed: int = 0
-    workers: int = 2
-    """Processes that read ahead; 0: none, the batches are made where they are asked for."""
-    save_minutes: float = 5.0
-    """A checkpoint is written when so much time has passed since the last, besides that at the end
-    of each epoch; 0: after every step."""
-
-    def __post_init__(self) -> None:
-        for name, kind in _ENUMS.items():
-            object.__setattr__(self, name, kind(getattr(self, name)))
-        for name in _ROUNDED:
-            object.__setattr__(self, name, float32(getattr(self, name)))
+    epochs: Count = 5
+    """Passes over the training images."""
+    steps: Count | None = None
+    """Steps in all, in place of epochs."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the weights and the batches."""
+    workers: Annotated[int, Field(ge=0)] = 2
+    """Processes that read ahead; the batches stay the same."""
+    save_minutes: AtLeast0 = 5.0
+    """Save this often, and at each epoch's end; 0: after every step."""
 
     def replace(self, **changes: Any) -> "Config":
         """A copy with some values changed."""
@@ -165,15 +184,22 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """The values for JSON; rounded ones in their shortest decimal form."""
         values = dataclasses.asdict(self)
-        return values | {name: _shortest(values[name]) for name in _ROUNDED}
+        rounded = ("momentum", "weight_decay", "bn_eps", "bn_decay")
+        return values | {name: _shortest(values[name]) for name in rounded}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Config":
         """The inverse of `to_dict`; keys that are no field are ignored."""
         names = [field.name for field in dataclasses.fields(cls) if field.name in values]
-        tuples = {name: tuple(values[name]) for name in names if isinstance(values[name], list)}
-        changes: dict[str, Any] = {name: values[name] for name in names}
-        return cls(**(changes | tuples))
+        return cls(**{name: values[name] for name in names})
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    name: schema
+    for name, schema in TypeAdapter(Config).json_schema()["properties"].items()
+    if "description" in schema
+}
+"""The fields of `Config` that options and recipes set: name -> JSON schema, see there."""
 
 
 MAX_SCALE = 8.0
@@ -182,7 +208,7 @@ MAX_SCALE = 8.0
 
 @dataclasses.dataclass(frozen=True)
 class Inference:
-    """How pictures are predicted, see `common.evaluation.views`; by default whole, once, as they are.
+    """How pictures are predicted (`common.evaluation.views`); by default whole, once, as they are.
 
     Raises:
         InputError: on construction, of values that make no sense.

@@ -47,7 +47,7 @@ def _second_name(path: Path, name: Path) -> None:
 
 def write_whole(
     path: Path,
-    write: Callable[[Path], None],
+    write: Callable[[Path], object],
     check: Callable[[Path], object] = lambda temporary: None,
     previous: Path | None = None,
 ) -> None:

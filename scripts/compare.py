@@ -34,7 +34,7 @@ def run(
     json_path: JsonOption = None,
     html_path: HtmlOption = None,
 ) -> None:
-    """Hold trace files against each other. Exit code 0 only when every gate holds, else 1."""
+    """Hold trace files against each other. Exit code 0 only when every tolerance holds, else 1."""
     paths = [*traces, truth] if truth is not None else traces
     if len(paths) < 2:
         raise InputError(f"{paths[0]}: one trace alone: give another, or a --truth")

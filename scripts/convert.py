@@ -77,7 +77,7 @@ class To(enum.StrEnum):
 
     @property
     def naming(self) -> str:
-        """One of `common.weights.namings.NAMINGS`; an ONNX graph has weights of no matter what name."""
+        """One of `common.weights.namings.NAMINGS`; in an ONNX graph weights may have any name."""
         return {To.orbax: "flax", To.onnx: "canonical"}.get(self, self.value)
 
 

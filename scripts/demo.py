@@ -1,4 +1,8 @@
-"""The main job in all three frameworks, from the same weights and the same batches."""
+"""The main job in all three frameworks, from the same weights and the same batches.
+
+What stays in the folder: three pictures, the images, and of each backend its numbers, the logs of
+its run, and its trained weights (`python -m scripts.predict --weights demo/torch.safetensors ...`).
+"""
 
 import json
 import shutil
@@ -25,7 +29,7 @@ from common.evaluation.metrics import confusion_matrix, summarize
 from common.network.bilinear import upsample
 from common.network.initial import initial_weights
 from common.parity.compare import relative_l2
-from common.runs.run_folder import RunFolder
+from common.runs.run_folder import LAST, RunFolder
 from common.weights.checkpoint import read_tensors, read_weights, write_tensors, write_weights
 from scripts.shared.cli import BackendOption, console, main, new_app, write_json
 from scripts.shared.evaluation import config_of, evaluate_dataset
@@ -44,6 +48,7 @@ COLUMNS = (
     ("logits", "apart"),
     ("losses", "apart"),
 )
+INITIAL, PICTURES = "initial.safetensors", ("losses", "predictions", "bilinear")
 SHOWN, UPSAMPLING = 4, 4
 """Validation images in the picture of predictions; how much larger the upsampled image is."""
 
@@ -51,7 +56,7 @@ SHOWN, UPSAMPLING = 4, 4
 @app.command(hidden=True)
 def one(backend: BackendOption, folder: Path) -> None:
     """Do one backend's part, in a process of its own, and leave what it found in the folder."""
-    start = read_weights(folder / "initial.safetensors")
+    start = read_weights(folder / INITIAL)
     config = config_of(start, steps=STEPS, crop=CROP)
     train, val = open_data(folder / "shapes", config)
     assert val is not None
@@ -131,7 +136,7 @@ def print_table(results: dict[str, dict[str, Any]], logits: dict[str, Any], one:
 
 def draw(folder: Path, val: Dataset, results: dict[str, Any], masks: dict[str, Any]) -> list[Path]:
     """Writes the three pictures; returns their paths."""
-    paths = [folder / f"{name}.png" for name in ("losses", "predictions", "bilinear")]
+    paths = [folder / f"{name}.png" for name in PICTURES]
     plot_losses(paths[0], {name: result["losses"] for name, result in results.items()})
     rows = []
     for k in range(SHOWN):
@@ -145,19 +150,32 @@ def draw(folder: Path, val: Dataset, results: dict[str, Any], masks: dict[str, A
     return paths
 
 
+def clear(folder: Path, names: list[str]) -> None:
+    """Leaves one file of weights of each backend, the trained ones, and removes all others."""
+    for name in names:
+        run = folder / f"run-{name}"
+        w = read_weights(run / LAST)
+        path = folder / f"{name}.safetensors"
+        write_weights(path, w.arrays, w.architecture, w.class_names, w.mean, w.std)
+        for checkpoint in run.glob("*.safetensors"):
+            checkpoint.unlink()
+    (folder / INITIAL).unlink()
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="The folder to make; an earlier demo is replaced.")],
 ) -> None:
     """Train, evaluate and predict with every installed backend, from the same weights."""
-    if out.exists() and not (out / "initial.safetensors").exists() and any(out.iterdir()):
+    earlier = any((out / name).exists() for name in (INITIAL, f"{PICTURES[-1]}.png"))
+    if out.exists() and not earlier and any(out.iterdir()):
         raise InputError(f"{out}: is not empty and no earlier demo")
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     write_shapes(out / "shapes", SHAPES_TRAIN, SHAPES_VAL, Config.seed)
     val = open_dataset(out / "shapes", "val")
     arrays = initial_weights(Config.architecture, val.num_classes, Config.seed)
-    write_weights(out / "initial.safetensors", arrays, Config.architecture, val.class_names)
+    write_weights(out / INITIAL, arrays, Config.architecture, val.class_names)
     names = [name for name in BACKENDS if not missing_packages(name)]
     for name in names:  # each in its own process: their thread pools slow each other down
         subprocess.run(
@@ -169,6 +187,7 @@ def demo(
     print_table(results, logits, one_class_iou(val))
     for path in draw(out, val, results, found):
         console.print(str(path), soft_wrap=True)
+    clear(out, names)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,8 @@ from typing import Annotated
 
 import typer
 
-from backends import load_backend
 from common.config import Config, Inference
 from common.data.dataset import open_dataset
-from common.evaluation.views import predictor
 from common.files import write_whole
 from scripts.shared.cli import (
     BackendOption,
@@ -31,8 +29,8 @@ from scripts.shared.cli import (
 )
 from scripts.shared.evaluation import (
     NUMBERS,
+    build_predictor,
     check_classes,
-    config_of,
     evaluate_dataset,
     print_metrics,
 )
@@ -65,9 +63,7 @@ def evaluate(
     start = load_network(weights)
     dataset = open_dataset(data, split)
     check_classes(weights, start, dataset)
-    config = config_of(start, device=device, dtype=dtype)
-    framework = load_backend(backend)
-    trainer = predictor(framework, framework.Trainer(config, start.arrays), options)
+    trainer, config = build_predictor(backend, start, options, device=device, dtype=dtype)
     with image_progress(f"evaluate {backend}", len(dataset)) as show:
         result = evaluate_dataset(trainer, dataset, config, show)
     if options != Inference():

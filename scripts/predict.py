@@ -9,13 +9,12 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from backends import load_backend
 from common.config import Config, Inference
 from common.data.drawing import overlay, save_mask
 from common.data.images import find_images, read_image
 from common.errors import InputError
 from common.evaluation.ahead import map_ahead
-from common.evaluation.views import Predictor, predictor
+from common.evaluation.views import Predictor
 from common.files import write_whole
 from scripts.shared.cli import (
     BackendOption,
@@ -35,7 +34,7 @@ from scripts.shared.cli import (
     report,
     write_json,
 )
-from scripts.shared.evaluation import NUMBERS, config_of
+from scripts.shared.evaluation import NUMBERS, build_predictor
 from scripts.shared.weights_files import load_network
 
 app = new_app()
@@ -151,9 +150,7 @@ def predict(
     paths = _listed(images)
     _check_outputs(out, paths)
     start = load_network(weights)
-    config = config_of(start, device=device, dtype=dtype)
-    framework = load_backend(backend)
-    trainer = predictor(framework, framework.Trainer(config, start.arrays), options)
+    trainer, config = build_predictor(backend, start, options, device=device, dtype=dtype)
 
     def finish(found: Prediction | tuple[Path, InputError]) -> dict[str, Any]:
         if isinstance(found, Prediction):

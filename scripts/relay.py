@@ -26,13 +26,14 @@ from scripts.shared.cli import (
     last_line,
     main,
     new_app,
+    setting,
     write_json,
 )
 from scripts.shared.plots import plot_relay
 
 app = new_app()
 
-GATE = 1e-9
+TOLERANCE = 1e-9
 """Relative L2 distance after several steps in float64, at most."""
 
 
@@ -67,8 +68,8 @@ def relay(
     data: DataOption,
     out: Annotated[Path, typer.Option(help="A new folder for the runs.")],
     steps: Annotated[int, typer.Option(min=3, help="Steps of each run.")] = 60,
-    batch_size: Annotated[int, typer.Option(min=1)] = 2,
-    crop: Annotated[tuple[int, int], typer.Option(min=1, metavar="H W")] = (64, 96),
+    batch_size: Annotated[int, setting("batch_size")] = 2,
+    crop: Annotated[tuple[int, int], setting("crop", metavar="H W")] = (64, 96),
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="A picture, a PNG.")] = None,
     json_path: JsonOption = None,
 ) -> None:
@@ -100,7 +101,7 @@ def relay(
     write_json(json_path, {"steps": steps, "stayed": stayed, "relays": found})
     if plot is not None:
         plot_relay(plot, stayed, found)
-    if max(max(one["apart"], one["losses_apart"]) for one in found) > GATE:
+    if max(max(one["apart"], one["losses_apart"]) for one in found) > TOLERANCE:
         raise typer.Exit(1)
 
 

@@ -21,6 +21,7 @@ from scripts.shared.cli import (
     main,
     new_app,
     progress,
+    setting,
 )
 
 app = new_app()
@@ -36,9 +37,9 @@ def trace(
     out: Annotated[Path, typer.Option(help="The trace, a safetensors file.")],
     dtype: DtypeOption = Dtype.float64,
     steps: Annotated[int, typer.Option(min=1, help="Use the first so many batches.")] = 5,
-    lr: Annotated[float, typer.Option(min=0)] = Config.learning_rate,
-    momentum: Annotated[float, typer.Option(min=0)] = Config.momentum,
-    weight_decay: Annotated[float, typer.Option(min=0)] = Config.weight_decay,
+    lr: Annotated[float, setting("learning_rate", "--lr")] = Config.learning_rate,
+    momentum: Annotated[float, setting("momentum")] = Config.momentum,
+    weight_decay: Annotated[float, setting("weight_decay")] = Config.weight_decay,
     schedule: ScheduleOption = Schedule.constant,
     device: DeviceOption = Config.device,
 ) -> None:

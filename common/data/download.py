@@ -7,13 +7,14 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from common.data.archive import MAX_TOTAL
 from common.errors import InputError
 
 Report = Callable[[str, int, int | None], None]
 """Is told of progress: of what, how much, of how much in all (None: not known)."""
 
 MEGABYTE = 10**6
+MAX_TOTAL = 8 << 30
+"""Bytes. VOC2012 has 2 GB."""
 _CHUNK = 1 << 20
 _TIMEOUT = 60.0
 """Seconds without a byte."""

@@ -69,12 +69,7 @@ class Manifest:
         Raises:
             InputError: it cannot be written.
         """
-        data = self.to_bytes()
-        write_whole(self.root / MANIFEST, lambda temporary: _write_bytes(temporary, data))
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
+        write_whole(self.root / MANIFEST, lambda temporary: temporary.write_bytes(self.to_bytes()))
 
 
 def _parse(root: Path, data: bytes) -> Manifest | None:

@@ -14,12 +14,11 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from PIL import Image
 
-from common.data.archive import Archive
+from common.data.archive import read_archive
 from common.data.dataset import (
     CLASS_NAMES,
     IMAGES,
@@ -109,15 +108,15 @@ def _folder_readers(folder: Path) -> Readers:
     return readers
 
 
-def _archive_readers(archive: Archive, path: Path) -> Readers:
+def _archive_readers(files: Readers, path: Path) -> Readers:
     """The files of the archive below VOCdevkit/VOC2012, in its order."""
-    names = archive.names()
     for place in (f"{TREE}/", f"{TREE.name}/", ""):
-        if any(name.startswith(f"{place}{SPLITS}/") for name in names):
+        if any(name.startswith(f"{place}{SPLITS}/") for name in files):
             break
-    inside = [name for name in names if name.startswith(place)]
-    _refuse_class_names(f"{place}{CLASS_NAMES}" in inside, path)
-    return {name.removeprefix(place): functools.partial(archive.read, name) for name in inside}
+    _refuse_class_names(f"{place}{CLASS_NAMES}" in files, path)
+    return {
+        name.removeprefix(place): read for name, read in files.items() if name.startswith(place)
+    }
 
 
 def _pick(readers: Readers, source: str) -> tuple[list[str], list[str]]:
@@ -143,19 +142,18 @@ def _pick(readers: Readers, source: str) -> tuple[list[str], list[str]]:
     return [name for name in readers if name in pairs], splits
 
 
-def _check_md5(file: IO[bytes], path: Path, md5: str, report: Report) -> None:
-    """Reads the whole file, and stands at its beginning again.
+def _check_md5(path: Path, md5: str, report: Report) -> None:
+    """Reads the whole file.
 
     Raises:
         InputError: it has another md5.
     """
     digest = hashlib.md5(usedforsecurity=False)
-    with naming(path):
-        total = os.fstat(file.fileno()).st_size // MEGABYTE
+    with naming(path), path.open("rb") as file:
+        total = path.stat().st_size // MEGABYTE
         while data := file.read(_CHUNK):
             digest.update(data)
             report("MB checked", file.tell() // MEGABYTE, total)
-        file.seek(0)
     if digest.hexdigest() != md5.lower():
         raise InputError(
             f"{path}: its md5 is {digest.hexdigest()}, not {md5}: another file, or a damaged one"
@@ -168,8 +166,7 @@ def _bring(out: Path, url: str, md5: str, report: Report) -> Path:
     if not target.exists():
         download(url, part, report)
         try:
-            with part.open("rb") as file:
-                _check_md5(file, part, md5, report)
+            _check_md5(part, md5, report)
         except InputError as error:
             part.unlink(missing_ok=True)
             raise InputError(f"{error}; it is removed") from error
@@ -186,11 +183,9 @@ def _source(out: Path, source: str, md5: str, report: Report) -> Iterator[Reader
     path = _bring(out, source, md5, report) if is_url(source) else Path(source)
     if not path.is_file():
         raise InputError(f"{path}: no such file or folder")
-    with naming(path):
-        file = path.open("rb")
-    with file:
-        _check_md5(file, path, md5, report)
-        yield _archive_readers(Archive(file, path), path)
+    _check_md5(path, md5, report)
+    with read_archive(path) as files:
+        yield _archive_readers(files, path)
 
 
 # The folder

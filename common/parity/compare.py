@@ -11,11 +11,11 @@ from common.config import Dtype
 from common.errors import InputError
 from common.parity.order import execution_order, inherits, layer_of, stage_of
 from common.parity.report import TRUTH, Difference, Finding, Mask, Report
-from common.parity.tolerances import ABSOLUTE_FLOOR, EPS, Gate, coarser, fixed_gate
+from common.parity.tolerances import ABSOLUTE_FLOOR, EPS, Tolerance, coarser, fixed_tolerance
 from common.parity.traces import Trace
 
 Array = NDArray[Any]
-GateFor = Callable[[Difference], Gate | None]
+ToleranceFor = Callable[[Difference], Tolerance | None]
 
 INPUTS = {"weights_sha256": "weights", "batches_sha256": "batches"}
 """Metadata that must agree: without it there is nothing to compare."""
@@ -114,7 +114,7 @@ def _own_findings(trace: Trace, order: Sequence[str]) -> list[Finding]:
         elif array.dtype.name != dtype:
             findings.append(Finding(trace.label, name, f"{name} is {array.dtype}, not {dtype}"))
     if trace.dtype == Dtype.bfloat16:
-        text = "bfloat16 has no gates: what it differs by is told, and nothing is proven"
+        text = "bfloat16 has no tolerances: what it differs by is told, and nothing is proven"
         findings.append(Finding(trace.label, "", text))
     spoilt = [name for name in order if name in found and not np.isfinite(found[name]).all()]
     if spoilt:
@@ -158,22 +158,24 @@ def _difference(
     return result
 
 
-def stage_gate(difference: Difference, trace: Trace, against: str) -> Gate | None:
-    """The fixed gate of a difference between a trace and a reference of dtype `against`."""
+def stage_tolerance(difference: Difference, trace: Trace, against: str) -> Tolerance | None:
+    """The fixed tolerance of a difference between a trace and a reference of dtype `against`."""
     dtype = coarser(trace.dtype, against)
     if difference.name == "eval/mask" and dtype != Dtype.bfloat16:
-        return Gate(0.0, 0.0, "no pixel whose best class is clear may differ")
-    gate = fixed_gate(dtype, difference.stage)
-    if gate is None:
+        return Tolerance(0.0, 0.0, "no pixel whose best class is clear may differ")
+    tolerance = fixed_tolerance(dtype, difference.stage)
+    if tolerance is None:
         return None
-    limit, floor, source = gate.limit, gate.floor, gate.source
-    if against == "float32":  # each may be a gate away from the truth, on either side of it
+    limit, floor, source = tolerance.limit, tolerance.floor, tolerance.source
+    if (
+        against == "float32"
+    ):  # each may be a tolerance away from the reference, on either side of it
         limit, floor, source = 2 * limit, 2 * floor, f"between two float32 traces twice: {source}"
     if dtype == "float32" and difference.stage == "update" and difference.norm:
         final = trace.arrays.get(difference.name.replace("update/", "final/", 1))
         if final is not None:
             limit += EPS[dtype] * float(np.linalg.norm(final)) / difference.norm
-    return Gate(limit, floor, source, gate.note)
+    return Tolerance(limit, floor, source, tolerance.note)
 
 
 def _own_update_error(a: Trace, b: Trace, name: str) -> float | None:
@@ -194,12 +196,12 @@ def _own_update_error(a: Trace, b: Trace, name: str) -> float | None:
 
 
 def _mask(a: Trace, reference: Trace) -> Mask:
-    """The class maps, where the reference's logits are further apart than the gate allows."""
+    """The class maps, where the reference's logits are further apart than the tolerance allows."""
     logits = reference.arrays["eval/logits"].astype(np.float64)
     dtype = coarser(a.dtype, reference.dtype)
-    gate = fixed_gate(dtype, "forward")
-    # ten times: an error of the gate's size, as a whole, may be several times larger at a pixel
-    noise = 10 * (gate.limit if gate else 0) * float(np.sqrt(np.mean(logits**2)))
+    tolerance = fixed_tolerance(dtype, "forward")
+    # ten times: an error of the tolerance's size, as a whole, may be several times larger at a pixel
+    noise = 10 * (tolerance.limit if tolerance else 0) * float(np.sqrt(np.mean(logits**2)))
     best = np.sort(logits, axis=1)[:, -2:]
     clear = best[:, -1] - best[:, 0] > noise
     differ = a.arrays["eval/mask"] != reference.arrays["eval/mask"]
@@ -211,7 +213,7 @@ def _measure(
 ) -> tuple[list[Difference], list[Finding], Mask | None]:
     """One trace against the reference: differences in order of execution, and mismatches.
 
-    Gates are the fixed ones of `stage_gate`.
+    Tolerances are the fixed ones of `stage_tolerance`.
     """
     mine, theirs = values(trace), values(reference)
     dtype = coarser(trace.dtype, reference.dtype)
@@ -227,7 +229,7 @@ def _measure(
             findings.append(Finding(trace.label, name, text))
             continue
         d = _difference(trace.label, name, a, b, dtype, layer_of(name))
-        d.gate = stage_gate(d, trace, reference.dtype)
+        d.tolerance = stage_tolerance(d, trace, reference.dtype)
         if name == "eval/mask":
             logits = theirs.get("eval/logits")
             if logits is None or logits.ndim != 4 or logits[:, 0].shape != b.shape:
@@ -244,7 +246,7 @@ def _measure(
 
 
 def _judge(differences: Sequence[Difference]) -> None:
-    """Sets the status of one trace's differences, in order of execution, from their gates."""
+    """Sets the status of one trace's differences, in order of execution, from their tolerances."""
     parted: list[str] = []
     for d in differences:
         d.status = _status(d, parted)
@@ -252,25 +254,25 @@ def _judge(differences: Sequence[Difference]) -> None:
             parted.append(d.name)
 
 
-def regate(report: Report, gate_for: GateFor) -> None:
-    """Gives each difference of a report another gate, but the masks, and judges anew."""
+def judge_again(report: Report, tolerance_for: ToleranceFor) -> None:
+    """Gives each difference of a report another tolerance, but the masks, and judges anew."""
     for trace in report.compared:
         differences = report.of(trace)
         for d in differences:
             if d.name != "eval/mask":
-                d.gate = gate_for(d)
+                d.tolerance = tolerance_for(d)
         _judge(differences)
     report.odd = [trace for trace in report.compared if report.first(trace) is not None]
 
 
 def _status(d: Difference, parted: Sequence[str]) -> str:
-    if d.gate is None:
+    if d.tolerance is None:
         return "ungated"
-    if d.vanishes or d.error <= d.gate.limit:
+    if d.vanishes or d.error <= d.tolerance.limit:
         return "within" if d.largest else "equal"
     if d.stage == "update":
         explained = d.name.replace("update/", "grad/", 1) in parted
-        return "follows" if explained and (d.own or 0) <= d.gate.limit else "new"
+        return "follows" if explained and (d.own or 0) <= d.tolerance.limit else "new"
     return "follows" if inherits(d.name, parted) else "new"
 
 
@@ -348,7 +350,7 @@ def compare(traces: Sequence[Trace], truth: Trace | None = None) -> Report:
         told = ", ".join(f"{t.dtype} ({t.label})" for t in traces)
         report.findings.append(
             Finding(
-                traces[0].label, "", f"dtypes differ: {told}; give the float64 one as the truth"
+                traces[0].label, "", f"dtypes differ: {told}; give the float64 one as the reference"
             )
         )
     for trace in everyone:

@@ -37,7 +37,7 @@ def decisions(activations: Mapping[str, Array], architecture: str) -> dict[str, 
     return taken
 
 
-def flips(mine: Mapping[str, Array], truth: Mapping[str, Array]) -> dict[str, int]:
+def changes(mine: Mapping[str, Array], truth: Mapping[str, Array]) -> dict[str, int]:
     """How many decisions of each name differ; names where none does are left out.
 
     Both are what `decisions` returns.

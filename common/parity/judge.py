@@ -1,7 +1,7 @@
 """The judgement of `scripts.parity`: from the files that its runs left to one result.
 
-In float64 the backends are held against one another at the fixed gates of `common.parity.tolerances`. In
-float32 they are held against the float64 truth by ratio: none may be further from it than twice the
+In float64 the backends are held against one another at the fixed tolerances of `common.parity.tolerances`. In
+float32 they are held against the float64 reference by ratio: none may be further from it than twice the
 furthest of the others, or than its own noise, and a few eps.
 """
 
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from common.network.tensors import layer_names
 from common.parity.compare import compare, relative_l2
-from common.parity.ratio import Probe, Sample, apart, make_probe, ratio_gates, worst_noise
+from common.parity.ratio import Probe, Sample, apart, make_probe, ratio_tolerances, worst_noise
 from common.parity.report import Difference, Report, finite
-from common.parity.tolerances import GATES, STAGES
+from common.parity.tolerances import STAGES, TOLERANCES
 from common.parity.traces import Trace, read_trace
 from common.weights.checkpoint import read_tensors
 
@@ -85,18 +85,18 @@ class Result:
         """What does not hold, one sentence each."""
         found = [] if self.comparison.passed else [self.comparison.verdict()]
         if self.proof is not None and not self.proof.passed:
-            found.append(f"The float64 truth is not proven: {self.proof.verdict()}")
+            found.append(f"The float64 reference is not proven: {self.proof.verdict()}")
         found += [
             f"Batch {p.batch}: {p.report.verdict()}" for p in self.probes if not p.report.passed
         ]
         found += [
-            f"{name}: on every batch a decision flips that {tensor} is made from, so it had"
-            " no gate: take another seed."
-            for name, tensor in self.ungated()
+            f"{name}: on every batch a decision changes that {tensor} is made from, so it had"
+            " no tolerance: take another seed."
+            for name, tensor in self.unjudged()
         ]
         found += [
             f"{row['layer']} alone in {row['backend']}, {row['direction']}: {row['error']:.1e},"
-            f" gate {row['gate']:.1e}."
+            f" tolerance {row['tolerance']:.1e}."
             for row in self.layers
             if not row["held"]
         ]
@@ -104,7 +104,7 @@ class Result:
 
     @property
     def passed(self) -> bool:
-        """Whether every gate holds."""
+        """Whether every tolerance holds."""
         return not self.failures
 
     @property
@@ -113,14 +113,14 @@ class Result:
         names = dict.fromkeys(p.backend for p in self.probes)
         return {n: worst_noise([p for p in self.probes if p.backend == n]) for n in names}
 
-    def ungated(self) -> list[tuple[str, str]]:
-        """Per backend, the first gradient that had no gate on any batch, since flips touch it."""
-        gated: dict[tuple[str, str], bool] = {}
+    def unjudged(self) -> list[tuple[str, str]]:
+        """Per backend, the first gradient that had no tolerance on any batch, since changes touch it."""
+        judged: dict[tuple[str, str], bool] = {}
         for d in (d for probe in self.probes for d in probe.report.differences):
             if d.stage == "gradient":
                 key = d.trace, d.name
-                gated[key] = gated.get(key, False) or d.gate is not None
-        missed = [key for key, held in gated.items() if not held]
+                judged[key] = judged.get(key, False) or d.tolerance is not None
+        missed = [key for key, held in judged.items() if not held]
         return list({backend: (backend, name) for backend, name in reversed(missed)}.values())
 
     def verdict(self) -> str:
@@ -130,7 +130,7 @@ class Result:
         if self.dtype == "float64":
             return self.comparison.verdict()
         return (
-            f"{', '.join(self.comparison.compared)} are as near to the float64 truth as float32"
+            f"{', '.join(self.comparison.compared)} are as near to the float64 reference as float32"
             f" lets them be. {self.comparison.verdict()}"
         )
 
@@ -153,7 +153,7 @@ class Result:
                 stage: {
                     "error": d.error,
                     "tensor": d.name,
-                    "gate": d.gate and d.gate.limit,
+                    "gate": d.tolerance and d.tolerance.limit,
                     "margin": d.margin,
                 }
                 for stage, d in stages.items()
@@ -176,7 +176,7 @@ class Result:
             "flips": [
                 {"backend": p.backend, "batch": p.batch, "name": name, "count": count}
                 for p in self.probes
-                for name, count in p.flips.items()
+                for name, count in p.changes.items()
             ],
             "gradients": [p.gradients() for p in self.probes],
             "noise": self.noise,
@@ -220,9 +220,9 @@ def _judge_float32(files: Files, seed: int, witnesses: Sequence[Trace]) -> Resul
     twice = [files.trace(name, "float32", threads=2) for name in files.backends]
     comparison = compare([*traces, *witnesses], truth)
     probes = _probes(files)
-    samples = [Sample(comparison, {p.backend: p.flips for p in probes if p.batch == 0})]
-    samples += [Sample(p.report, {p.backend: p.flips}) for p in probes]
-    ratio_gates(samples, _noise(probes, traces, twice, truth))
+    samples = [Sample(comparison, {p.backend: p.changes for p in probes if p.batch == 0})]
+    samples += [Sample(p.report, {p.backend: p.changes}) for p in probes]
+    ratio_tolerances(samples, _noise(probes, traces, twice, truth))
     growth = {
         "float64": _growth64(files, truth.steps),
         "float32": _growth32(traces, twice, truth),
@@ -248,10 +248,10 @@ def _probes(files: Files) -> list[Probe]:
 def _noise(
     probes: Sequence[Probe], traces: Sequence[Trace], twice: Sequence[Trace], truth: Trace
 ) -> dict[str, dict[str, float]]:
-    """How far each backend is from itself, relative to the truth, by value.
+    """How far each backend is from itself, relative to the reference, by value.
 
     Between a batch and the same in reverse order, which also has another number of threads, where
-    no decision flips; and, in eval mode and of the buffers, between one and two threads.
+    no decision changes; and, in eval mode and of the buffers, between one and two threads.
     """
     noise: dict[str, dict[str, float]] = {trace.label: {} for trace in traces}
     found = [(probe.backend, probe.noise) for probe in probes]
@@ -267,7 +267,7 @@ def _noise(
 
 
 def _layers(files: Files) -> list[dict[str, Any]]:
-    """Each layer alone, fed with the truth's input: its own error, forward and backward."""
+    """Each layer alone, fed with the reference's input: its own error, forward and backward."""
     first, *others = files.backends
     truth = files.layers(first, "float64")
     rows = []
@@ -279,7 +279,7 @@ def _layers(files: Files) -> list[dict[str, Any]]:
                 errors = {key: relative_l2(mine[key], truth[key]) for key in keys}
                 worst = max(errors, key=errors.__getitem__)
                 stage = "forward" if direction == "forward" else "gradient"
-                gate = GATES[stage] if files.dtype == "float64" else None
+                tolerance = TOLERANCES[stage] if files.dtype == "float64" else None
                 rows.append(
                     {
                         "backend": name,
@@ -288,8 +288,8 @@ def _layers(files: Files) -> list[dict[str, Any]]:
                         "direction": direction,
                         "error": errors[worst],
                         "tensor": worst.partition("/")[2],
-                        "gate": gate,
-                        "held": gate is None or errors[worst] <= gate,
+                        "gate": tolerance,
+                        "held": tolerance is None or errors[worst] <= tolerance,
                     }
                 )
     return rows
@@ -316,7 +316,7 @@ def _growth64(files: Files, steps: int) -> dict[str, list[float]]:
 def _growth32(
     traces: Sequence[Trace], twice: Sequence[Trace], truth: Trace
 ) -> dict[str, list[float]]:
-    """The loss's error at each step in float32, against the truth; and against more threads."""
+    """The loss's error at each step in float32, against the reference; and against more threads."""
     found = {t.label: _apart(t.arrays["loss"], truth.arrays["loss"]) for t in traces}
     for one, two in zip(traces, twice, strict=True):
         found[f"{one.label}, two threads"] = _apart(two.arrays["loss"], one.arrays["loss"])

@@ -47,7 +47,7 @@ def group_of(name: str) -> str:
 
 
 def stage_of(name: str) -> str:
-    """The stage of a value, a key of the gates of `common.parity.tolerances`."""
+    """The stage of a value, a key of the tolerances of `common.parity.tolerances`."""
     if name == "loss[0]":
         return "forward"
     stages = {"eval": "forward", "train": "forward", "grad": "gradient"}

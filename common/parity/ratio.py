@@ -1,9 +1,9 @@
-"""Float32 judged by ratio: as near to the float64 truth as the others are, and as oneself is.
+"""Float32 judged by ratio: as near to the float64 reference as the others are, and as oneself is.
 
-A backend may be no further from the truth than twice the furthest of the others, or than its own
+A backend may be no further from the reference than twice the furthest of the others, or than its own
 noise, and a few eps. On one batch luck decides who is the furthest, so all batches of the run
-count. Where a decision flips (`common.parity.decisions`) the gradients of its layer and of those before
-it are another function's, and are reported without a gate; all others keep theirs.
+count. Where a decision changes (`common.parity.decisions`) the gradients of its layer and of those before
+it are another function's, and are reported without a tolerance; all others keep theirs.
 """
 
 import functools
@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.network.tensors import layer_names, relu_names
-from common.parity.compare import compare, regate
-from common.parity.decisions import count, decisions, flips
+from common.parity.compare import compare, judge_again
+from common.parity.decisions import changes, count, decisions
 from common.parity.order import layer_of, place_of, stage_of
 from common.parity.report import Difference, Report
-from common.parity.tolerances import EPS, Gate
+from common.parity.tolerances import EPS, Tolerance
 from common.parity.traces import Trace
 
 Array = NDArray[Any]
@@ -29,59 +29,59 @@ FEW_EPS = 8 * EPS["float32"]
 a plain sum over a batch's pixels (MXNet's bias gradient) loses some more than a sum in pairs."""
 
 SOURCE = (
-    "this run, float32 against the float64 truth: twice the furthest of the others on any batch,"
+    "this run, float32 against the float64 reference: twice the furthest of the others on any batch,"
     " or the own noise (one or two threads, a batch in reverse order), plus 8 eps"
 )
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Differences from the truth, and for each backend what flips."""
+    """Differences from the reference, and for each backend what changes."""
 
     report: Report
-    flips: Mapping[str, Mapping[str, int]]
+    changes: Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True)
 class Probe:
-    """The first step of one backend on one batch, against the truth.
+    """The first step of one backend on one batch, against the reference.
 
-    `flips`: decisions taken otherwise, by name, of `decisions` in all. `noise`: how far it is from
-    the same batch in reverse order, by value; gradients only where neither flips.
+    `changes`: decisions taken otherwise, by name, of `decisions` in all. `noise`: how far it is from
+    the same batch in reverse order, by value; gradients only where neither changes.
     """
 
     backend: str
     batch: int
     report: Report
-    flips: dict[str, int]
+    changes: dict[str, int]
     decisions: int
     noise: dict[str, float]
 
     def gradients(self) -> dict[str, Any]:
-        """The worst gradient, what flipped, and how many gradients were gated."""
+        """The worst gradient, what changed, and how many gradients were judged."""
         found = [d for d in self.report.differences if d.stage == "gradient"]
-        gated = [d for d in found if d.gate is not None]
+        held = [d for d in found if d.tolerance is not None]
         worst = max(found, key=lambda d: d.error)
-        judged = min(gated, key=lambda d: d.margin or 0.0, default=None)
+        judged = min(held, key=lambda d: d.margin or 0.0, default=None)
         return {
             "backend": self.backend,
             "batch": self.batch,
-            "flips": sum(self.flips.values()),
-            "where": ", ".join(self.flips),
+            "flips": sum(self.changes.values()),
+            "where": ", ".join(self.changes),
             "of_decisions": self.decisions,
             "error": worst.error,
             "tensor": worst.name,
-            "gated": len(gated),
+            "gated": len(held),
             "of": len(found),
             "gated_error": judged and judged.error,
             "gated_tensor": judged and judged.name,
-            "gate": judged and judged.gate and judged.gate.limit,
+            "gate": judged and judged.tolerance and judged.tolerance.limit,
             "held": not any(d.parted for d in found),
         }
 
 
 def apart(a: Array, b: Array, truth: Array) -> float:
-    """||a - b|| / ||truth||, in float64; 0 where the truth vanishes."""
+    """||a - b|| / ||truth||, in float64; 0 where the reference vanishes."""
     norm = float(np.linalg.norm(truth.astype(np.float64)))
     return float(np.linalg.norm(a.astype(np.float64) - b)) / norm if norm else 0.0
 
@@ -100,52 +100,52 @@ def _without_relus(trace: Trace) -> Trace:
 
 
 def make_probe(backend: str, batch: int, usual: Trace, backward: Trace, truth: Trace) -> Probe:
-    """Holds a first step, and that on the reversed batch, against the truth's."""
+    """Holds a first step, and that on the reversed batch, against the reference's."""
     taken = _decisions(truth)
-    flipped, otherwise = (flips(_decisions(trace), taken) for trace in (usual, backward))
+    changed, otherwise = (changes(_decisions(trace), taken) for trace in (usual, backward))
     usual, backward, truth = map(_without_relus, (usual, backward, truth))
     noise = {
         name: apart(usual.arrays[name], backward.arrays[name], array)
         for name, array in truth.arrays.items()
-        if not touched(name, {**flipped, **otherwise})
+        if not touched(name, {**changed, **otherwise})
     }
-    return Probe(backend, batch, compare([usual], truth), flipped, count(taken), noise)
+    return Probe(backend, batch, compare([usual], truth), changed, count(taken), noise)
 
 
-def touched(name: str, flipped: Mapping[str, int]) -> bool:
-    """Whether a flip changes a value: a gradient or update of its layer, or of one before it."""
+def touched(name: str, changed: Mapping[str, int]) -> bool:
+    """Whether a changed decision changes a value: a gradient or update of its layer, or of one before it."""
     if stage_of(name) not in ("gradient", "update"):
         return False
-    last = max((place_of(flip.partition(".bn")[0]) for flip in flipped), default=-1)
+    last = max((place_of(change.partition(".bn")[0]) for change in changed), default=-1)
     return place_of(layer_of(name)) <= last
 
 
-def ratio_gates(samples: Sequence[Sample], noise: Mapping[str, Mapping[str, float]]) -> None:
-    """Gives float32 reports the gates of this run; none where a flip changes it, or later."""
+def ratio_tolerances(samples: Sequence[Sample], noise: Mapping[str, Mapping[str, float]]) -> None:
+    """Gives float32 reports the tolerances of this run; none where a changed decision changes it, or later."""
     errors: dict[str, dict[str, float]] = {}
     for sample in samples:
         for d in sample.report.differences:
-            if not touched(d.name, sample.flips.get(d.trace, {})):
+            if not touched(d.name, sample.changes.get(d.trace, {})):
                 found = errors.setdefault(d.name, {})
                 found[d.trace] = max(found.get(d.trace, 0.0), d.error)
     for sample in samples:
-        regate(sample.report, functools.partial(_gate, sample.flips, errors, noise))
+        judge_again(sample.report, functools.partial(_tolerance, sample.changes, errors, noise))
 
 
-def _gate(
-    flipped: Mapping[str, Mapping[str, int]],
+def _tolerance(
+    changed: Mapping[str, Mapping[str, int]],
     errors: Mapping[str, Mapping[str, float]],
     noise: Mapping[str, Mapping[str, float]],
     d: Difference,
-) -> Gate | None:
-    if d.stage == "steps" or touched(d.name, flipped.get(d.trace, {})):
+) -> Tolerance | None:
+    if d.stage == "steps" or touched(d.name, changed.get(d.trace, {})):
         return None
     others = [error for trace, error in errors[d.name].items() if trace != d.trace]
     if not others:
-        return d.gate
+        return d.tolerance
     furthest, own = max(others), noise.get(d.trace, {}).get(d.name, 0.0)
     note = f"{d.name}: the furthest of the others {furthest:.1e}, own noise {own:.1e}"
-    return Gate(max(2 * furthest, own) + FEW_EPS, furthest, SOURCE, note)
+    return Tolerance(max(2 * furthest, own) + FEW_EPS, furthest, SOURCE, note)
 
 
 def worst_noise(probes: Sequence[Probe]) -> dict[str, float]:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from common.parity.tolerances import ABSOLUTE_FLOOR, STAGES, Gate
+from common.parity.tolerances import ABSOLUTE_FLOOR, STAGES, Tolerance
 
-TRUTH = "the truth"
+TRUTH = "the reference"
 """Why a trace is the reference, where it was given as such."""
 
 
@@ -17,7 +17,7 @@ class Difference:
 
     `error` is the relative L2 difference, `largest` the largest absolute one, at index `where`.
     `ulp_median` and `ulp_max` are given in float32. `status`: `equal` (to the bit), `within` the
-    gate, `ungated`, and beyond the gate `new`, or `follows` from an earlier one. `own` is what is
+    tolerance, `unjudged`, and beyond the tolerance `new`, or `follows` from an earlier one. `own` is what is
     left of an update's error when what its own gradient explains is taken away. `vanishes`: the
     difference is below the absolute floor, whatever its relative size.
     """
@@ -34,21 +34,21 @@ class Difference:
     ulp_median: float | None = None
     ulp_max: float | None = None
     own: float | None = None
-    gate: Gate | None = None
+    tolerance: Tolerance | None = None
     status: str = "equal"
 
     @property
     def margin(self) -> float | None:
-        """How many times its error would still fit below the gate; below 1 it does not hold."""
-        if self.gate is None:
+        """How many times its error would still fit below the tolerance; below 1 it does not hold."""
+        if self.tolerance is None:
             return None
         if self.vanishes or not self.error:
             return float("inf")
-        return self.gate.limit / self.error
+        return self.tolerance.limit / self.error
 
     @property
     def parted(self) -> bool:
-        """Whether its gate does not hold."""
+        """Whether its tolerance does not hold."""
         return self.status in ("new", "follows")
 
 
@@ -89,7 +89,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether every gate holds and nothing was found."""
+        """Whether every tolerance holds and nothing was found."""
         return not self.findings and not any(d.parted for d in self.differences)
 
     @property
@@ -102,11 +102,11 @@ class Report:
         return [d for d in self.differences if d.trace == trace]
 
     def first(self, trace: str) -> Difference | None:
-        """The first value of a trace, in order of execution, whose gate does not hold."""
+        """The first value of a trace, in order of execution, whose tolerance does not hold."""
         return next((d for d in self.of(trace) if d.parted), None)
 
     def worst(self, trace: str) -> dict[str, Difference]:
-        """Per stage, the difference with the least margin; ungated ones last, by error."""
+        """Per stage, the difference with the least margin; unjudged ones last, by error."""
         found: dict[str, Difference] = {}
         for d in self.of(trace):
             if d.stage not in found or _severity(d) > _severity(found[d.stage]):
@@ -124,22 +124,22 @@ class Report:
             if first is not None:
                 parted = [d for d in self.of(trace) if d.parted]
                 new = sum(d.status == "new" for d in parted)
-                limit = first.gate.limit if first.gate else 0
+                limit = first.tolerance.limit if first.tolerance else 0
                 sentences.append(
                     f"{trace} parts from {self.reference} first at {first.name}:"
-                    f" {first.error:.1e}, gate {limit:.1e}. Beyond the gates:"
+                    f" {first.error:.1e}, tolerance {limit:.1e}. Beyond the tolerances:"
                     f" {_count(len(parted), 'value')}, of which {new} new, and"
                     f" {len(parted) - new} that follow."
                 )
-            elif not faults and (gated := [d for d in self.of(trace) if d.gate]):
-                if not any(d.largest for d in gated):
+            elif not faults and (judged := [d for d in self.of(trace) if d.tolerance]):
+                if not any(d.largest for d in judged):
                     sentences.append(
-                        f"{trace} equals {self.reference} to the last bit, {len(gated)} values."
+                        f"{trace} equals {self.reference} to the last bit, {len(judged)} values."
                     )
                     continue
-                tight = min(gated, key=lambda d: d.margin or 0, default=None)
+                tight = min(judged, key=lambda d: d.margin or 0, default=None)
                 sentences.append(
-                    f"{trace} equals {self.reference} within every gate, {len(gated)} values"
+                    f"{trace} equals {self.reference} within every tolerance, {len(judged)} values"
                     + (f"; least margin {tight.margin:.3g}, {tight.name}." if tight else ".")
                 )
         if self.findings:
@@ -170,7 +170,7 @@ class Report:
             "first": {trace: d and _row(d) for trace, d in firsts.items()},
             "stages": stages,
             "masks": {trace: asdict(mask) for trace, mask in self.masks.items()},
-            "gates": _gates(self.differences),
+            "gates": _tolerances(self.differences),
             "absolute_floor": ABSOLUTE_FLOOR,
             "tensors": [_row(d) for d in self.differences],
         }
@@ -183,12 +183,12 @@ def _count(number: int, noun: str) -> str:
 
 
 def _severity(d: Difference) -> tuple[bool, float, float]:
-    """For `max`: a gate comes before none, then the smallest margin, then the largest error."""
+    """For `max`: a tolerance comes before none, then the smallest margin, then the largest error."""
     return (d.margin is not None, -(d.margin or 0.0), d.error)
 
 
 def _row(d: Difference) -> dict[str, Any]:
-    gate = d.gate
+    tolerance = d.tolerance
     return {
         "trace": d.trace,
         "name": d.name,
@@ -196,12 +196,12 @@ def _row(d: Difference) -> dict[str, Any]:
         "layer": d.layer,
         "status": d.status,
         "error": d.error,
-        "gate": gate and gate.limit,
-        "floor": gate and gate.floor,
-        "multiplier": gate and gate.multiplier,
+        "gate": tolerance and tolerance.limit,
+        "floor": tolerance and tolerance.floor,
+        "multiplier": tolerance and tolerance.multiplier,
         "margin": d.margin,
-        "source": gate and gate.source,
-        "note": gate and gate.note,
+        "source": tolerance and tolerance.source,
+        "note": tolerance and tolerance.note,
         "norm": d.norm,
         "largest": d.largest,
         "where": list(d.where),
@@ -211,18 +211,18 @@ def _row(d: Difference) -> dict[str, Any]:
     }
 
 
-def _gates(differences: Sequence[Difference]) -> list[dict[str, Any]]:
-    """The gates of the stages, each once; an update's own are told by the first."""
+def _tolerances(differences: Sequence[Difference]) -> list[dict[str, Any]]:
+    """The tolerances of the stages, each once; an update's own are told by the first."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for d in differences:
-        if d.gate is not None and (d.stage, d.gate.source) not in found:
-            found[d.stage, d.gate.source] = {
+        if d.tolerance is not None and (d.stage, d.tolerance.source) not in found:
+            found[d.stage, d.tolerance.source] = {
                 "stage": d.stage,
-                "limit": d.gate.limit,
-                "floor": d.gate.floor,
-                "multiplier": d.gate.multiplier,
-                "source": d.gate.source,
-                "note": d.gate.note,
+                "limit": d.tolerance.limit,
+                "floor": d.tolerance.floor,
+                "multiplier": d.tolerance.multiplier,
+                "source": d.tolerance.source,
+                "note": d.tolerance.note,
             }
     return list(found.values())
 

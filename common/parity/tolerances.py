@@ -5,7 +5,7 @@ from dataclasses import dataclass
 STAGES = ("forward", "gradient", "update", "buffer", "steps")
 """The stages of a run; `forward` includes the first loss, `steps` is all after the first step."""
 
-GATES = {"forward": 1e-12, "gradient": 1e-11, "update": 1e-11, "buffer": 1e-11, "steps": 1e-9}
+TOLERANCES = {"forward": 1e-12, "gradient": 1e-11, "update": 1e-11, "buffer": 1e-11, "steps": 1e-9}
 """Largest relative L2 difference in float64, by stage."""
 
 ABSOLUTE_FLOOR = {"float64": 1e-17, "float32": 1e-10}
@@ -22,7 +22,7 @@ def coarser(*dtypes: str) -> str:
 
 
 @dataclass(frozen=True)
-class Gate:
+class Tolerance:
     """A limit and its provenance.
 
     `limit` is the largest relative L2 difference allowed; `floor` the one that sound
@@ -48,11 +48,11 @@ _RUN = (
 
 _FLOORS = {
     "float64": {
-        "forward": (GATES["forward"], 1.2e-14),
-        "gradient": (GATES["gradient"], 2.5e-14),
-        "update": (GATES["update"], 3.5e-13),
-        "buffer": (GATES["buffer"], 1.3e-15),
-        "steps": (GATES["steps"], 2.0e-13),
+        "forward": (TOLERANCES["forward"], 1.2e-14),
+        "gradient": (TOLERANCES["gradient"], 2.5e-14),
+        "update": (TOLERANCES["update"], 3.5e-13),
+        "buffer": (TOLERANCES["buffer"], 1.3e-15),
+        "steps": (TOLERANCES["steps"], 2.0e-13),
     },
     "float32": {
         "forward": (1e-5, 5.7e-6),
@@ -62,24 +62,24 @@ _FLOORS = {
     },
     "bfloat16": {},
 }
-"""By dtype and stage: the limit, and the measured floor. In float32 there is no gate on later
+"""By dtype and stage: the limit, and the measured floor. In float32 there is no tolerance on later
 steps: training is chaotic there. In bfloat16 the first step is already."""
 
 _NOTES = {
     ("float64", "update"): "an update is a difference of weights, rounded to their size",
     ("float64", "steps"): "floor after 100 steps on 60x90 images, padded to that",
-    ("float32", "gradient"): "on batches where no ReLU or max-pool decision flips",
+    ("float32", "gradient"): "on batches where no ReLU or max-pool decision changes",
     ("float32", "update"): "plus eps * ||w|| / ||update||, since weights are stored to eps",
 }
 
 
-def fixed_gate(dtype: str, stage: str) -> Gate | None:
-    """The gate of a stage: float64 against float64, or float32 against the float64 truth.
+def fixed_tolerance(dtype: str, stage: str) -> Tolerance | None:
+    """The tolerance of a stage: float64 against float64, or float32 against the float64 reference.
 
     None where nothing is asked: later steps in float32, all of bfloat16.
     """
     if stage not in _FLOORS[dtype]:
         return None
     limit, floor = _FLOORS[dtype][stage]
-    against = "float64" if dtype == "float64" else "float32 against the float64 truth"
-    return Gate(limit, floor, f"{against}, {_RUN}", _NOTES.get((dtype, stage), ""))
+    against = "float64" if dtype == "float64" else "float32 against the float64 reference"
+    return Tolerance(limit, floor, f"{against}, {_RUN}", _NOTES.get((dtype, stage), ""))

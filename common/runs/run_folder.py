@@ -5,11 +5,11 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 from common.config import Config
@@ -135,12 +135,7 @@ class RunFolder:
     def __enter__(self) -> "RunFolder":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for file in (*self._logs.values(), self._board, self._lock):
             if file is not None:
                 with contextlib.suppress(OSError):  # a full disk: it was said when it was met
@@ -303,13 +298,26 @@ class RunFolder:
                 self._board.flush()
         checkpoint.write(self.folder / LAST, self.folder / PREVIOUS)
 
-    def save_best(self, checkpoint: Checkpoint) -> None:
-        """Writes the best checkpoint.
+    def save_best(self) -> None:
+        """Lets `best` be the checkpoint that the run is at: a second name of it, or a copy.
+
+        `last` is never written in place, so `best` stays what it is.
 
         Raises:
-            InputError: as `save`.
+            InputError: the file cannot be written; the best before is untouched.
         """
-        checkpoint.write(self.folder / BEST)
+        last = self.folder / LAST
+        # `rewind` sets a damaged one aside
+        source = last if last.exists() else self.folder / PREVIOUS
+
+        def link(path: Path) -> None:
+            path.unlink()
+            try:
+                path.hardlink_to(source)
+            except OSError:  # a file system without links
+                shutil.copyfile(source, path)
+
+        write_whole(self.folder / BEST, link)
 
     def _write(self, name: str, text: str) -> None:
         def write(path: Path) -> None:

@@ -31,15 +31,15 @@ DIGEST = "content_sha256"
 """Metadata key of a checkpoint: `digest` of all that is in it."""
 
 MOMENTUM = "momentum/"
-"""Prefix of SGD's v in a checkpoint; a plain weights file has none."""
+"""Prefix of SGD's momentum buffers in a checkpoint; a plain weights file has none."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
     """A network's weights and what must be known to use them.
 
-    `arrays` holds every tensor of `common.network.tensors.tensors`, float32 or float64. `momentum` is empty
-    but in a checkpoint. `extra` is what else a checkpoint says, as strings.
+    `arrays` holds every tensor of `common.network.tensors.tensors`, float32 or float64. `momentum`
+    is empty but in a checkpoint. `extra` is what else a checkpoint says, as strings.
     """
 
     arrays: dict[str, Array]
@@ -117,7 +117,7 @@ def write_tensors(
     Raises:
         InputError: the file cannot be written.
     """
-    # safetensors writes an array that is not contiguous wrongly, without a word
+    # safetensors writes an array that is not contiguous wrongly, silently
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
     def write(temporary: Path) -> None:

@@ -61,29 +61,19 @@ CLASSIFIER = {
 COUNTER = "num_batches_tracked"
 """PyTorch's third buffer of a BatchNorm; nothing is computed with it at a fixed momentum."""
 
-_NUMBERS = {  # of the layers with weights; ReLU and max-pool lie between
-    "resnet18": {
-        "conv1": "0",
-        "bn1": "1",
-        "layer1": "4",
-        "layer2": "5",
-        "layer3": "6",
-        "layer4": "7",
-        "final_conv": "8",
-        "transpose_conv": "9",
-    },
-    "resnet18_v2": {
-        "bn0": "0",
-        "conv1": "1",
-        "bn1": "2",
-        "layer1": "5",
-        "layer2": "6",
-        "layer3": "7",
-        "layer4": "8",
-        "bn2": "9",
-        "final_conv": "11",
-        "transpose_conv": "12",
-    },
+_STAGES = ("layer1", "layer2", "layer3", "layer4")
+_HEAD = ("final_conv", "transpose_conv")
+_NUMBERS: dict[str, dict[str, int]] = {  # of the layers with weights; ReLU and max-pool lie between
+    "resnet18": dict(
+        zip(("conv1", "bn1", *_STAGES, *_HEAD), (0, 1, 4, 5, 6, 7, 8, 9), strict=True)
+    ),
+    "resnet18_v2": dict(
+        zip(
+            ("bn0", "conv1", "bn1", *_STAGES, "bn2", *_HEAD),
+            (0, 1, 2, 5, 6, 7, 8, 9, 11, 12),
+            strict=True,
+        )
+    ),
 }
 
 _BODY = {"conv1": "body.0", "bn1": "body.1", "conv2": "body.3", "bn2": "body.4"}
@@ -121,7 +111,7 @@ class Renamed:
 def _numbered(layer: str, architecture: str) -> str:
     """`layer2.0.conv1` -> `5.0.conv1`."""
     child, *rest = layer.split(".", 1)
-    return ".".join([_NUMBERS[architecture][child], *rest])
+    return ".".join([str(_NUMBERS[architecture][child]), *rest])
 
 
 def _gluon(layer: str, architecture: str) -> str:
@@ -156,7 +146,7 @@ def _layer(layer: str, naming: str, architecture: str, counts: Counter[str]) -> 
         return re.sub(r"\.(\d)", r"_\1", layer)
     if not layer.startswith(BACKBONE):
         if naming == "book-mxnet":
-            return _NUMBERS[architecture][layer]
+            return str(_NUMBERS[architecture][layer])
         return layer if naming in ("book", "gluon by prefix") else None
     layer = layer.removeprefix(BACKBONE)
     match naming:
@@ -228,14 +218,15 @@ def _plain(names: Mapping[str, Array]) -> dict[str, str]:
     """The file's names without what depends on how it was saved, as `names_in` has them.
 
     That is `module.` of PyTorch's DataParallel before every name, `.value` of Flax's variables
-    after it, and the prefix and the counters that Gluon makes up: `resnetv13_conv0_weight`,
-    `conv7_bias`.
+    after it, the list `layers` of its Sequential inside it, and the prefix and the counters that
+    Gluon makes up: `resnetv13_conv0_weight`, `conv7_bias`.
     """
     plain = {name: name for name in names}
     if all(name.startswith("module.") for name in names):
         plain = {name: name.removeprefix("module.") for name in names}
     if all(name.endswith(".value") for name in names):
         plain = {name: name.removesuffix(".value") for name in names}
+    plain = {name: re.sub(r"\.layers\.(\d)", r"_\1", other) for name, other in plain.items()}
     found = (re.fullmatch(r"(.*?)(stage|layers)1_conv0_weight", name) for name in names)
     prefix = next((match[1] for match in found if match), None)
     if prefix is None:
@@ -277,7 +268,8 @@ def _naming(path: Path, names: Mapping[str, str]) -> tuple[str, str]:
 def recognise(path: Path, arrays: Mapping[str, Array]) -> Renamed:
     """A file's arrays under canonical names, whichever architecture and naming it has.
 
-    Shapes, types and missing tensors are not looked at: see `common.weights.checkpoint.check_arrays`.
+    Shapes, types and missing tensors are not looked at: see
+    `common.weights.checkpoint.check_arrays`.
 
     Raises:
         InputError: no naming fits (a few of the names are told), or a tensor is none of the

@@ -23,7 +23,7 @@ from scripts.bench import worker as bench_worker
 from scripts.bench.__main__ import NUMBERS, app, make_jobs, read_sizes
 from scripts.bench.data import draw_pictures, endless_batches
 from scripts.bench.table import fastest_product, limit_turns, make_rows, product_rate
-from scripts.bench.turns import Measured, Worker
+from scripts.bench.turns import Measured, take_turns
 from scripts.bench.worker import SIDE, Job, build, make_batch, measure
 from scripts.shared.cli import main
 
@@ -223,11 +223,8 @@ def test_synthetic_pictures_have_vocs_size_or_the_crops(tmp_path: Path) -> None:
 
 def test_a_candidate_that_dies_is_named() -> None:
     message = r"^torch \(ours\) ended with exit code 1: ValueError"
-    with (
-        Worker(Job("torch", "ours", "train", 2, 32, 32, dtype="int")) as worker,
-        pytest.raises(WorkerError, match=message),
-    ):
-        worker.start()
+    with pytest.raises(WorkerError, match=message):
+        take_turns([Job("torch", "ours", "train", 2, 32, 32, dtype="int")], 1)
 
 
 def test_json_has_all_forms(tmp_path: Path) -> None:

@@ -50,8 +50,7 @@ def digest(shapes: Dataset, config: Config, first_step: int = 0) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("config", [CONFIG, VARIED], ids=["plain", "varied"])
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize(("config", "workers"), [(CONFIG, 1), (VARIED, 3)], ids=["plain", "varied"])
 def test_the_same_bytes_for_any_number_of_workers(
     shapes: Dataset, config: Config, workers: int
 ) -> None:
@@ -451,7 +450,11 @@ def training(shapes: Dataset, tmp_path: Path) -> Iterator[subprocess.Popen[str]]
     process.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.full)],
+    ids=lambda n: n.name,
+)
 def test_a_signal_to_the_whole_group_ends_the_step_and_saves(
     training: subprocess.Popen[str], number: signal.Signals
 ) -> None:

@@ -12,7 +12,7 @@ from common.errors import InputError
 from common.parity.compare import compare, ulps
 from common.parity.order import execution_order, layer_of
 from common.parity.report import Report
-from common.parity.tolerances import ABSOLUTE_FLOOR, GATES
+from common.parity.tolerances import ABSOLUTE_FLOOR, TOLERANCES
 from common.parity.traces import Trace, read_trace
 from common.weights.checkpoint import write_tensors
 
@@ -105,17 +105,17 @@ def test_the_same_trace_twice_passes_to_the_bit() -> None:
 @pytest.mark.parametrize("name", ["eval/stem", "train/logits", "loss", "grad/final_conv.bias",
                                   "update/backbone.bn1.weight", "final/final_conv.bias",
                                   "buffer/backbone.bn1.running_var"])  # fmt: skip
-def test_an_error_just_above_a_gate_parts_and_just_below_does_not(name: str) -> None:
+def test_an_error_just_above_a_tolerance_parts_and_just_below_does_not(name: str) -> None:
     stage = report_of(name).differences and next(
         d.stage for d in report_of(name).differences if d.name == name.replace("loss", "loss[1]")
     )
-    assert report_of(name, by=0.4 * min(GATES["forward"], GATES[stage])).passed
-    beyond = report_of(name, by=2 * GATES[stage])
+    assert report_of(name, by=0.4 * min(TOLERANCES["forward"], TOLERANCES[stage])).passed
+    beyond = report_of(name, by=2 * TOLERANCES[stage])
     assert not beyond.passed
     first = beyond.first("bad")
     assert first is not None
-    assert first.gate is not None
-    assert first.margin == pytest.approx(first.gate.limit / first.error)
+    assert first.tolerance is not None
+    assert first.margin == pytest.approx(first.tolerance.limit / first.error)
 
 
 @pytest.mark.parametrize(
@@ -320,12 +320,12 @@ def test_ulps() -> None:
 
 def test_bfloat16_is_told_and_not_judged(tmp_path: Path, run_command: Command) -> None:
     truth, mine = make("truth"), changed(make("mine", dtype="bfloat16"), **{"eval/stem": worse(1)})
-    line = "bfloat16 has no gates: what it differs by is told, and nothing is proven"
+    line = "bfloat16 has no tolerances: what it differs by is told, and nothing is proven"
     for report in (compare([mine], truth), compare([truth, mine]), compare([mine, make("b")])):
         assert not report.passed
         assert line in [finding.text for finding in report.findings]
-        assert all(d.gate is None and d.status == "ungated" for d in report.differences)
-        assert "within every gate" not in report.verdict()
+        assert all(d.tolerance is None and d.status == "ungated" for d in report.differences)
+        assert "within every tolerance" not in report.verdict()
         assert "to the last bit" not in report.verdict()
     assert compare([mine], truth).worst("mine")["forward"].error == pytest.approx(1)
     files = [write(tmp_path / f"{trace.label}.safetensors", trace) for trace in (truth, mine)]
@@ -345,18 +345,18 @@ def single(label: str) -> Trace:
     return make(label, dtype="float32")
 
 
-def test_float32_has_ulps_and_gates_of_its_own() -> None:
+def test_float32_has_ulps_and_tolerances_of_its_own() -> None:
     truth, mine = make("truth"), single("mine")
     report = compare([mine], truth)
     assert report.passed
     by_name = {d.name: d for d in report.differences}
-    assert by_name["eval/stem"].ulp_max == 0  # the truth rounded to float32
+    assert by_name["eval/stem"].ulp_max == 0  # the reference rounded to float32
     assert by_name["eval/stem"].error > 1e-9
     assert by_name["final/final_conv.bias"].status == "ungated"
     off = changed_all(mine, {"eval/layer1.0": worse(1.5e-5), "final/final_conv.bias": worse(9.0)})
     assert list(statuses(compare([off], truth))) == ["eval/layer1.0"]
     assert by_name["eval/layer1.0"].ulp_median == 0
-    # each of two float32 traces may be a gate away from the truth
+    # each of two float32 traces may be a tolerance away from the reference
     assert compare([mine, Trace("off", off.arrays, off.metadata)]).passed
 
 
@@ -407,7 +407,7 @@ def test_command(tmp_path: Path, run_command: Command) -> None:
     code, out, err = run_command("compare", a, b, c)
     assert (code, err) == (0, "")
     assert "PASSED" in out
-    assert "83.3 x 1.2e-14" in out  # a gate's provenance
+    assert "83.3 x 1.2e-14" in out  # a tolerance's provenance
     bad = write(tmp_path / "bad.safetensors", changed_all(make("bad"), {"train/stem": worse(1e-3)}))
     code, out, err = run_command("compare", a, b, bad, "--json", tmp_path / "r.json")
     assert (code, err) == (1, "")
@@ -419,7 +419,7 @@ def test_command(tmp_path: Path, run_command: Command) -> None:
     assert result["first"]["b"] is None
     assert result["odd"] == ["bad"]
     row = next(r for r in result["tensors"] if r["trace"] == "bad" and r["name"] == "train/stem")
-    assert row["gate"] == row["floor"] * row["multiplier"] == GATES["forward"]
+    assert row["gate"] == row["floor"] * row["multiplier"] == TOLERANCES["forward"]
     assert row["margin"] == pytest.approx(1e-9, rel=1e-3)
     assert row["status"] == "new"
     assert "PyTorch" in row["source"]

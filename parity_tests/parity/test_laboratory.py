@@ -11,7 +11,7 @@ from common.config import VOID, Architecture
 from common.network.tensors import layer_names, tensors
 from common.parity.compare import relative_l2
 from common.parity.judge import Files, judge, layer_run, whole_run
-from common.parity.tolerances import GATES, STAGES
+from common.parity.tolerances import STAGES, TOLERANCES
 from common.weights.checkpoint import read_tensors, write_tensors
 from parity_tests.conftest import NUM_CLASSES, V1, V2, batches, new_trainer, trace
 from scripts.parity.worker import layer_inputs, loss_gradient
@@ -41,7 +41,7 @@ def test_float64(
         assert found["versions"][name][name]
         assert set(found["backends"][name]) == set(STAGES)
         for stage, worst in found["backends"][name].items():
-            assert worst["gate"] == GATES[stage]
+            assert worst["gate"] == TOLERANCES[stage]
             assert 0 < worst["error"] < worst["gate"], (name, stage)
             assert worst["tensor"] in {row["name"] for row in found["comparison"]["tensors"]}
     assert list(dict.fromkeys(r["layer"] for r in found["layers"])) == [*layer_names(architecture)]

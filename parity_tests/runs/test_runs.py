@@ -320,19 +320,48 @@ def test_a_new_run_clears_what_a_kill_left_behind(stopped: Path, tmp_path: Path)
     assert lines(run / "log.jsonl") == [{"step": 0, "loss": 1}]
 
 
+def refuse_link(self: Path, target: Path) -> None:
+    if not Path(target).exists():
+        raise FileNotFoundError(target)
+    raise PermissionError(errno.EPERM, "no links here")
+
+
 def test_a_file_system_without_links_keeps_the_previous_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: Path, target: Path) -> None:
-        if not Path(target).exists():
-            raise FileNotFoundError(target)
-        raise PermissionError(errno.EPERM, "no links here")
-
-    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    monkeypatch.setattr(Path, "hardlink_to", refuse_link)
     for step in range(3):
         write_tensors(tmp_path / LAST, {"w": np.full(3, step)}, {}, previous=tmp_path / PREVIOUS)
     assert tensors(tmp_path / LAST)["w"][0] == 2
     assert tensors(tmp_path / PREVIOUS)["w"][0] == 1
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_best_checkpoint_is_the_last_of_its_time(
+    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", refuse_link)
+    folder, last, best = RunFolder(tmp_path), tmp_path / LAST, tmp_path / BEST
+
+    def save(step: int) -> None:
+        previous = tmp_path / PREVIOUS
+        write_tensors(last, {"w": np.full(3, step)}, {}, previous=previous)
+
+    for step in range(2):
+        save(step)
+        for _ in range(2):  # once more changes nothing
+            folder.save_best()
+        assert best.samefile(last) == links
+        assert tensors(best)["w"][0] == step
+    for step in range(2, 4):
+        save(step)
+    assert tensors(best)["w"][0] == 1
+    last.rename(tmp_path / DAMAGED)  # as `rewind` does, where the run goes on from the one before
+    folder.save_best()
+    assert tensors(best)["w"][0] == 2
+    names = {BEST, PREVIOUS, DAMAGED}
+    assert {path.name for path in tmp_path.iterdir()} == names
 
 
 # What a run leaves to be seen

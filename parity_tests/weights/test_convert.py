@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from backends import load_backend
 from common.data.voc import VOC_CLASSES
 from common.files import sha256
-from common.network.initial import generic_weights, initial_weights
+from common.network.initial import generic_weights
 from common.network.tensors import tensors
 from common.weights.checkpoint import read_tensors, read_weights, write_tensors, write_weights
 from common.weights.namings import CLASSIFIER, HEAD, names_in, recognise, rename
-from parity_tests.network.witnesses import import_torchvision
+from parity_tests.weights.conftest import WIDTH, book_torch, initial, torchvision_resnet18
 from scripts.convert import app
 from scripts.shared import cli
 
@@ -64,13 +64,13 @@ def convert(
 @pytest.fixture(scope="module")
 def arrays() -> Arrays:
     """Generic weights of 5 classes, float32."""
-    return {n: a.astype(np.float32) for n, a in generic_weights("resnet18", 5, 0).items()}
+    return {n: a.astype(np.float32) for n, a in generic_weights("resnet18", 5, 0, WIDTH).items()}
 
 
 @functools.cache
 def _torchvision_model() -> torch.nn.Module:
     torch.manual_seed(0)
-    model: torch.nn.Module = import_torchvision().models.resnet18(weights=None)
+    model: torch.nn.Module = torchvision_resnet18()
     for tensor in model.state_dict().values():
         if tensor.dim() == 1:
             torch.nn.init.uniform_(tensor, 0.5, 1.5)
@@ -82,14 +82,9 @@ def torchvision_model() -> torch.nn.Module:
     return copy.deepcopy(_torchvision_model())
 
 
-def book_model(num_classes: int) -> torch.nn.Sequential:
+def book_model() -> torch.nn.Module:
     """The FCN as the book builds it."""
-    net = torch.nn.Sequential(*list(torchvision_model().children())[:-2])
-    net.add_module("final_conv", torch.nn.Conv2d(512, num_classes, kernel_size=1))
-    net.add_module(
-        "transpose_conv",
-        torch.nn.ConvTranspose2d(num_classes, num_classes, kernel_size=64, padding=16, stride=32),
-    )
+    net: torch.nn.Module = book_torch(torchvision_model())
     return net
 
 
@@ -127,7 +122,7 @@ def test_each_naming_is_recognised(arrays: Arrays, naming: str, prefix: str) -> 
 
 
 def test_names_are_those_of_the_modules() -> None:
-    book = book_model(5).state_dict()
+    book = book_model().state_dict()
     vision = torchvision_model().state_dict()
     counted = {n for n in book if not n.endswith("num_batches_tracked")}
     assert set(names_in("book", "resnet18").values()) == counted
@@ -135,7 +130,7 @@ def test_names_are_those_of_the_modules() -> None:
         CLASSIFIER["torchvision"]
     )
     assert set(names_in("torchvision", "resnet18").values()) == counted
-    shapes = {n: spec.shape for n, spec in tensors("resnet18", 5).items()}
+    shapes = {n: spec.shape for n, spec in tensors("resnet18", 5, WIDTH).items()}
     theirs = names_in("book", "resnet18")
     assert {n: tuple(book[theirs[n]].shape) for n in shapes} == shapes
 
@@ -153,7 +148,7 @@ def test_torchvision_there_and_back(
     assert (done.code, done.err) == (0, "")
     digest = sha256(tmp_path / "w.safetensors")
     assert done.out.splitlines() == [
-        "left out: fc.weight (1000, 512), fc.bias (1000,)",
+        "left out: fc.weight (1000, 64), fc.bias (1000,)",
         "ignored: 20 num_batches_tracked",
         "final_conv and transpose_conv: initial values of seed 0, 21 classes",
         "in.bin (torchvision, torch.save) -> w.safetensors (canonical, safetensors):"
@@ -165,12 +160,12 @@ def test_torchvision_there_and_back(
 
     weights = read_weights(Path("w.safetensors"))
     assert (weights.num_classes, weights.class_names) == (21, VOC_CLASSES)
-    initial = initial_weights("resnet18", 21, 0)
-    same_arrays({n: weights.arrays[n] for n in HEAD}, {n: initial[n] for n in HEAD})
+    head = initial(num_classes=21)
+    same_arrays({n: weights.arrays[n] for n in HEAD}, {n: head[n] for n in HEAD})
 
     done = convert("w.safetensors", "out.pth", "--to", "torchvision")
     assert done.code == 0
-    assert done.out.startswith("left out: final_conv.weight (21, 512, 1, 1), final_conv.bias (21,)")
+    assert done.out.startswith("left out: final_conv.weight (21, 64, 1, 1), final_conv.bias (21,)")
     state = torch.load("out.pth", weights_only=True)
     other = zeroed(torchvision_model())
     keys = other.load_state_dict(state, strict=False)
@@ -179,12 +174,12 @@ def test_torchvision_there_and_back(
 
 
 def test_book_there_and_back(convert: Callable[..., Outcome]) -> None:
-    net = book_model(5)
+    net = book_model()
     torch.save(net.state_dict(), "in.pth")
     done = convert("in.pth", "w.safetensors")
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith("ignored: 20 num_batches_tracked\nin.pth (book, torch.save)")
-    other = zeroed(book_model(5))
+    other = zeroed(book_model())
     for out in ("out.pth", "out.safetensors"):
         assert convert("w.safetensors", out, "--to", "book").code == 0
     state = torch.load("out.pth", weights_only=True)
@@ -197,7 +192,7 @@ def test_book_there_and_back(convert: Callable[..., Outcome]) -> None:
 
 
 def test_data_parallel_prefix(convert: Callable[..., Outcome]) -> None:
-    net = book_model(5)
+    net = book_model()
     torch.save(torch.nn.DataParallel(net).state_dict(), "in.pth")
     assert convert("in.pth", "out.pth", "--to", "book").code == 0
     same_state(net.state_dict(), torch.load("out.pth", weights_only=True))
@@ -233,7 +228,7 @@ def test_nested_orbax_tree(convert: Callable[..., Outcome], arrays: Arrays) -> N
 
 def test_checkpoint_of_a_run(convert: Callable[..., Outcome], arrays: Arrays) -> None:
     names, mean, std = list("abcde"), (0.1, 0.2, 0.3), (1.0, 2.0, 3.0)
-    momentum = {n: arrays[n] for n, spec in tensors("resnet18", 5).items() if spec.trainable}
+    momentum = {n: arrays[n] for n, spec in tensors("resnet18", 5, WIDTH).items() if spec.trainable}
     write_weights(Path("last"), arrays, "resnet18", names, mean, std, momentum, {"step": "7"})
     done = convert("last", "w.safetensors")
     assert (done.code, done.err) == (0, "")
@@ -261,8 +256,8 @@ def test_seed_and_number_of_classes_of_a_new_head(
     done = convert("backbone", "w.safetensors", "--num-classes", 3, "--seed", 8)
     assert "final_conv and transpose_conv: initial values of seed 8, 3 classes\n" in done.out
     weights = read_weights(Path("w.safetensors"))
-    initial = initial_weights("resnet18", 3, 8)
-    same_arrays({n: weights.arrays[n] for n in HEAD}, {n: initial[n] for n in HEAD})
+    head = initial(num_classes=3, seed=8)
+    same_arrays({n: weights.arrays[n] for n in HEAD}, {n: head[n] for n in HEAD})
     backbone = set(arrays) - set(HEAD)
     same_arrays({n: weights.arrays[n] for n in backbone}, {n: arrays[n] for n in backbone})
 
@@ -312,14 +307,14 @@ def without(*names: str) -> Callable[[Arrays], Arrays]:
 
 
 BAD_ARRAYS: list[tuple[Callable[[Arrays], Arrays], str]] = [
-    (without("7.1.bn2.bias"), "backbone.layer4.1.bn2.bias (512,) is missing"),
+    (without("7.1.bn2.bias"), "backbone.layer4.1.bn2.bias (64,) is missing"),
     (without("final_conv.bias"), "final_conv.bias (5,) is missing"),
-    (without("final_conv.weight", "final_conv.bias"), "final_conv.weight (5, 512, 1, 1) is"),
+    (without("final_conv.weight", "final_conv.bias"), "final_conv.weight (5, 64, 1, 1) is"),
     (lambda a: a | {"8.weight": np.zeros(3, "f")}, "has no 8.weight (3,)"),
     (lambda a: a | {"fc.bias": np.zeros(3, "f"), "x": a["0.weight"]}, "fc.bias (3,) (and 1 more)"),
-    (lambda a: a | {"backbone.conv1.weight": a["0.weight"]}, "no backbone.conv1.weight (64, 3"),
-    (change("0.weight", shape=(64, 1, 7, 7)), "conv1.weight is (64, 1, 7, 7), not (64, 3, 7, 7)"),
-    (change("final_conv.weight", shape=(6, 512, 1, 1)), "final_conv.weight is (6, 512, 1, 1)"),
+    (lambda a: a | {"backbone.conv1.weight": a["0.weight"]}, "no backbone.conv1.weight (8, 3"),
+    (change("0.weight", shape=(8, 1, 7, 7)), "conv1.weight is (8, 1, 7, 7), not (8, 3, 7, 7)"),
+    (change("final_conv.weight", shape=(6, 64, 1, 1)), "final_conv.weight is (6, 64, 1, 1)"),
     (change("final_conv.bias", shape=()), "final_conv.bias is (), not (5,)"),
     (change("1.bias", dtype="float16"), "backbone.bn1.bias is float16, not float32 or float64"),
     (change("1.bias", dtype="int64"), "backbone.bn1.bias is int64, not float32 or float64"),
@@ -339,7 +334,7 @@ def test_arrays_that_do_not_fit(
     message: str,
 ) -> None:
     spoiled = spoil(rename(arrays, "book", "resnet18"))
-    Path("in").write_bytes(bytes(8) + b"{")  # in place of 45 MB for each case
+    Path("in").write_bytes(bytes(8) + b"{")  # in place of a file for each case
     monkeypatch.setattr("scripts.shared.weights_files.read_tensors", lambda path: (spoiled, {}))
     refused(convert("in", "out"), message)
 
@@ -503,7 +498,7 @@ def test_a_full_disk_leaves_the_old_file(convert: Callable[..., Outcome], arrays
     Path("old").write_text("old")
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
         for naming in ("canonical", "torchvision"):
             refused(convert("in", "old", "--to", naming), "old: cannot be written")

@@ -22,18 +22,26 @@ from backends import load_backend
 from common.config import IMAGENET_MEAN, IMAGENET_STD, Config, Dtype
 from common.errors import InputError
 from common.files import sha256
-from common.network.initial import generic_weights, initial_weights
+from common.network.initial import generic_weights
 from common.parity.compare import relative_l2
 from common.weights.checkpoint import read_weights, write_weights
 from common.weights.namings import rename
 from parity_tests.network.witnesses import import_gluoncv_resnet, import_torchvision
+from parity_tests.weights.conftest import (
+    CLASSES,
+    V1,
+    V2,
+    WIDTH,
+    book_torch,
+    initial,
+    torchvision_resnet18,
+    zoo,
+)
 from scripts.shared.weights_files import Loaded, load_network, load_weights
 
 Array = NDArray[Any]
 Run = Callable[..., tuple[int, str, str]]
 
-CLASSES = 5
-V1, V2 = "resnet18", "resnet18_v2"
 FEATURES = {V1: "layer4.1", V2: "norm"}
 """The backbone's last activation."""
 EXACT = 1e-12
@@ -54,9 +62,13 @@ def generic(name: str, shape: Iterable[int], random: np.random.Generator) -> Arr
 def ours(weights: Any) -> dict[str, Array]:
     """Every activation that our network computes, float64."""
     config = Config(
-        architecture=weights.architecture, num_classes=weights.num_classes, dtype=Dtype.float64
+        architecture=weights.architecture,
+        num_classes=weights.num_classes,
+        width=weights.width,
+        dtype=Dtype.float64,
     )
-    return load_backend("torch").Trainer(config, weights.arrays).activations(IMAGE)
+    backend = load_backend("torch")
+    return backend.Probe(backend.Trainer(config, weights.arrays)).activations(IMAGE)
 
 
 def hold(loaded: Loaded, theirs: Array) -> None:
@@ -94,20 +106,9 @@ def torchvision_backbone(model: torch.nn.Module) -> torch.nn.Module:
     return torch.nn.Sequential(*list(model.children())[:-2])
 
 
-def book_torch() -> torch.nn.Module:
-    """The FCN as the book builds it in PyTorch."""
-    net = torchvision_backbone(import_torchvision().models.resnet18(weights=None))
-    net.add_module("final_conv", torch.nn.Conv2d(512, CLASSES, kernel_size=1))
-    net.add_module(
-        "transpose_conv",
-        torch.nn.ConvTranspose2d(CLASSES, CLASSES, kernel_size=64, padding=16, stride=32),
-    )
-    return net
-
-
 @pytest.mark.parametrize("parallel", [False, True])
 def test_from_torchvision(tmp_path: Path, parallel: bool) -> None:
-    model = torch_model(import_torchvision().models.resnet18(weights=None))
+    model = torch_model(torchvision_resnet18())
     saved = torch.nn.DataParallel(model) if parallel else model
     torch.save(saved.state_dict(), tmp_path / "in")
     loaded = load_weights(tmp_path / "in")
@@ -118,7 +119,7 @@ def test_from_torchvision(tmp_path: Path, parallel: bool) -> None:
     )
     hold(loaded, torch_logits(torchvision_backbone(model)))
     prefix = "module." if parallel else ""
-    assert loaded.notes[0].startswith(f"left out: {prefix}fc.weight (1000, 512)")
+    assert loaded.notes[0].startswith(f"left out: {prefix}fc.weight (1000, 64)")
 
 
 @pytest.mark.parametrize("container", ["torch.save", "safetensors"])
@@ -135,14 +136,6 @@ def test_from_the_book_in_pytorch(tmp_path: Path, container: str) -> None:
 
 
 # Gluon
-
-
-def zoo(architecture: str) -> Any:
-    """Gluon's own network, its parameters without a value."""
-    load_backend("mxnet")  # NumPy's lost alias
-    from mxnet.gluon.model_zoo import vision
-
-    return vision.get_model(architecture.replace(V1, f"{V1}_v1", 1) if architecture == V1 else V2)
 
 
 def book_mxnet(architecture: str) -> Any:
@@ -234,7 +227,7 @@ def test_from_gluon(tmp_path: Path, architecture: str, how: str) -> None:
     assert (loaded.naming, loaded.has_head) == (f"gluon{suffix}", False)
     pools = 2 if architecture == V2 else 1  # v2 flattens after it
     hold(loaded, gluon_logits(model.features[:-pools]))
-    assert "(1000, 512)" in loaded.notes[0]  # the classifier
+    assert "(1000, 64)" in loaded.notes[0]  # the classifier
     fixed = [note for note in loaded.notes if note.endswith("which change nothing")]
     assert len(fixed) == (architecture == V2)
 
@@ -293,9 +286,10 @@ def test_from_our_network_s_state_in_orbax(tmp_path: Path, architecture: str) ->
     from flax import nnx
 
     from backends.jax import FCN, build_model
-    from backends.jax.model import assemble
 
-    config = Config(architecture=architecture, num_classes=CLASSES, dtype=Dtype.float64)
+    config = Config(
+        architecture=architecture, num_classes=CLASSES, width=WIDTH, dtype=Dtype.float64
+    )
     model: FCN = build_model(config)
     random = np.random.default_rng(1)
     state = nnx.to_pure_dict(nnx.state(model))
@@ -306,9 +300,7 @@ def test_from_our_network_s_state_in_orbax(tmp_path: Path, architecture: str) ->
     ]
     nnx.update(model, jax.tree.unflatten(structure, values))
     model.eval()
-    height, width = IMAGE.shape[2:]
-    cells, _ = model(IMAGE.transpose(0, 2, 3, 1))
-    theirs = np.asarray(assemble(cells, height, width))
+    theirs = np.asarray(model(IMAGE.transpose(0, 2, 3, 1)))
     with orbax.checkpoint.StandardCheckpointer() as checkpointer:
         checkpointer.save(tmp_path / "in", nnx.state(model))
     loaded = load_weights(tmp_path / "in")
@@ -334,8 +326,10 @@ def written(
     """Converts generic weights; the file, what our network computes, and the notes."""
     monkeypatch.chdir(tmp_path)
 
-    def convert(architecture: str, to: str) -> tuple[Path, dict[str, Array], list[str]]:
-        arrays = generic_weights(architecture, CLASSES, 0)
+    def convert(
+        architecture: str, to: str, width: int = WIDTH
+    ) -> tuple[Path, dict[str, Array], list[str]]:
+        arrays = generic_weights(architecture, CLASSES, 0, width)
         write_weights(Path("W"), arrays, architecture, NAMES, MEAN, STD)
         code, _, err = run_command("convert", "W", "out", "--to", to, "--json", "notes")
         assert (code, err) == (0, "")
@@ -350,14 +344,14 @@ def written(
 
 NO_PLACE = "left out: class_names, mean, std, for which {} has no place"
 NO_HEAD = (
-    "left out: final_conv.weight (5, 512, 1, 1), final_conv.bias (5,),"
+    "left out: final_conv.weight (5, 64, 1, 1), final_conv.bias (5,),"
     " transpose_conv.weight (5, 5, 64, 64), transpose_conv.bias (5,)"
 )
 
 
 def test_torchvision_opens_it(written: Any) -> None:
     path, expected, notes = written(V1, "torchvision")
-    model = torch_eps(import_torchvision().models.resnet18(weights=None).double())
+    model = torch_eps(torchvision_resnet18().double())
     left = model.load_state_dict(torch.load(path), strict=False)
     assert left.unexpected_keys == []
     assert sorted(left.missing_keys) == ["fc.bias", "fc.weight"]
@@ -386,7 +380,7 @@ def test_gluon_s_zoo_opens_it(written: Any, architecture: str) -> None:
 
 @pytest.mark.needs("mxnet")
 def test_gluoncv_opens_it(written: Any) -> None:
-    path, expected, _ = written(V1, "gluoncv")
+    path, expected, _ = written(V1, "gluoncv", width=64)  # GluonCV has no other
     net = import_gluoncv_resnet().resnet18_v1b(pretrained=False)
     net.cast("float64")
     net.load_parameters(str(path), allow_missing=True)
@@ -502,7 +496,7 @@ def test_v2_is_refused_where_nobody_has_it(
     tmp_path: Path, run_command: Run, monkeypatch: pytest.MonkeyPatch, to: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_weights(Path("W"), initial_weights(V2, 1, 0), V2, ["a"])
+    write_weights(Path("W"), initial(V2, 1), V2, ["a"])
     code, out, err = run_command("convert", "W", "out", "--to", to)
     assert (code, out) == (2, "")
     assert err == f"error: W: its network is resnet18_v2, and --to {to} is of another\n"
@@ -514,7 +508,7 @@ def test_v2_is_refused_where_nobody_has_it(
 
 @pytest.mark.needs("jax")
 def test_an_orbax_folder_with_a_file_missing(tmp_path: Path) -> None:
-    arrays = initial_weights(V1, 1, 0)
+    arrays = initial(V1, 1)
     load_backend("jax").write_arrays(tmp_path / "in", arrays, {})
     files = sorted(path for path in (tmp_path / "in").rglob("*") if path.is_file())
     refused = []
@@ -536,16 +530,16 @@ def test_an_orbax_folder_with_a_file_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"features.0.bias": (64,)}, "resnet18 with the names of gluon has no features.0.bias"),
-        ({"features.0.weight": (64, 1, 7, 7)}, "backbone.conv1.weight is (64, 1, 7, 7), not"),
-        ({"features.4.1.body.1.gamma": None}, "backbone.layer1.1.bn1.weight (64,) is missing"),
+        ({"features.0.bias": (8,)}, "resnet18 with the names of gluon has no features.0.bias"),
+        ({"features.0.weight": (8, 1, 7, 7)}, "backbone.conv1.weight is (8, 1, 7, 7), not"),
+        ({"features.4.1.body.1.gamma": None}, "backbone.layer1.1.bn1.weight (8,) is missing"),
         ({"0.weight": (3,)}, "has no 0.weight (3,)"),
     ],
 )
 def test_gluon_s_arrays_that_do_not_fit(
     tmp_path: Path, change: dict[str, tuple[int, ...] | None], message: str
 ) -> None:
-    arrays: dict[str, Array] = dict(rename(initial_weights(V1, 1, 0), "gluon", V1))
+    arrays: dict[str, Array] = dict(rename(initial(V1, 1), "gluon", V1))
     for name, shape in change.items():
         arrays.pop(name, None)
         if shape is not None:
@@ -556,7 +550,7 @@ def test_gluon_s_arrays_that_do_not_fit(
 
 
 def test_another_architecture_than_the_one_asked_for(tmp_path: Path) -> None:
-    write_weights(tmp_path / "in", initial_weights(V1, 1, 0), V1, ["a"])
+    write_weights(tmp_path / "in", initial(V1, 1), V1, ["a"])
     with pytest.raises(InputError, match="in: its network is resnet18, not resnet18_v2"):
         load_weights(tmp_path / "in", architecture=V2)
 
@@ -564,7 +558,7 @@ def test_another_architecture_than_the_one_asked_for(tmp_path: Path) -> None:
 def test_a_backbone_is_no_network_to_evaluate_or_predict_with(
     tmp_path: Path, run_command: Run
 ) -> None:
-    torch.save(import_torchvision().models.resnet18(weights=None).state_dict(), tmp_path / "in")
+    torch.save(torchvision_resnet18().state_dict(), tmp_path / "in")
     with pytest.raises(InputError, match="in: a backbone without the head"):
         load_network(tmp_path / "in")
     for command in (("evaluate", "--data", "d"), ("predict", "--out", "d", "image.jpg")):
@@ -637,7 +631,7 @@ def test_imagenet_from_the_cache(
     path.parent.mkdir(parents=True)
     if architecture == V1:
         vision = import_torchvision()
-        model = torch_model(vision.models.resnet18(weights=None))
+        model = torch_model(torchvision_resnet18())
         torch.save(model.state_dict(), "file")
         weights = vision.models.ResNet18_Weights.IMAGENET1K_V1
         url = f"https://host/resnet18-{sha256(Path('file'))[:8]}.pth"
@@ -658,7 +652,7 @@ def test_imagenet_from_the_cache(
 
 def test_a_file_called_imagenet_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    write_weights(Path("imagenet"), initial_weights(V1, 1, 0), V1, ["a"])
+    write_weights(Path("imagenet"), initial(V1, 1), V1, ["a"])
     assert load_weights(Path("imagenet")).has_head
 
 

@@ -13,7 +13,7 @@ from common.config import Config, Dtype
 from common.data.voc import VOC_CLASSES
 from common.errors import InputError
 from common.files import sha256, write_whole
-from common.network.initial import initial_weights
+from common.network.initial import generic_weights
 from common.network.tensors import tensors
 from common.protocol import Arrays
 from common.weights.checkpoint import (
@@ -23,7 +23,16 @@ from common.weights.checkpoint import (
     write_tensors,
     write_weights,
 )
-from parity_tests.conftest import batches, new_trainer, weights
+from parity_tests.weights.conftest import (
+    CLASSES,
+    NAMES,
+    WIDTH,
+    batches,
+    config,
+    initial,
+    new_trainer,
+    weights,
+)
 
 
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.float64])
@@ -42,10 +51,10 @@ def test_a_trained_state_moves_between_backends(backend: str, second: str, tmp_p
     first = new_trainer(backend, dtype=Dtype.float64)
     first.step(batches().image[0], batches().label[0], 0.01)
     path = tmp_path / "W.safetensors"
-    write_weights(path, first.weights(), "resnet18", VOC_CLASSES, momentum=first.momentum())
+    write_weights(path, first.weights(), "resnet18", NAMES, momentum=first.momentum())
     start = read_weights(path)
-    config = Config(dtype=Dtype.float64, weight_decay=1e-3)
-    other = load_backend(second).Trainer(config, start.arrays)
+    whole = config(dtype=Dtype.float64)
+    other = load_backend(second).Trainer(whole, start.arrays)
     other.load_momentum(start.momentum)
     assert all(np.array_equal(a, first.weights()[n]) for n, a in other.weights().items())
     assert all(np.array_equal(a, first.momentum()[n]) for n, a in other.momentum().items())
@@ -55,9 +64,9 @@ def test_a_trained_state_moves_between_backends(backend: str, second: str, tmp_p
 
 def test_arrays_that_are_not_contiguous_are_read_right(backend: str, tmp_path: Path) -> None:
     turned = {n: np.asfortranarray(a) for n, a in weights().items()}
-    trainer = load_backend(backend).Trainer(Config(dtype=Dtype.float64), turned)
+    trainer = load_backend(backend).Trainer(config(dtype=Dtype.float64), turned)
     assert all(np.array_equal(a, weights()[n]) for n, a in trainer.weights().items())
-    write_weights(tmp_path / "W.safetensors", turned, "resnet18", VOC_CLASSES)
+    write_weights(tmp_path / "W.safetensors", turned, "resnet18", NAMES)
     read = read_weights(tmp_path / "W.safetensors").arrays
     assert all(np.array_equal(a, weights()[n]) for n, a in read.items())
 
@@ -74,7 +83,7 @@ def test_a_backend_s_own_file_keeps_every_bit(backend: str, tmp_path: Path) -> N
 
 def test_metadata(tmp_path: Path) -> None:
     path = tmp_path / "W.safetensors"
-    arrays = initial_weights("resnet18", 3, seed=0)
+    arrays = initial(num_classes=3)
     write_weights(path, arrays, "resnet18", ("a", "b", "ü"), (0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
     found = read_weights(path)
     assert (found.architecture, found.num_classes) == ("resnet18", 3)
@@ -85,7 +94,8 @@ def test_metadata(tmp_path: Path) -> None:
 
 def test_absent_metadata_means_voc_and_imagenet(tmp_path: Path) -> None:
     path = tmp_path / "W.safetensors"
-    safetensors.numpy.save_file(weights(), path, {"unknown": "ignored"})
+    arrays = generic_weights("resnet18", len(VOC_CLASSES), 0, WIDTH)
+    safetensors.numpy.save_file(arrays, path, {"unknown": "ignored"})
     found = read_weights(path)
     assert found.class_names == VOC_CLASSES
     assert found.mean == Config().mean
@@ -101,20 +111,20 @@ def _with(name: str, array: object) -> Callable[[Arrays], Arrays]:
 
 
 FAULTS = {
-    "missing": (_without("backbone.bn1.bias"), r"backbone\.bn1\.bias \(64,\) is missing"),
+    "missing": (_without("backbone.bn1.bias"), r"backbone\.bn1\.bias \(8,\) is missing"),
     "extra": (_with("fc.weight", np.ones((2, 3))), r"fc\.weight \(2, 3\) is not part of resnet18"),
     "shape": (
-        _with("backbone.conv1.weight", np.ones((64, 3, 3, 3))),
-        r"backbone\.conv1\.weight is \(64, 3, 3, 3\), not \(64, 3, 7, 7\)",
+        _with("backbone.conv1.weight", np.ones((8, 3, 3, 3))),
+        r"backbone\.conv1\.weight is \(8, 3, 3, 3\), not \(8, 3, 7, 7\)",
     ),
     "transposed": (
-        _with("backbone.layer2.0.downsample.0.weight", np.ones((64, 128, 1, 1))),
-        r"is \(64, 128, 1, 1\), not \(128, 64, 1, 1\)",
+        _with("backbone.layer2.0.downsample.0.weight", np.ones((8, 16, 1, 1))),
+        r"is \(8, 16, 1, 1\), not \(16, 8, 1, 1\)",
     ),
-    "float16": (_with("final_conv.bias", np.ones(21, np.float16)), "is float16, not float32"),
-    "integer": (_with("final_conv.bias", np.ones(21, np.int64)), "is int64, not float32"),
-    "nan": (_with("final_conv.bias", np.full(21, np.nan)), "holds NaN or infinity"),
-    "classes": (_with("final_conv.bias", np.ones(6)), r"is \(6,\), not \(21,\)"),
+    "float16": (_with("final_conv.bias", np.ones(CLASSES, np.float16)), "is float16, not float32"),
+    "integer": (_with("final_conv.bias", np.ones(CLASSES, np.int64)), "is int64, not float32"),
+    "nan": (_with("final_conv.bias", np.full(CLASSES, np.nan)), "holds NaN or infinity"),
+    "classes": (_with("final_conv.bias", np.ones(6)), r"is \(6,\), not \(5,\)"),
 }
 
 
@@ -122,7 +132,9 @@ FAULTS = {
 def test_a_tensor_that_does_not_fit_is_named(fault: str, tmp_path: Path) -> None:
     change, message = FAULTS[fault]
     path = tmp_path / "W.safetensors"
-    write_tensors(path, change(weights()), {"architecture": "resnet18", "num_classes": "21"})
+    write_tensors(
+        path, change(weights()), {"architecture": "resnet18", "num_classes": str(CLASSES)}
+    )
     with pytest.raises(InputError, match=message) as error:
         read_weights(path)
     assert str(error.value).startswith(str(path))
@@ -132,14 +144,14 @@ def test_a_tensor_that_does_not_fit_is_named(fault: str, tmp_path: Path) -> None
 def test_several_faults_are_counted() -> None:
     arrays = {n: a for n, a in weights().items() if "layer4" not in n}
     with pytest.raises(InputError, match=r"is missing \(and 24 more\)"):
-        check_arrays(Path("W"), arrays, "resnet18", 21)
+        check_arrays(Path("W"), arrays, "resnet18", CLASSES)
 
 
 METADATA = {
     "architecture": ({"architecture": "resnet50"}, "architecture 'resnet50' is unknown"),
     "num_classes": ({"num_classes": "many"}, "num_classes is 'many'"),
     "another count": ({"num_classes": "6"}, "not resnet18 with 6 classes"),
-    "names": ({"class_names": '["a", "b"]'}, "class_names has 2 entries, not 21"),
+    "names": ({"class_names": '["a", "b"]'}, "class_names has 2 entries, not 5"),
     "no list": ({"class_names": "5"}, "class_names is not a list"),
     "mean": ({"mean": "[1, 2"}, "mean is not a list"),
     "std": ({"std": '["a", "b", "c"]'}, "std is not a list"),
@@ -158,7 +170,7 @@ def test_metadata_that_is_wrong_is_named(fault: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [0, 7, 100, 5000, -1])
 def test_a_truncated_file_is_refused(size: int, tmp_path: Path) -> None:
     path = tmp_path / "W.safetensors"
-    write_weights(path, weights(), "resnet18", VOC_CLASSES)
+    write_weights(path, weights(), "resnet18", NAMES)
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(InputError, match="not a readable safetensors file"):
         read_weights(path)
@@ -194,7 +206,7 @@ def test_sha256(tmp_path: Path) -> None:
 
 
 def test_shapes_are_the_specs() -> None:
-    for name, spec in tensors("resnet18", 21).items():
+    for name, spec in tensors("resnet18", CLASSES, WIDTH).items():
         assert weights()[name].shape == spec.shape
 
 

@@ -1,23 +1,21 @@
 """One candidate of `scripts.bench`, in a process of its own: it computes when it is told to.
 
 `python -m scripts.bench.worker JOB`, JOB being a `Job` as JSON. Once it is built and warm it
-writes one JSON line; for each line it reads it takes one turn and writes one more. It ends where
-its input ends, that is, with its parent. Between turns it waits for a line and computes nothing.
-Bad input is one line on standard error and exit code 2, as in a command.
+says what `measure` found; for each line it reads it takes one turn and says that once more. Between
+turns it waits for a line and computes nothing. See `scripts.shared.workers`.
 """
 
 import contextlib
 import dataclasses
 import functools
 import importlib
-import json
 import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import PIL
@@ -26,10 +24,9 @@ from numpy.typing import NDArray
 from backends import load_backend
 from common.config import Config, Device, Dtype
 from common.data.augment import normalize
-from common.errors import InputError
 from common.network.initial import initial_weights
 from scripts.bench.data import endless_batches
-from scripts.shared.cli import fail
+from scripts.shared.workers import Say, keep_to_cores, serve
 
 CALLS = {"train": 1, "eval": 2, "predict": 2, "data": 2}
 """Calls in a turn, by mode. Where a call is short, one alone would measure little more than caches
@@ -217,33 +214,21 @@ def measure(job: Job, turn: Turn, calls: int, untimed: int = 0) -> dict[str, Any
         }
 
 
-def take_turns(job: Job, answers: TextIO) -> None:
+def take_turns(work: dict[str, Any], say: Say) -> None:
     """Builds, warms up, and takes turns until the input ends.
 
     Raises:
         InputError: as `build`, or a picture cannot be read.
     """
+    job = Job(**work)
     turn = build(job)
     first = measure(job, turn, 1)
     measure(job, turn, 1)
-    print(json.dumps(first | about(job)), file=answers)
+    say(first | about(job))
     for _ in sys.stdin:
-        print(json.dumps(measure(job, turn, job.calls, untimed=1)), file=answers)
-
-
-def main() -> None:
-    """Runs the job of the command line."""
-    # A framework's own words on standard output would break the conversation.
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    # JAX takes a thread for each core that it may use, whatever OMP_NUM_THREADS says.
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, cores[: int(os.environ.get("OMP_NUM_THREADS", len(cores)))])
-    try:
-        take_turns(Job(**json.loads(sys.argv[1])), answers)
-    except InputError as error:
-        fail(str(error))
+        say(measure(job, turn, job.calls, untimed=1))
 
 
 if __name__ == "__main__":
-    main()
+    keep_to_cores(int(os.environ["OMP_NUM_THREADS"]))
+    serve(take_turns)

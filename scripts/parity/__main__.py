@@ -1,13 +1,11 @@
 """`python -m scripts.parity`: do all backends compute the same thing? Every value of a whole run.
 
 Makes generic weights and batches from a seed, runs each backend on them in processes of their own,
-and compares: in float64 with one another, in float32 with the float64 truth.
+and compares: in float64 with one another, in float32 with the float64 reference.
 """
 
 import contextlib
-import dataclasses
 import importlib.util
-import json
 import os
 import resource
 import subprocess
@@ -24,7 +22,7 @@ import rich.table
 import typer
 
 from common.config import OUTPUT_STRIDE, Config, Dtype
-from common.errors import InputError
+from common.errors import InputError, WorkerError
 from common.parity.judge import Files, Result, judge, layer_run, noise_run, whole_run
 from common.parity.traces import Trace, read_trace, write_generic
 from scripts.parity.worker import Job
@@ -39,9 +37,11 @@ from scripts.shared.cli import (
     main,
     new_app,
     progress,
+    setting,
     write_json,
 )
 from scripts.shared.verdicts import HtmlOption, number, print_report, print_verdict
+from scripts.shared.workers import Worker
 
 app = new_app()
 
@@ -52,37 +52,10 @@ SIZE = (2 * OUTPUT_STRIDE - 4, 3 * OUTPUT_STRIDE - 6)
 """60x90: no multiple of 32, so padding and cropping take part; computed at 64x96."""
 
 PROBES = 6
-"""Batches whose first step is looked at alone in float32: on some of them nothing flips."""
+"""Batches whose first step is looked at alone in float32: on some of them nothing changes."""
 
 PROOF_STEPS = 10
-"""Steps of the float64 runs that prove the truth of a float32 comparison."""
-
-LIMITED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""Variables that say how many threads a library starts."""
-
-
-class RunError(Exception):
-    """A run has failed; its message says which and why."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A job with a name and a number of threads."""
-
-    label: str
-    threads: int
-    job: Job
-
-    def environment(self) -> dict[str, str]:
-        """Threads as told; idle ones sleep, since two runs share the cores."""
-        limits = dict.fromkeys(LIMITED, str(self.threads))
-        return {**os.environ, **limits, "OMP_WAIT_POLICY": "PASSIVE", **self._xla()}
-
-    def _xla(self) -> dict[str, str]:
-        if self.job.backend != "jax" or self.threads > 1:
-            return {}
-        flags = "--xla_cpu_multi_thread_eigen=false"
-        return {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()}
+"""Steps of the float64 runs that prove the reference of a float32 comparison."""
 
 
 class Laboratory:
@@ -95,7 +68,7 @@ class Laboratory:
         self.bar = bar
         self.peaks: dict[str, float] = {}
         self.pool = ThreadPoolExecutor(max_workers=2)
-        self._processes: list[subprocess.Popen[str]] = []
+        self._workers: list[Worker] = []
         self._pending: dict[str, Future[None]] = {}
         batches = max(steps, PROBES)
         write_generic(self.weights, self.batches, architecture, batches, 2, SIZE, seed)
@@ -106,8 +79,8 @@ class Laboratory:
     def __exit__(self, *_: object) -> None:
         for future in self._pending.values():
             future.cancel()
-        for process in self._processes:
-            process.kill()
+        for worker in self._workers:
+            worker.kill()
         self.pool.shutdown()
 
     def submit(self, label: str, backend: str, dtype: Dtype, threads: int = 1, **job: Any) -> None:
@@ -124,43 +97,30 @@ class Laboratory:
             SETTINGS,
             **job,
         )
-        run = Run(label, threads, work)
         task = self.bar.add_task("", total=work.turns, status=label)
-        self._pending[label] = self.pool.submit(self._execute, run, task)
+        self._pending[label] = self.pool.submit(self._execute, label, work, threads, task)
 
     def wait(self, *labels: str) -> None:
         """Until these runs, or all, are done.
 
         Raises:
-            RunError: one has failed.
+            WorkerError: one has failed.
         """
         for label in labels or list(self._pending):
             self._pending[label].result()
 
-    def _execute(self, run: Run, task: Any) -> None:
-        command = [sys.executable, "-m", "scripts.parity.worker"]
-        with tempfile.TemporaryFile("w+") as errors:
-            process = subprocess.Popen(
-                [*command, json.dumps(dataclasses.asdict(run.job))],
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                env=run.environment(),
-                cwd=Path(__file__).parents[2],
-            )
-            self._processes.append(process)
-            assert process.stdout is not None
-            with process.stdout as lines:
-                for line in lines:
-                    said = json.loads(line)
-                    if isinstance(said, dict):
-                        self.peaks[run.label] = said["peak_mb"]
-                    else:
-                        self.bar.update(task, advance=1, status=f"{run.label}: {said}")
-            if process.wait():
-                errors.seek(0)
-                last = last_line(errors.read())
-                raise RunError(f"{run.label} ended with exit code {process.returncode}: {last}")
+    def _execute(self, label: str, job: Job, threads: int, task: Any) -> None:
+        flags = {}
+        if job.backend == "jax" and threads == 1:
+            one_thread = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
+            flags["XLA_FLAGS"] = one_thread.strip()
+        with Worker(label, "scripts.parity.worker", job, threads, **flags) as worker:
+            self._workers.append(worker)
+            for said in worker.answers():
+                if isinstance(said, dict):
+                    self.peaks[label] = said["peak_mb"]
+                else:
+                    self.bar.update(task, advance=1, status=f"{label}: {said}")
         self.bar.update(task, visible=False)
 
 
@@ -215,14 +175,14 @@ def _witness(laboratory: Laboratory, backends: Sequence[str]) -> list[Trace]:
     command = [sys.executable, "-m", "scripts.witness.onnx", *map(str, files)]
     run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     if run.returncode:
-        raise RunError(f"onnxruntime: {last_line(run.stderr)}")
+        raise WorkerError(f"onnxruntime: {last_line(run.stderr)}")
     return [read_trace(out)]
 
 
 def print_layers(result: Result) -> None:
     """Each layer alone: forward and backward error of each backend."""
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
-    table.title = "each layer alone, fed with the truth's input: own error, forward | backward"
+    table.title = "each layer alone, fed with the reference's input: own error, forward | backward"
     table.add_column("layer", no_wrap=True)
     names = list(dict.fromkeys(row["backend"] for row in result.layers))
     for name in names:
@@ -255,24 +215,24 @@ def print_growth(result: Result) -> None:
         console.print(table)
 
 
-def print_flips(result: Result) -> None:
-    """Decisions that flip, and how the gradients were judged."""
+def print_changes(result: Result) -> None:
+    """Decisions that change, and how the gradients were judged."""
     if not result.probes:
         return
     console.print(
-        f"decisions (ReLU signs, max-pool winners) that flip between a backend and the truth, of"
+        f"decisions (ReLU signs, max-pool winners) that change between a backend and the reference, of"
         f" {result.probes[0].decisions} a batch, and what they do to the gradients:",
         soft_wrap=True,
     )
     for row in (probe.gradients() for probe in result.probes):
-        flips = f"{row['flips']} in {row['where']}" if row["flips"] else "none"
-        judged = f"{row['gated']} of {row['of']} gradients gated"
+        changes = f"{row['flips']} in {row['where']}" if row["flips"] else "none"
+        judged = f"{row['gated']} of {row['of']} gradients judged"
         if row["gated"]:
             judged += f", least margin {number(row['gated_error'])} of {number(row['gate'])}"
         if row["gated"] < row["of"]:
-            judged += f"; the others, behind the flip, up to {number(row['error'])}"
+            judged += f"; the others, behind the change, up to {number(row['error'])}"
         held = "" if row["held"] else " NOT HELD"
-        line = f"  {row['backend']} batch {row['batch']}: flips: {flips}; {judged}{held}"
+        line = f"  {row['backend']} batch {row['batch']}: changes: {changes}; {judged}{held}"
         console.print(line, soft_wrap=True)
 
 
@@ -294,11 +254,11 @@ def print_result(result: Result) -> None:
     """All that was found, the verdict last."""
     print_report(result.comparison, with_verdict=False)
     if result.proof is not None:
-        console.print(f"the float64 truth: {result.proof.verdict()}", soft_wrap=True)
+        console.print(f"the float64 reference: {result.proof.verdict()}", soft_wrap=True)
     print_layers(result)
     print_growth(result)
     print_chaos(result)
-    print_flips(result)
+    print_changes(result)
     for name, stages in result.noise.items():
         told = ", ".join(f"{stage} {number(error)}" for stage, error in stages.items())
         console.print(f"own noise of {name}: {told}", soft_wrap=True)
@@ -312,17 +272,17 @@ def parity(
     backends: BackendsOption = None,
     architecture: ArchitectureOption = Config.architecture,
     dtype: Annotated[
-        Dtype, typer.Option(help="float64: with one another; float32: with the float64 truth.")
+        Dtype, typer.Option(help="float64: with one another; float32: with the float64 reference.")
     ] = Dtype.float64,
     steps: Annotated[int, typer.Option(min=1, help="Training steps of each run.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="Of the weights and the batches.")] = Config.seed,
+    seed: Annotated[int, setting("seed")] = Config.seed,
     keep: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep traces and inputs in a new folder.")
     ] = None,
     json_path: JsonOption = None,
     html_path: HtmlOption = None,
 ) -> None:
-    """Do all backends compute the same thing? Exit code 0 only when every gate holds, else 1."""
+    """Do all backends compute the same thing? Exit code 0 only when every tolerance holds, else 1."""
     chosen = choose_backends(backends)
     if dtype is Dtype.bfloat16:
         raise InputError("--dtype bfloat16: parity judges float64 and float32 alone")
@@ -340,7 +300,7 @@ def parity(
         try:
             run_all(laboratory, chosen, dtype)
             witnesses = _witness(laboratory, chosen) if dtype is Dtype.float32 else []
-        except RunError as error:
+        except WorkerError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(1) from None
         bar.stop()

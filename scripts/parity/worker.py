@@ -1,16 +1,15 @@
 """One run of `scripts.parity`, in a process of its own: one framework, dtype and thread count.
 
-`python -m scripts.parity.worker JOB`, JOB being a `Job` as JSON. Says on standard output how far
-it is, one JSON line at a time, and leaves its results as safetensors files in the job's folder.
+`python -m scripts.parity.worker JOB`, JOB being a `Job` as JSON: see `scripts.shared.workers`. Says
+how far it is, and leaves its results as safetensors files in the job's folder.
 """
 
 import dataclasses
-import json
 import os
 import resource
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +23,7 @@ from common.network.tensors import layer_names
 from common.parity.traces import Batches, make_trace, read_batches, trace_metadata
 from common.protocol import Array, Arrays, Backend, Probe
 from common.weights.checkpoint import read_tensors, read_weights, write_tensors
-
-Say = Callable[[str], None]
+from scripts.shared.workers import Say, keep_to_cores, serve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,19 +163,14 @@ def _metadata(job: Job, backend: Backend, config: Config) -> dict[str, str]:
     return trace_metadata(job.backend, backend, config, job.steps) | hashes | threads
 
 
-def main() -> None:
-    """Does the job on the command line."""
-    # A framework's own words on standard output would break the conversation.
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    job = Job(**json.loads(sys.argv[1]))
-    threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
-    if job.backend == "jax" and threads > 1:  # JAX takes a thread for each core it may use
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    run(job, lambda text: print(json.dumps(text), file=answers))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"peak_mb": peak}), file=answers)
+def work(job: dict[str, Any], say: Say) -> None:
+    """Does the job, and says last how much memory it held at most."""
+    threads = int(os.environ["OMP_NUM_THREADS"])
+    if job["backend"] == "jax" and threads > 1:
+        keep_to_cores(threads)
+    run(Job(**job), say)
+    say({"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})
 
 
 if __name__ == "__main__":
-    main()
+    serve(work)

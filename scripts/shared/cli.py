@@ -8,15 +8,16 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, get_type_hints
 
 import rich.console
 import rich.progress
 import rich.table
 import typer
+from pydantic import TypeAdapter, ValidationError
 
 from backends import BACKENDS, load_backend, missing_packages
-from common.config import Architecture, Device, Dtype, Inference, Schedule
+from common.config import SETTINGS, Architecture, Config, Device, Dtype, Inference, Schedule
 from common.errors import InputError, StoppedError, WorkerError
 from common.files import write_whole
 
@@ -31,9 +32,35 @@ class BackendName(enum.StrEnum):
     jax = "jax"
 
 
-ArchitectureOption = Annotated[
-    Architecture, typer.Option(help="The backbone: torchvision's, or Gluon's v2.")
-]
+def setting(field: str, *names: str, metavar: str | None = None) -> Any:
+    """The Typer option of a field of `Config`: its help, its range and its check are the field's.
+
+    `names` where the option's is not the field's.
+    """
+    schema = SETTINGS[field]
+    parts = (schema, *schema.get("prefixItems", ()), *schema.get("anyOf", ()))
+    bounds = {key: value for part in parts for key, value in part.items()}
+    accepts = TypeAdapter(get_type_hints(Config, include_extras=True)[field])
+
+    def check(value: Any) -> Any:
+        try:
+            accepts.validate_python(value)
+        except ValidationError as error:
+            message = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise typer.BadParameter(message) from error
+        return value
+
+    return typer.Option(
+        *names,
+        metavar=metavar,
+        min=bounds.get("minimum"),
+        max=bounds.get("maximum"),
+        callback=check,
+        help=schema["description"],
+    )
+
+
+ArchitectureOption = Annotated[Architecture, setting("architecture")]
 BackendOption = Annotated[BackendName, typer.Option(help="The framework that computes.")]
 BackendsOption = Annotated[
     list[BackendName] | None,
@@ -44,11 +71,9 @@ BackendsOption = Annotated[
         help="The frameworks to run: torch, mxnet, jax. Default: every installed one.",
     ),
 ]
-DeviceOption = Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")]
-DtypeOption = Annotated[Dtype, typer.Option(help="The type of weights and activations.")]
-ScheduleOption = Annotated[
-    Schedule, typer.Option(help="The learning rate over the run: constant, or poly's fall.")
-]
+DeviceOption = Annotated[Device, setting("device")]
+DtypeOption = Annotated[Dtype, setting("dtype")]
+ScheduleOption = Annotated[Schedule, setting("schedule")]
 WeightsOption = Annotated[
     Path, typer.Option(help="A network with its head: a checkpoint, or what `convert` can read.")
 ]

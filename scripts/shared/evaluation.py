@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import rich.table
 
-from common.config import Config
+from backends import load_backend
+from common.config import Config, Inference
 from common.data.dataset import Dataset
 from common.errors import InputError
 from common.evaluation.ahead import map_ahead
 from common.evaluation.metrics import confusion_matrix, summarize
-from common.evaluation.views import Predictor
+from common.evaluation.views import Predictor, predictor
 from common.weights.checkpoint import Weights
 from scripts.shared.cli import console, fraction
 
@@ -26,7 +27,7 @@ def evaluate_dataset(
     config: Config,
     on_image: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Any]:
-    """The metrics of `common.evaluation.metrics.summarize` over a split; each image whole, in its own size.
+    """`common.evaluation.metrics.summarize` over a split; each image whole, in its own size.
 
     Raises:
         InputError: an image or a mask cannot be read, a label is no class, or all are void.
@@ -65,6 +66,19 @@ def config_of(weights: Weights, **more: Any) -> Config:
         std=weights.std,
         **more,
     )
+
+
+def build_predictor(
+    backend: str, weights: Weights, options: Inference, **more: Any
+) -> tuple[Predictor, Config]:
+    """What predicts with these weights as the options say, and its configuration.
+
+    Raises:
+        InputError: the backend or the device cannot be had.
+    """
+    config = config_of(weights, **more)
+    framework = load_backend(backend)
+    return predictor(framework, framework.Trainer(config, weights.arrays), options), config
 
 
 def print_metrics(result: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """A report as one HTML page, to be opened from a file: nothing is loaded from elsewhere.
 
-What `common.parity.compare` found, or `scripts.parity`, is embedded as JSON; the script in `report.html`
-draws it. Here is only what a browser cannot do: the masks become pictures.
+What `common.parity.compare` found, or `scripts.parity`, is embedded as JSON; the script in
+`report.html` draws it. Here is only what a browser cannot do: the masks become pictures.
 """
 
 import base64

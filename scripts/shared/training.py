@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -50,12 +50,7 @@ class Stop:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -200,7 +195,7 @@ class Training:
         if not ends or (self.folder.val and self.folder.val[-1]["step"] == step):
             return
         if self.val is None:
-            self.folder.save_best(self._checkpoint(step))
+            self.folder.save_best()
             return
         task = bar.add_task("val", total=len(self.val), status="val")
 
@@ -213,7 +208,7 @@ class Training:
         finally:
             bar.remove_task(task)
         if self.folder.best is None or (self.metrics["mean_iou"] or 0.0) > self.folder.best:
-            self.folder.save_best(self._checkpoint(step))
+            self.folder.save_best()
         keys = ("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou")
         self.folder.log_val({"step": step} | {key: self.metrics[key] for key in keys})
 

@@ -9,11 +9,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from common.parity.report import Report
-from common.parity.tolerances import ABSOLUTE_FLOOR, Gate
+from common.parity.tolerances import ABSOLUTE_FLOOR, Tolerance
 from scripts.shared.cli import console
 
 ROWS = 12
-"""How many values beyond their gates are printed for each trace; the JSON has all."""
+"""How many values beyond their tolerances are printed for each trace; the JSON has all."""
 
 
 HtmlOption = Annotated[
@@ -27,14 +27,14 @@ def number(value: float | None) -> str:
 
 
 def margin(value: float | None) -> str:
-    """How many times an error fits below its gate."""
+    """How many times an error fits below its tolerance."""
     if value is None or value == float("inf"):
         return "-" if value is None else "exact"
     return f"{value:.3g}x"
 
 
 def print_stages(report: Report, trace: str) -> None:
-    """The worst value of each stage of a trace, with its gate."""
+    """The worst value of each stage of a trace, with its tolerance."""
     table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
     table.title = escape(f"{trace} against {report.reference}")
     table.add_column("stage", no_wrap=True)
@@ -42,24 +42,24 @@ def print_stages(report: Report, trace: str) -> None:
     for heading in ("error", "gate", "margin"):
         table.add_column(heading, justify="right", no_wrap=True)
     for stage, d in report.worst(trace).items():
-        gate = number(d.gate.limit) if d.gate else "none"
+        tolerance = number(d.tolerance.limit) if d.tolerance else "none"
         style = "bold red" if d.parted else ""
-        table.add_row(stage, d.name, number(d.error), gate, margin(d.margin), style=style)
+        table.add_row(stage, d.name, number(d.error), tolerance, margin(d.margin), style=style)
     console.print(table)
 
 
-def print_gates(report: Report) -> None:
-    """Where the gates come from: each source once, with the stages that have it."""
-    told: dict[str, dict[str, Gate]] = {}
+def print_tolerances(report: Report) -> None:
+    """Where the tolerances come from: each source once, with the stages that have it."""
+    told: dict[str, dict[str, Tolerance]] = {}
     for d in report.differences:
-        if d.gate is not None and d.gate.floor:
-            told.setdefault(d.gate.source, {}).setdefault(d.stage, d.gate)
+        if d.tolerance is not None and d.tolerance.floor:
+            told.setdefault(d.tolerance.source, {}).setdefault(d.stage, d.tolerance)
     for source, stages in told.items():
-        console.print(f"gates: a multiple of the floor measured in {source}", soft_wrap=True)
-        for stage, gate in stages.items():
-            note = f" ({gate.note})" if gate.note else ""
+        console.print(f"tolerances: a multiple of the floor measured in {source}", soft_wrap=True)
+        for stage, tolerance in stages.items():
+            note = f" ({tolerance.note})" if tolerance.note else ""
             console.print(
-                f"  {stage}: {gate.limit:.1e} = {gate.multiplier:.3g} x {gate.floor:.1e}{note}",
+                f"  {stage}: {tolerance.limit:.1e} = {tolerance.multiplier:.3g} x {tolerance.floor:.1e}{note}",
                 soft_wrap=True,
             )
     floors = ", ".join(f"{floor:g} in {dtype}" for dtype, floor in ABSOLUTE_FLOOR.items())
@@ -78,7 +78,7 @@ def print_parted(report: Report, trace: str) -> None:
     for d in new[:ROWS]:
         ulp = f", {d.ulp_median:g} ulp (median), {d.ulp_max:g} at most" if d.ulp_max else ""
         console.print(
-            f"  new: {d.name}: {d.error:.1e}, gate {number(d.gate.limit if d.gate else None)},"
+            f"  new: {d.name}: {d.error:.1e}, tolerance {number(d.tolerance.limit if d.tolerance else None)},"
             f" largest {d.largest:.1e} at {list(d.where)}{ulp}",
             soft_wrap=True,
             markup=False,
@@ -109,7 +109,7 @@ def print_report(report: Report, *, with_verdict: bool = True) -> None:
     console.print(reference, soft_wrap=True, markup=False)
     for trace in report.compared:
         print_stages(report, trace)
-    print_gates(report)
+    print_tolerances(report)
     for trace, mask in report.masks.items():
         if mask.differ:
             console.print(

@@ -1,14 +1,15 @@
 """Trains the network and keeps a run folder; goes on with a run, in any backend."""
 
-import math
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import numpy as np
 import typer
 
 from backends import load_backend
-from common.config import VOID, Architecture, Config, Decay, UpsampleInit, Void
+from common.config import SETTINGS, VOID, Architecture, Config
 from common.data.dataset import Dataset
 from common.data.drawing import prediction_sheet
 from common.errors import InputError
@@ -19,17 +20,14 @@ from common.runs.recipes import RECIPES, description, find_recipe, read_recipe, 
 from common.runs.run_folder import RunFolder
 from common.weights.checkpoint import Weights
 from scripts.shared.cli import (
-    ArchitectureOption,
     BackendName,
-    DeviceOption,
-    DtypeOption,
     JsonOption,
-    ScheduleOption,
     check_places,
     fraction,
     main,
     new_app,
     note,
+    setting,
     write_json,
 )
 from scripts.shared.evaluation import evaluate_dataset, print_metrics
@@ -109,18 +107,8 @@ def _draw_predictions(path: Path, training: Training, val: Dataset) -> None:
     page.save(path, format="PNG")
 
 
-SETTINGS = frozenset(
-    {
-        *("architecture", "upsample_init", "dtype", "device"),
-        *("learning_rate", "momentum", "weight_decay", "decay", "schedule", "poly_power", "warmup"),
-        *("batch_size", "crop", "scale", "flip_probability", "jitter", "void"),
-        *("epochs", "steps", "seed", "workers", "save_minutes"),
-    }
-)
-"""The fields of `Config` that options and recipes set; the rest comes from weights and data."""
-
 FREE = ("device", "workers", "save_minutes")
-"""Those that may change when a run goes on."""
+"""The settings that may change when a run goes on."""
 
 
 def _read_recipe(context: typer.Context, name: str | None) -> str | None:
@@ -129,7 +117,7 @@ def _read_recipe(context: typer.Context, name: str | None) -> str | None:
         return None
     path = find_recipe(name)
     options = {option.name: option for option in context.command.params if option.name in SETTINGS}
-    values = read_recipe(path, sorted(SETTINGS))
+    values = read_recipe(path, SETTINGS)
     for key, value in values.items():
         try:
             options[key].process_value(context, value)
@@ -137,13 +125,6 @@ def _read_recipe(context: typer.Context, name: str | None) -> str | None:
             raise InputError(f"{path}: {key} = {value!r}: {error.message}") from error
     context.default_map = values
     return name
-
-
-def _check_scale(value: tuple[float, float]) -> tuple[float, float]:
-    low, high = value
-    if not 0 < low <= high < math.inf:
-        raise typer.BadParameter(f"{low:g} {high:g}: 0 < MIN <= MAX is wanted")
-    return value
 
 
 def _given(context: typer.Context) -> dict[str, str]:
@@ -281,7 +262,29 @@ def _recipes_help() -> str:
     return "\n\n".join(["Recipes:", *about])
 
 
+def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command, in place of `**settings`, an option for each setting of `Config`."""
+    names, metavars = {"learning_rate": ["--lr"]}, {"crop": "H W", "scale": "MIN MAX"}
+    types = get_type_hints(Config)
+    signature = inspect.signature(command)
+    *own, _ = signature.parameters.values()
+    options = [
+        inspect.Parameter(
+            field,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=getattr(Config, field),
+            annotation=Annotated[
+                types[field], setting(field, *names.get(field, ()), metavar=metavars.get(field))
+            ],
+        )
+        for field in SETTINGS
+    ]
+    command.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    return command
+
+
 @app.command(epilog=_recipes_help())
+@_with_settings
 def train(
     context: typer.Context,
     backend: Annotated[
@@ -322,67 +325,16 @@ def train(
     show_config: Annotated[
         bool, typer.Option("--show-config", help="Print the settings, as a recipe, and do nothing.")
     ] = False,
-    architecture: ArchitectureOption = Config.architecture,
-    upsample_init: Annotated[
-        UpsampleInit, typer.Option(help="How the transposed convolution starts.")
-    ] = Config.upsample_init,
-    epochs: Annotated[int, typer.Option(min=1)] = Config.epochs,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps in all, in place of epochs.")
-    ] = Config.steps,
-    batch_size: Annotated[int, typer.Option(min=1)] = Config.batch_size,
-    crop: Annotated[
-        tuple[int, int], typer.Option(min=1, metavar="H W", help="Size of a training crop.")
-    ] = Config.crop,
-    scale: Annotated[
-        tuple[float, float],
-        typer.Option(
-            metavar="MIN MAX",
-            callback=_check_scale,
-            help="Scale each image by a random factor between these, 0.5 2 for instance.",
-        ),
-    ] = Config.scale,
-    flip_probability: Annotated[
-        float, typer.Option(min=0, max=1, help="How often an image is mirrored.")
-    ] = Config.flip_probability,
-    jitter: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="Vary brightness, contrast and saturation by this share."),
-    ] = Config.jitter,
-    learning_rate: Annotated[float, typer.Option("--lr", min=0)] = Config.learning_rate,
-    momentum: Annotated[float, typer.Option(min=0, max=1)] = Config.momentum,
-    weight_decay: Annotated[float, typer.Option(min=0)] = Config.weight_decay,
-    decay: Annotated[
-        Decay, typer.Option(help="What decays: all, or the convolutions' kernels alone.")
-    ] = Config.decay,
-    schedule: ScheduleOption = Config.schedule,
-    poly_power: Annotated[float, typer.Option(min=0)] = Config.poly_power,
-    warmup: Annotated[
-        float, typer.Option(min=0, max=1, help="The share of the steps in which the rate rises.")
-    ] = Config.warmup,
-    void: Annotated[
-        Void, typer.Option(help="ignore: void counts nowhere; background: it is class 0.")
-    ] = Config.void,
-    seed: Annotated[int, typer.Option(min=0)] = Config.seed,
-    workers: Annotated[
-        int, typer.Option(min=0, help="Processes that read ahead; the batches stay the same.")
-    ] = Config.workers,
-    save_minutes: Annotated[
-        float,
-        typer.Option(min=0, help="Save this often, and at each epoch's end; 0: after every step."),
-    ] = Config.save_minutes,
-    device: DeviceOption = Config.device,
-    dtype: DtypeOption = Config.dtype,
     json_path: JsonOption = None,
+    **settings: Any,
 ) -> None:
     """Train the network; the run folder keeps config, logs, checkpoints and pictures.
 
     SIGINT (Ctrl-C) or SIGTERM lets the step end, saves, and says how to go on.
     """
-    config = Config.from_dict(locals())  # the options that are its fields
+    config = Config(**settings)
     if show_config:
-        settings = config.to_dict()
-        print(write_recipe({key: settings[key] for key in settings if key in SETTINGS}), end="")
+        print(write_recipe({key: config.to_dict()[key] for key in SETTINGS}), end="")
         return
     check_places(json_path, made=out)
     if resume_run is not None:
