@@ -3,10 +3,12 @@
 import ast
 import contextlib
 import copy
+import functools
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import itertools
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,6 +42,11 @@ class Patch:
     old: str
     new: str
     count: int = 1
+
+    @property
+    def file(self) -> str:
+        """The file's name, without `.py`."""
+        return self.seam.split(".")[0]
 
 
 def swap(seam: str, old: str, new: str, count: int = 1) -> Patch:
@@ -91,30 +98,26 @@ def mutation(
     name: str,
     why: str,
     expected: str | Sequence[str],
-    everywhere: Patches = (),
-    *,
+    *patches: Patches | Mapping[str, Patches],
     torch: Patches | str = (),
     mxnet: Patches | str = (),
     jax: Patches | str = (),
     setting: str = "generic",
 ) -> Mutation:
-    """A mutation of patches that all backends share, and of each one's own.
+    """A mutation of patches that all backends share, of some by backend, and of each one's own.
 
     A string for a backend says why it cannot have the mutation.
     """
-
-    def listed(given: Patches) -> tuple[Patch, ...]:
-        return (given,) if isinstance(given, Patch) else tuple(given)
-
     own = {"torch": torch, "mxnet": mxnet, "jax": jax}
-    patches = {
-        backend: listed(everywhere) + listed(given)
-        for backend, given in own.items()
-        if not isinstance(given, str)
-    }
     without = {backend: given for backend, given in own.items() if isinstance(given, str)}
+    found: dict[str, tuple[Patch, ...]] = {}
+    for backend, last in own.items():
+        if not isinstance(last, str):
+            given = [p.get(backend, ()) if isinstance(p, Mapping) else p for p in (*patches, last)]
+            lists = ([p] if isinstance(p, Patch) else p for p in given)
+            found[backend] = tuple(itertools.chain.from_iterable(lists))
     places = (expected,) if isinstance(expected, str) else tuple(expected)
-    return Mutation(name, why, places, patches, without, setting)
+    return Mutation(name, why, places, found, without, setting)
 
 
 # --- matching
@@ -211,7 +214,7 @@ class _Rewriter(ast.NodeTransformer):
     def _pattern(self) -> ast.AST:
         return self.old.value if self.expressions and isinstance(self.old, ast.Expr) else self.old
 
-    def visit(self, node: ast.AST) -> ast.AST | list[ast.stmt]:  # type: ignore[override]
+    def visit(self, node: ast.AST) -> ast.AST | list[ast.stmt]:
         bound: _Bound = {}
         if self.place == "instead":
             if not _matches(self._pattern(), node, bound):
@@ -271,6 +274,9 @@ def source_files(backend: str) -> dict[str, Path]:
     return {path.stem: path for path in sorted((_FOLDER / backend).glob("*.py"))}
 
 
+_parsed = functools.cache(ast.parse)
+
+
 def patched_trees(backend: str, change: Mutation | None) -> dict[str, ast.Module]:
     """The syntax tree of each of a backend's files, with a mutation's patches applied.
 
@@ -278,15 +284,18 @@ def patched_trees(backend: str, change: Mutation | None) -> dict[str, ast.Module
         ValueError: a patch's seam is not there, or what it looks for is not there as often as it
             says.
     """
-    trees = {name: ast.parse(path.read_text()) for name, path in source_files(backend).items()}
-    for patch in change.patches[backend] if change else ():
-        file = patch.seam.split(".")[0]
+    trees = {name: _parsed(path.read_text()) for name, path in source_files(backend).items()}
+    patches = change.patches[backend] if change else ()
+    for file in {patch.file for patch in patches} & trees.keys():
+        trees[file] = copy.deepcopy(trees[file])
+    for patch in patches:
         try:
-            _apply(patch, trees[file])
+            _apply(patch, trees[patch.file])
         except (ValueError, KeyError) as error:
-            where = f"backends/{backend}/{file}.py, {patch.seam}"
+            where = f"backends/{backend}/{patch.file}.py, {patch.seam}"
             raise ValueError(f"{change and change.name}: {where}: {error}") from error
-    return {name: ast.fix_missing_locations(tree) for name, tree in trees.items()}
+        ast.fix_missing_locations(trees[patch.file])
+    return trees
 
 
 # --- importing

@@ -1,6 +1,6 @@
 """Mistakes in the loss."""
 
-from parity_tests.mutations.apply import Patch, after, mutation, swap
+from parity_tests.mutations.apply import Patch, Patches, after, mutation, swap
 
 _TORCH = "functional.cross_entropy(...)"
 _TORCH_LOGITS = "functional.cross_entropy(logits, ...)"
@@ -19,7 +19,7 @@ _SEAMS = {
 """Where the loss is called, with the images at hand."""
 
 
-def _calls(new: str) -> dict[str, Patch]:
+def _calls(new: str) -> dict[str, Patches]:
     old = "cross_entropy(__cells, __labels)"
     return {backend: swap(seam, old, new) for backend, seam in _SEAMS.items()}
 
@@ -42,13 +42,13 @@ MUTATIONS = [
         "loss_mean_of_images",
         "The mean is taken image by image, and images with little void weigh less.",
         "loss[0]",
-        **_calls(_EACH),
+        _calls(_EACH),
     ),
     mutation(
         "loss_sum_over_images",
         "The book's loss: the mean over an image's pixels, summed over the batch.",
         "loss[0]",
-        **_calls(_WHOLE),
+        _calls(_WHOLE),
     ),
     mutation(
         "loss_not_divided",

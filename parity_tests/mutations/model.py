@@ -1,6 +1,6 @@
 """Mistakes in the network's layers, batch normalisation and upsampling apart."""
 
-from parity_tests.mutations.apply import Patch, after, mutation, swap
+from parity_tests.mutations.apply import Patches, after, mutation, swap
 
 _RELU = "__relu(self.bn1(self.conv1(x)))"
 _SUM = "__relu(x + shortcut)"
@@ -22,19 +22,19 @@ def _padded(before: str, after: str, mode: str = "constant") -> dict[str, str]:
     }
 
 
-def _own(seam: str, old: str, new: dict[str, str]) -> dict[str, Patch]:
+def _own(seam: str, old: str, new: dict[str, str]) -> dict[str, Patches]:
     """The same replaced in each backend, by an expression of its own."""
     return {backend: swap(seam, old, expression) for backend, expression in new.items()}
 
 
-def _stopped(seam: str, old: str, what: str) -> dict[str, Patch]:
+def _stopped(seam: str, old: str, what: str) -> dict[str, Patches]:
     """`what` in `old` replaced by the same without a gradient."""
     return _own(
         seam, old, {b: old.replace(what, stop.format(what)) for b, stop in _STOPPED.items()}
     )
 
 
-def _stem_padded(before: str, after: str, mode: str = "constant") -> dict[str, list[Patch]]:
+def _stem_padded(before: str, after: str, mode: str = "constant") -> dict[str, Patches]:
     """The stem's convolution without padding, of an input that is padded."""
     unpadded = swap(
         "model.ResNet.__init__",
@@ -66,13 +66,13 @@ MUTATIONS = [
         "stem_same_padding",
         "SAME, Flax's and TensorFlow's default, pads the 7x7/2 stem by 2 before and 3 after.",
         "eval/stem",
-        **_stem_padded("2", "3"),
+        _stem_padded("2", "3"),
     ),
     mutation(
         "stem_reflects",
         "A padding layer that mirrors the image stands where zeros should.",
         "eval/stem",
-        **_stem_padded("3", "3", "reflect"),
+        _stem_padded("3", "3", "reflect"),
     ),
     mutation(
         "block_same_padding",
@@ -86,7 +86,7 @@ MUTATIONS = [
                 "self.conv1 = _conv(..., padding=0)",
             ),
         ],
-        **_own(
+        _own(
             "model.BasicBlock.forward",
             "self.conv1(x)",
             {b: f"self.conv1({x})" for b, x in _padded("2 - self.stride", "1").items()},
@@ -109,7 +109,7 @@ MUTATIONS = [
         "shortcut_averages",
         "resnet18d's shortcut averages 2x2 pixels, resnet18's takes every second one.",
         "eval/layer2.0",
-        **_own(
+        _own(
             "model.BasicBlock.forward",
             "self.downsample(x)",
             {
@@ -126,7 +126,7 @@ MUTATIONS = [
         "shortcut_takes_odd_pixels",
         "Padding before the shortcut's 1x1 convolution shifts which pixels it takes.",
         "eval/layer2.0",
-        **_own(
+        _own(
             "model.BasicBlock.forward",
             "self.downsample(x)",
             {
@@ -142,7 +142,7 @@ MUTATIONS = [
         "shortcut_not_normalised",
         "The shortcut's convolution is ported without the BatchNorm that follows it.",
         "eval/layer2.0",
-        **_own(
+        _own(
             "model.BasicBlock.forward",
             "self.downsample(x)",
             {
@@ -179,7 +179,7 @@ MUTATIONS = [
         "The stem pools before it normalises: with positive gammas no eval pass shows it.",
         ("eval/stem", "train/stem"),
         swap("model.ResNet.stem", _RELU, "self.conv1(x)"),
-        **_own(
+        _own(
             "model.ResNet.stem",
             "return __pooled",
             {
@@ -208,7 +208,7 @@ MUTATIONS = [
         "relu_leaky",
         "A leaky ReLU stands inside the blocks.",
         "eval/layer1.0",
-        **_own(
+        _own(
             "model.BasicBlock.forward",
             "__relu(self.bn1(...))",
             {
@@ -222,7 +222,7 @@ MUTATIONS = [
         "relu_after_head",
         "A loop over layers adds an activation after the last convolution too.",
         ("eval/final_conv", "eval/logits"),
-        **_own(
+        _own(
             "model.FCN.scores",
             "self.final_conv(x)",
             {
@@ -236,7 +236,7 @@ MUTATIONS = [
         "dropout_left_in",
         "torchvision's FCN head has a dropout of 0.1 before its last convolution.",
         "train/final_conv",
-        **{
+        {
             backend: [
                 after(
                     "model.FCN.__init__", "self.final_conv = __", "self.dropout = nn.Dropout(0.1)"
@@ -256,7 +256,7 @@ MUTATIONS = [
         "activation_in_float32",
         "One call between two stages makes float32 of float64, MXNet's nd.array for one.",
         ("eval/layer3.1", "eval/layer4.0"),
-        **_own(
+        _own(
             "model.ResNet.forward",
             "self.layer4(x)",
             {
@@ -270,18 +270,18 @@ MUTATIONS = [
         "gradient_stopped_between_stages",
         "A detach, or a trip through NumPy, cuts the gradient off between two stages.",
         "grad/backbone.layer2.1.bn2.bias",
-        **_stopped("model.ResNet.forward", "self.layer3(x)", "x"),
+        _stopped("model.ResNet.forward", "self.layer3(x)", "x"),
     ),
     mutation(
         "gradient_stopped_in_shortcut",
         "The shortcut is stored detached, so the gradient takes the long way alone.",
         "grad/backbone.layer4.0.downsample.1.bias",
-        **_stopped("model.BasicBlock.forward", _SUM, "shortcut"),
+        _stopped("model.BasicBlock.forward", _SUM, "shortcut"),
     ),
     mutation(
         "backbone_without_gradient",
         "The backbone is run as a fixed feature extractor.",
         "grad/backbone.layer4.1.bn2.bias",
-        **_stopped("model.ResNet.forward", "self.norm(x)", "self.norm(x)"),
+        _stopped("model.ResNet.forward", "self.norm(x)", "self.norm(x)"),
     ),
 ]

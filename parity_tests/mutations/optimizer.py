@@ -1,6 +1,6 @@
 """Mistakes in the backward pass's scale, the optimizer and the learning rate."""
 
-from parity_tests.mutations.apply import Patch, after, before, mutation, start, swap
+from parity_tests.mutations.apply import Patch, Patches, after, before, mutation, start, swap
 
 _FIRST = "update/backbone.conv1.weight"
 _LATER = ("loss[2]", "loss[3]", "momentum/*")
@@ -12,7 +12,7 @@ _STEPS = {"torch": "step", "mxnet": "_step_through", "jax": "_step_through"}
 """The method that is a training step."""
 
 
-def _at_step(text: str) -> dict[str, Patch]:
+def _at_step(text: str) -> dict[str, Patches]:
     """Statements at the start of a training step, which has the argument `rate`."""
     return {backend: start(f"train.Trainer.{name}", text) for backend, name in _STEPS.items()}
 
@@ -244,7 +244,7 @@ MUTATIONS = [
         ),
     ),
     *(
-        mutation(name, why, expected, **_at_step(text))
+        mutation(name, why, expected, _at_step(text))
         for name, (why, expected, text) in _RATES.items()
     ),
     mutation(
@@ -279,7 +279,7 @@ MUTATIONS = [
         "weights_stored_in_float32",
         "The updated weights are kept in float32.",
         _FIRST,
-        **{
+        {
             backend: after(
                 f"train.Trainer.{_STEPS[backend]}",
                 last,

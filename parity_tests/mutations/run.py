@@ -23,10 +23,10 @@ from backends import load_backend
 from common.config import Config, Dtype, float32
 from common.network.initial import generic_weights, initial_weights
 from common.network.tensors import layer_names
-from common.parity.compare import compare, regate
+from common.parity.compare import compare, judge_again
 from common.parity.order import execution_order, group_of
 from common.parity.report import Difference, Report
-from common.parity.tolerances import EPS, GATES, STAGES, Gate, fixed_gate
+from common.parity.tolerances import EPS, STAGES, TOLERANCES, Tolerance, fixed_tolerance
 from common.parity.traces import FORMAT, Batches, Trace, generic_batches, make_trace
 from common.protocol import Array, Arrays, Backend
 from parity_tests.mutations.apply import Mutation, patched, patched_trees
@@ -45,7 +45,7 @@ disturbs, has a mean far above its deviation: float64 alone has the digits for t
 
 _STARTS = ("initial", "generic")
 _LATE = ("loss[1", "loss[2", "loss[3", "momentum", "final")
-_ORDER = execution_order(CONFIG.architecture, CONFIG.num_classes, len(RATES))
+ORDER = execution_order(CONFIG.architecture, CONFIG.num_classes, len(RATES))
 
 
 @functools.cache
@@ -127,7 +127,7 @@ class Verdict:
     """
 
     caught: bool
-    gate: str | None = None
+    stage: str | None = None
     where: str | None = None
     dead: bool = False
 
@@ -152,7 +152,7 @@ def float32_tolerances(arrays: Arrays, reference: Arrays) -> dict[str, float]:
     The project's were measured on images that need no padding. On these small ones, much of which
     is constant, PyTorch's sums of float32 are four times as far off.
     """
-    limits = {s: g.limit for s in STAGES if (g := fixed_gate("float32", s))}
+    limits = {s: g.limit for s in STAGES if (g := fixed_tolerance("float32", s))}
     for d in _against(arrays, reference, "generic", Dtype.float32, 1).differences:
         if d.stage in limits and d.stage != "update" and d.name != "eval/mask":
             limits[d.stage] = max(limits[d.stage], 2 * d.error)
@@ -167,19 +167,19 @@ def judge(arrays: Arrays, held: Held, setting: str, dtype: Dtype, steps: int) ->
     """What `compare` says of a mutated backend's trace: the first divergence, or finding."""
     reference = held.reference[setting]
     report = _against(arrays, reference, setting, dtype, steps)
-    limits = GATES if dtype == Dtype.float64 else held.float32
+    limits = TOLERANCES if dtype == Dtype.float64 else held.float32
 
-    def gate_for(d: Difference) -> Gate | None:
+    def tolerance_for(d: Difference) -> Tolerance | None:
         limit = limits.get(d.stage)
         if limit is None:
             return None
         if d.stage == "update" and d.norm:  # weights are stored to eps
             after = reference[d.name.replace("update/", "final/", 1)]
             limit += EPS[dtype] * float(np.linalg.norm(after)) / d.norm
-        return Gate(limit, 0.0, "")
+        return Tolerance(limit, 0.0, "")
 
     if dtype == Dtype.float32:
-        regate(report, gate_for)
+        judge_again(report, tolerance_for)
     found = {f.name: "finding" for f in report.findings}
     first = report.first("mutated")
     if first is not None:
@@ -188,7 +188,7 @@ def judge(arrays: Arrays, held: Held, setting: str, dtype: Dtype, steps: int) ->
     dead = same and _equal(part(arrays, setting, steps), part(held.own[setting], setting, steps))
     if not found:
         return Verdict(False, dead=dead)
-    where = min(found, key=lambda name: _ORDER.index(name) if name in _ORDER else -1)
+    where = min(found, key=lambda name: ORDER.index(name) if name in ORDER else -1)
     return Verdict(True, found[where], where, dead)
 
 
@@ -233,18 +233,30 @@ def _plain(backend: Backend, reference: Array, start: str) -> dict[str, Any]:
         return {"caught": True, "error": type(error).__name__}
 
 
-def _entry(
-    name: str, change: Mutation, found: Verdict, setting: str, **more: Any
+def _told(change: Mutation, found: Verdict) -> dict[str, Any]:
+    located = matches(found.where, change.expected)
+    return {"caught": found.caught, "gate": found.stage, "where": found.where, "located": located}
+
+
+def entry(
+    name: str,
+    change: Mutation,
+    double: Verdict,
+    single: Verdict,
+    plain: Mapping[str, Any],
+    setting: str = "generic",
 ) -> dict[str, Any]:
+    """The result of a mutation: float64's verdict, float32's, and what a plain test sees."""
     return {
         "name": change.name,
         "backend": name,
         "why": change.why,
-        **dataclasses.asdict(found),
+        "dead": double.dead,
+        **_told(change, double),
         "expected": list(change.expected),
-        "located": matches(found.where, change.expected),
         "setting": setting,
-        **more,
+        "float32": _told(change, single),
+        "plain": plain,
         "digest": digest(name, change),
     }
 
@@ -262,7 +274,7 @@ def _prepare(name: str) -> None:
         load_backend(name)
         import jax
 
-        jax.config.update("jax_disable_jit", True)
+        jax.config.update("jax_disable_jit", True)  # type: ignore[no-untyped-call]
 
 
 def _steps(setting: str) -> int:
@@ -309,11 +321,8 @@ def judge_mutation(name: str, change: Mutation) -> dict[str, Any]:
         single = verdict(backend, change, held, "generic", Dtype.float32)
         plain = {start: _plain(backend, held.plain[start], start) for start in _STARTS}
     gc.collect()
-    told = dataclasses.asdict(single)
-    told["located"] = matches(single.where, change.expected)
-    del told["dead"]
     both = {**plain["initial"], "generic": plain["generic"]["caught"]}
-    return _entry(name, change, double, setting, float32=told, plain=both)
+    return entry(name, change, double, single, both, setting)
 
 
 # --- in the command's process
@@ -367,9 +376,8 @@ def _run_backend(
 
 def _crashed(name: str, change: Mutation) -> dict[str, Any]:
     found = Verdict(True, "exception", "the process died")
-    single = {"caught": True, "gate": found.gate, "where": found.where, "located": False}
     plain = {"caught": True, "error": found.where, "generic": True}
-    return _entry(name, change, found, "generic", float32=single, plain=plain)
+    return entry(name, change, found, found, plain)
 
 
 def run(

@@ -1,7 +1,7 @@
-"""The fault catalogue: each patch applies, and what it breaks is named where it is."""
+"""The mutations: each patch applies, and what it breaks is named where it is."""
 
-import ast
 import contextlib
+import dataclasses
 import functools
 import importlib
 import json
@@ -15,38 +15,104 @@ import typer
 
 from backends import BACKENDS, load_backend
 from common.config import Dtype
-from common.parity.order import execution_order
-from common.protocol import Arrays
 from parity_tests.mutations import __main__ as command
 from parity_tests.mutations import run
-from parity_tests.mutations.apply import Fault, Patch, everywhere, patched, patched_sources
-from parity_tests.mutations.catalogue import FAULTS
+from parity_tests.mutations.apply import (
+    Mutation,
+    Patch,
+    above,
+    after,
+    before,
+    mutation,
+    patched,
+    patched_trees,
+    start,
+    swap,
+)
+from parity_tests.mutations.catalogue import MUTATIONS
+from parity_tests.mutations.report import markdown
+from scripts.shared.cli import BackendName
 
-BY_NAME = {change.name: change for change in FAULTS}
+BY_NAME = {change.name: change for change in MUTATIONS}
+
+
+# --- the engine, on a source of its own
+
+SOURCE = '''
+class Net:
+    def __call__(self, x):
+        """Not a statement."""
+        x = self.pool(
+            x, (3, 3),  # told
+            mode='max', stride=2)
+        if x:
+            x = relu(self.bn(x) + shortcut)
+        return x
+'''
+
+
+def _applied(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, patch: Patch) -> str:
+    import ast
+
+    path = tmp_path / "model.py"
+    path.write_text(SOURCE)
+    monkeypatch.setattr("parity_tests.mutations.apply.source_files", lambda _: {"model": path})
+    return ast.unparse(patched_trees("torch", mutation("it", "", "", patch))["model"])
+
+
+@pytest.mark.parametrize(
+    ("patch", "expected"),
+    [
+        (swap("model.Net", "'max'", "'avg'"), "mode='avg', stride=2)"),
+        (swap("model.Net.forward", "self.pool(..., mode=__)", "f(...)"), "f(x, (3, 3), stride=2)"),
+        (swap("model.Net.forward", "__f(self.bn(x) + __y)", "__f(__y)"), "relu(shortcut)"),
+        (swap("model.Net.forward", "x = relu(__)", "pass"), "if x:\n            pass"),
+        (before("model.Net", "self.bn(__)", "a\nb"), "a\n            b\n            x = relu("),
+        (after("model.Net", "self.pool(...)", "a"), "stride=2)\n        a\n        if x:"),
+        (start("model.Net.forward", "a"), '"""Not a statement."""\n        a\n'),
+        (above("model.Net", "a"), "a\n\nclass Net:"),
+    ],
+)
+def test_a_patch_is_applied_at_its_seam(
+    patch: Patch, expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert expected in _applied(monkeypatch, tmp_path, patch)
+
+
+@pytest.mark.parametrize(
+    ("patch", "fault"),
+    [
+        (swap("model.Net", "absent", "a"), "has 'absent' 0 times, not 1"),
+        (swap("model.Net", "__f(..., stride=3)", "a"), "0 times, not 1"),
+        (swap("model.Net", "__f(x)", "a", 2), "1 times, not 2"),
+        (start("model.Net.absent", "a"), "has 0 definitions of it, not 1"),
+    ],
+)
+def test_a_patch_that_does_not_apply_names_mutation_file_and_seam(
+    patch: Patch, fault: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=rf"it: backends/torch/model.py, {patch.seam}: .*{fault}"):
+        _applied(monkeypatch, tmp_path, patch)
+
+
+# --- the catalogue
 
 
 def test_names_are_unique_and_many() -> None:
-    assert len(BY_NAME) == len(FAULTS) >= 60
+    assert len(BY_NAME) == len(MUTATIONS) >= 60
 
 
-def test_every_patch_applies_and_parses(backend: str) -> None:
-    healthy = patched_sources(backend, None)
-    for change in FAULTS:
+def test_every_mutation_applies_and_compiles(backend: str) -> None:
+    for change in MUTATIONS:
         if backend in change.patches:
-            texts = patched_sources(backend, change)
-            assert texts != healthy, change.name
-            for text in texts.values():
-                ast.parse(text)
+            assert change.patches[backend], change.name
+            trees = patched_trees(backend, change)
+            for name in {patch.file for patch in change.patches[backend]}:
+                compile(trees[name], f"{name}.py", "exec")
 
 
-def test_a_patch_that_does_not_apply_is_an_error() -> None:
-    absent = everywhere("absent", "", "eval/stem", Patch("loss", "no such text", ""))
-    with pytest.raises(ValueError, match=r"absent: backends/torch/loss.py has .* 0 times, not 1"):
-        patched_sources("torch", absent)
-
-
-def test_a_fault_is_in_each_backend_or_says_why_not() -> None:
-    for change in FAULTS:
+def test_a_mutation_is_in_each_backend_or_says_why_not() -> None:
+    for change in MUTATIONS:
         assert sorted([*change.patches, *change.without]) == sorted(BACKENDS), change.name
         assert len(change.patches) >= 2, change.name
         assert change.why.endswith("."), change.name
@@ -54,29 +120,30 @@ def test_a_fault_is_in_each_backend_or_says_why_not() -> None:
 
 
 def test_every_expected_place_is_a_name_of_a_trace() -> None:
-    names = execution_order("resnet18", run.CLASSES, len(run.RATES))
-    for change in FAULTS:
+    for change in MUTATIONS:
         for pattern in change.expected:
-            assert any(run.matches(name, [pattern]) for name in names), (change.name, pattern)
+            assert any(run.matches(name, [pattern]) for name in run.ORDER), (change.name, pattern)
 
 
-def test_a_backend_is_patched_within_the_block_only(backend: str) -> None:
+def test_a_backend_is_mutated_within_the_block_only(backend: str) -> None:
     load_backend(backend)
     name = f"backends.{backend}.loss"
-    before = importlib.import_module(name)
-    line = "from common.config import VOID\n"
-    change = everywhere("marked", "", "eval/stem", Patch("loss", line, line + "MARK = 1\n"))
+    earlier = importlib.import_module(name)
+    change = mutation("marked", "", "eval/stem", above("loss.cross_entropy", "MARK = 1"))
     with patched(backend, change) as module:
         assert module is load_backend(backend)
         assert importlib.import_module(name).MARK == 1
-    assert importlib.import_module(name) is before
-    assert not hasattr(before, "MARK")
+    assert importlib.import_module(name) is earlier
+    assert not hasattr(earlier, "MARK")
     assert load_backend(backend) is sys.modules[f"backends.{backend}"] is not module
+
+
+# --- the judgement
 
 
 @contextlib.contextmanager
 def _quick(name: str) -> Iterator[None]:
-    """JAX operator by operator, as the command has it: what is compiled serves every fault."""
+    """JAX operator by operator, as the command has it: what is compiled serves every mutation."""
     with contextlib.ExitStack() as stack:
         if name == "jax":
             import jax
@@ -86,17 +153,21 @@ def _quick(name: str) -> Iterator[None]:
 
 
 @functools.cache
-def _truth(name: str) -> Arrays:
-    """The healthy trace of one step that a backend's faults are held against here."""
-    with patched("mxnet" if name == "torch" else "torch", None) as module:
-        return run._trace(module, "generic", Dtype.float64, 1)
+def _held(name: str) -> run.Held:
+    """Another framework's healthy trace of one step."""
+    with patched(run.reference_of(name), None) as module:
+        return run.Held({"generic": run.trace(module, "generic", Dtype.float64, 1)})
+
+
+def _verdict(backend: str, change: Mutation | None, held: run.Held) -> run.Verdict:
+    with _quick(backend), patched(backend, change) as module:
+        arrays = run.trace(module, "generic", Dtype.float64, 1)
+    return run.judge(arrays, held, "generic", Dtype.float64, steps=1)
 
 
 @pytest.mark.needs("torch", "mxnet")
 def test_a_healthy_backend_is_not_caught(backend: str) -> None:
-    with _quick(backend), patched(backend, None) as module:
-        arrays = run._trace(module, "generic", Dtype.float64, 1)
-    assert not run.judge(arrays, _truth(backend), Dtype.float64, steps=1).caught
+    assert not _verdict(backend, None, _held(backend)).caught
 
 
 @pytest.mark.needs("torch", "mxnet")
@@ -111,28 +182,40 @@ def test_a_healthy_backend_is_not_caught(backend: str) -> None:
         "running_variance_biased",
     ],
 )
-def test_a_fault_is_caught_where_it_is(backend: str, name: str) -> None:
-    change = BY_NAME[name]
-    with _quick(backend), patched(backend, change) as module:
-        arrays = run._trace(module, "generic", Dtype.float64, 1)
-    verdict = run.judge(arrays, _truth(backend), Dtype.float64, steps=1)
+def test_a_mutation_is_caught_where_it_is(backend: str, name: str) -> None:
+    verdict = _verdict(backend, BY_NAME[name], _held(backend))
     assert verdict.caught
-    assert run.matches(verdict.where, change.expected), verdict
+    assert run.matches(verdict.where, BY_NAME[name].expected), verdict
 
 
-def _entry(backend: str, change: Fault, caught: bool) -> dict[str, Any]:
-    verdict = {"caught": caught, "gate": "forward", "where": "eval/stem", "located": caught}
-    return {
-        "name": change.name,
-        "backend": backend,
-        "why": change.why,
-        "expected": [],
-        **verdict,
-        "setting": "generic",
-        "float32": verdict,
-        "plain": {"caught": False, "error": 0.0, "generic": False},
-        "digest": run.digest(backend, change),
-    }
+@pytest.mark.needs("torch", "mxnet")
+def test_a_mutation_that_changes_no_value_is_dead_and_a_small_one_missed() -> None:
+    held = _held("torch")
+    with patched("torch", None) as module:
+        own = {"generic": run.trace(module, "generic", Dtype.float64, 1)}
+    held = dataclasses.replace(held, own=own)
+    for factor, dead in (("1.0", True), ("(1 + 1e-13)", False)):
+        change = mutation("", "", "", start("loss.cross_entropy", f"logits = logits * {factor}"))
+        verdict = _verdict("torch", change, held)
+        assert (verdict.caught, verdict.dead) == (False, dead)
+
+
+@pytest.mark.full
+@pytest.mark.needs("torch", "mxnet")
+def test_all_are_caught_where_they_are(backend: str) -> None:
+    wanted = [(backend, change) for change in MUTATIONS if backend in change.patches]
+    entries = list(run.run(wanted, {"versions": {}, "float32_gates": {}}))
+    assert len(entries) == len(wanted)
+    assert not [(e["name"], told) for e in entries if (told := run.failed(e))]
+
+
+# --- the command
+
+
+def _entry(backend: str, change: Mutation, caught: bool) -> dict[str, Any]:
+    found = run.Verdict(caught, "forward", change.expected[0] if caught else None)
+    plain = {"caught": False, "error": 0.0, "generic": False}
+    return run.entry(backend, change, found, found, plain)
 
 
 def test_what_a_result_already_has_is_not_run_again(
@@ -140,20 +223,22 @@ def test_what_a_result_already_has_is_not_run_again(
 ) -> None:
     ran: list[tuple[str, str]] = []
 
-    def fake(wanted: list[tuple[str, Fault]], about: dict[str, dict]) -> Iterator[dict]:
+    def fake(wanted: list[tuple[str, Mutation]], about: object) -> Iterator[dict[str, Any]]:
         for backend, change in wanted:
             ran.append((backend, change.name))
             yield _entry(backend, change, caught=change.name != "image_bgr")
 
-    def faults(names: list[str]) -> int:
+    def mutations(names: list[str]) -> int:
         with pytest.raises(typer.Exit) as exit_:
-            command.faults(backend=["torch", "jax"], fault=names, json_file=file)
-        return exit_.value.exit_code
+            command.mutations(
+                backend=[BackendName("torch"), BackendName("jax")], mutation=names, json_file=file
+            )
+        return int(exit_.value.exit_code)
 
     monkeypatch.setattr(run, "run", fake)
-    file = tmp_path / "faults.json"
-    assert faults(["kernels_flipped"]) == 0
-    assert faults(["image_bgr", "kernels_flipped"]) == 1
+    file = tmp_path / "mutations.json"
+    assert mutations(["kernels_flipped"]) == 0
+    assert mutations(["image_bgr", "kernels_flipped"]) == 1
     assert ran == [(b, n) for n in ("kernels_flipped", "image_bgr") for b in ("torch", "jax")]
     result = json.loads(file.read_text())
     assert [e["name"] for e in result["faults"]] == ["kernels_flipped"] * 2 + ["image_bgr"] * 2
@@ -162,5 +247,28 @@ def test_what_a_result_already_has_is_not_run_again(
     changed = [{**e, "digest": "of another source"} for e in result["faults"]]
     file.write_text(json.dumps(result | {"faults": changed}))
     ran.clear()
-    assert faults(["kernels_flipped"]) == 0
+    assert mutations(["kernels_flipped"]) == 0
     assert ran == [("torch", "kernels_flipped"), ("jax", "kernels_flipped")]
+
+
+@pytest.mark.parametrize(
+    ("result", "told"),
+    [
+        ({"dead": True, "caught": False}, "dead"),
+        ({"dead": False, "caught": False}, "missed"),
+        ({"caught": True, "located": False, "where": "loss[0]"}, "first at loss"),
+        ({"caught": True, "located": True}, None),
+    ],
+)
+def test_dead_missed_and_misplaced_are_told_apart(result: dict[str, Any], told: str | None) -> None:
+    entry = {"dead": False, "expected": ["eval/stem"], **result}
+    assert (run.failed(entry) or "").startswith(told or "")
+    assert (run.failed(entry) is None) == (told is None)
+
+
+def test_the_tables_for_the_docs() -> None:
+    change = BY_NAME["image_bgr"]
+    entries = [_entry("torch", change, caught=True), _entry("jax", change, caught=False)]
+    lines = list(markdown(entries))
+    assert "| data | 1 | 2 | 50% | 50% | 50% | 50% | 0% |" in lines
+    assert lines[-1] == "| image_bgr | torch | `eval/stem` | torch | none |"

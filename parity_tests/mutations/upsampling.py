@@ -1,6 +1,6 @@
 """Mistakes in the transposed convolution."""
 
-from parity_tests.mutations.apply import Patch, before, mutation, start, swap
+from parity_tests.mutations.apply import Patches, before, mutation, start, swap
 
 _CELLS = {
     "torch": "upsampling.TransposeConv.cells",
@@ -63,7 +63,7 @@ _CROPS = {
 """Where the crop of both axes begins and ends."""
 
 
-def _kernel(torch: str, mxnet: str, jax: str) -> dict[str, Patch]:
+def _kernel(torch: str, mxnet: str, jax: str) -> dict[str, Patches]:
     kernels = {"torch": torch, "mxnet": mxnet, "jax": jax}
     return {
         backend: swap(
@@ -75,7 +75,7 @@ def _kernel(torch: str, mxnet: str, jax: str) -> dict[str, Patch]:
     }
 
 
-def _crop(begin: str, end: str) -> dict[str, Patch]:
+def _crop(begin: str, end: str) -> dict[str, Patches]:
     first, last = begin.format(half="s // 2"), end.format(half="s // 2")
     sliced = swap(
         "upsampling.assemble",
@@ -101,7 +101,7 @@ MUTATIONS = [
         jax=swap(_CELLS["jax"], "self.bias[...]", "self.bias[...] * 0"),
     ),
     *(
-        mutation(name, why, "eval/logits", **_kernel(*kernels))
+        mutation(name, why, "eval/logits", _kernel(*kernels))
         for name, (why, *kernels) in _KERNELS.items()
     ),
     mutation(
@@ -139,14 +139,14 @@ MUTATIONS = [
         ),
     ),
     *(
-        mutation(name, why, "eval/logits", **_crop(begin, end))
+        mutation(name, why, "eval/logits", _crop(begin, end))
         for name, (why, begin, end) in _CROPS.items()
     ),
     mutation(
         "upsampling_cells_transposed",
         "The pixels of a cell are laid out column by column.",
         "eval/logits",
-        **{
+        {
             backend: swap(seam, "return __cells", "return __cells.swapaxes(3, 4)")
             for backend, seam in _CELLS.items()
         },
