@@ -8,11 +8,11 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
-import itertools
+import re
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import cast
@@ -22,23 +22,22 @@ from backends import BACKENDS
 from common.protocol import Backend
 
 _FOLDER = Path(backends.__file__).parent
-_FORWARD = ("forward", "hybrid_forward", "__call__")
 
 
 @dataclass(frozen=True)
 class Patch:
-    """A change at a seam of a backend's source: `<file>.<function, class or Class.method>`.
+    """`new` instead of what matches `old` at a seam of a backend's source, in so many places.
 
-    `place`: `new` stands instead of what matches `old`, before or after the innermost statement
-    that has it, at the start of the seam's body, or above its definition. What matches is found in
-    the syntax tree, in so many places: blanks, line breaks, quotes and comments do not matter.
-    In `old`, `__` is any expression, `__name` one that `new` may use, and `...` at the end of a
-    call's positional arguments the arguments that are not told, which `new` may pass on as `...`.
-    `forward` as a method is `hybrid_forward` in MXNet and `__call__` in JAX.
+    The seam is a file, or a function, class or method in it: `model.BasicBlock.forward`. `forward`
+    is also MXNet's `hybrid_forward` and JAX's `__call__`, and `step` their `_step_through`.
+
+    `old` is an expression or a statement, found in the syntax tree: blanks, line breaks, quotes
+    and comments do not matter. In it `__` is any expression, `__name` one that `new` may use, and
+    `...` behind the positional arguments of a call all arguments that are not told, which `new` may
+    pass on as `...`. Without `old`, `new` stands at the start of the seam's body.
     """
 
     seam: str
-    place: str
     old: str
     new: str
     count: int = 1
@@ -47,31 +46,6 @@ class Patch:
     def file(self) -> str:
         """The file's name, without `.py`."""
         return self.seam.split(".")[0]
-
-
-def swap(seam: str, old: str, new: str, count: int = 1) -> Patch:
-    """`new` instead of each expression or statement that matches `old`; `pass` takes it out."""
-    return Patch(seam, "instead", old, new, count)
-
-
-def before(seam: str, old: str, new: str) -> Patch:
-    """`new` before the statement that has `old`."""
-    return Patch(seam, "before", old, new)
-
-
-def after(seam: str, old: str, new: str) -> Patch:
-    """`new` after the statement that has `old`."""
-    return Patch(seam, "after", old, new)
-
-
-def start(seam: str, new: str) -> Patch:
-    """`new` at the start of the seam's body."""
-    return Patch(seam, "start", "", new)
-
-
-def above(seam: str, new: str) -> Patch:
-    """`new` above the seam's definition."""
-    return Patch(seam, "above", "", new)
 
 
 @dataclass(frozen=True)
@@ -87,37 +61,60 @@ class Mutation:
     why: str
     expected: tuple[str, ...]
     patches: Mapping[str, tuple[Patch, ...]]
-    without: Mapping[str, str] = field(default_factory=dict)
+    without: Mapping[str, str]
     setting: str = "generic"
 
 
-Patches = Patch | Sequence[Patch]
+def parse(text: str) -> list[Mutation]:
+    """Mutations as they are written in the catalogue.
 
+        at PLACE or PLACE                    where those below are expected
+        NAME: WHY
+            SEAM: OLD -> NEW                 in each backend, or with `SEAM x 2` in two places
+            torch, mxnet: SEAM: OLD -> NEW   in these
+            jax: without: REASON             cannot be made in this one
+            setting: NAME                    seen on these data only
 
-def mutation(
-    name: str,
-    why: str,
-    expected: str | Sequence[str],
-    *patches: Patches | Mapping[str, Patches],
-    torch: Patches | str = (),
-    mxnet: Patches | str = (),
-    jax: Patches | str = (),
-    setting: str = "generic",
-) -> Mutation:
-    """A mutation of patches that all backends share, of some by backend, and of each one's own.
+    NEW may stand on further lines, indented deeper.
 
-    A string for a backend says why it cannot have the mutation.
+    Raises:
+        ValueError: a line is none of these.
     """
-    own = {"torch": torch, "mxnet": mxnet, "jax": jax}
-    without = {backend: given for backend, given in own.items() if isinstance(given, str)}
-    found: dict[str, tuple[Patch, ...]] = {}
-    for backend, last in own.items():
-        if not isinstance(last, str):
-            given = [p.get(backend, ()) if isinstance(p, Mapping) else p for p in (*patches, last)]
-            lists = ([p] if isinstance(p, Patch) else p for p in given)
-            found[backend] = tuple(itertools.chain.from_iterable(lists))
-    places = (expected,) if isinstance(expected, str) else tuple(expected)
-    return Mutation(name, why, places, found, without, setting)
+    found, places = [], ""
+    for block in re.split(r"\n+(?=\S)", text.strip()):
+        header, *lines = re.split(r"\n    (?=\S)", block)
+        if header.startswith("at "):
+            places = header.removeprefix("at ")
+            continue
+        name, _, why = header.partition(": ")
+        told: dict[str, list[str]] = {backend: [] for backend in BACKENDS}
+        setting = "generic"
+        for line in lines:
+            first, _, rest = line.partition(":")
+            if first == "setting":
+                setting = rest.strip()
+                continue
+            named = first.split(", ")
+            everywhere = not set(named) <= set(BACKENDS)
+            for backend in BACKENDS if everywhere else named:
+                told[backend].append(line if everywhere else rest.strip())
+        reasons = {b: "".join(lines) for b, lines in told.items()}
+        without = {
+            backend: reason.removeprefix("without: ")
+            for backend, reason in reasons.items()
+            if reason.startswith("without: ")
+        }
+        patches = {b: tuple(map(_patch, told[b])) for b in BACKENDS if b not in without}
+        found.append(Mutation(name, why, tuple(places.split(" or ")), patches, without, setting))
+    return found
+
+
+def _patch(line: str) -> Patch:
+    match = re.fullmatch(r"([\w.]+)(?: x (\d+))?:(.*?)->(.*)", line, re.DOTALL)
+    if not match:
+        raise ValueError(f"no patch: {line!r}")
+    seam, count, old, new = match.groups()
+    return Patch(seam, old.strip(), textwrap.dedent(new).strip(), int(count or 1))
 
 
 # --- matching
@@ -194,79 +191,55 @@ class _Filler(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
-def _parse(text: str) -> list[ast.stmt]:
-    return ast.parse(textwrap.dedent(text)).body
-
-
-def _filled(statements: Sequence[ast.stmt], bound: _Bound) -> list[ast.stmt]:
-    return [_Filler(bound).visit(copy.deepcopy(statement)) for statement in statements]
-
-
 class _Rewriter(ast.NodeTransformer):
     """Applies a patch to all that matches below a node, and counts."""
 
-    def __init__(self, patch: Patch) -> None:
-        self.count, self.place = 0, patch.place
-        (self.old,), self.new = _parse(patch.old), _parse(patch.new)
-        replaced = [self.old, *self.new] if patch.place == "instead" else [self.old]
-        self.expressions = len(replaced) <= 2 and all(isinstance(s, ast.Expr) for s in replaced)
+    def __init__(self, old: ast.stmt, new: list[ast.stmt]) -> None:
+        self.count = 0
+        self.old: ast.AST = old
+        self.new: Sequence[ast.AST] = new
+        if isinstance(old, ast.Expr) and len(new) == 1 and isinstance(new[0], ast.Expr):
+            self.old, self.new = old.value, [new[0].value]
 
-    def _pattern(self) -> ast.AST:
-        return self.old.value if self.expressions and isinstance(self.old, ast.Expr) else self.old
-
-    def visit(self, node: ast.AST) -> ast.AST | list[ast.stmt]:
+    def visit(self, node: ast.AST) -> ast.AST | list[ast.AST]:
         bound: _Bound = {}
-        if self.place == "instead":
-            if not _matches(self._pattern(), node, bound):
-                return self.generic_visit(node)
-            self.count += 1
-            new = _filled(self.new, bound)
-            return cast(ast.Expr, new[0]).value if self.expressions else new
-        if not isinstance(node, ast.stmt) or not self._stands_in(node, bound):
+        if not _matches(self.old, node, bound):
             return self.generic_visit(node)
         self.count += 1
-        new = _filled(self.new, bound)
-        return [*new, node] if self.place == "before" else [node, *new]
-
-    def _stands_in(self, node: ast.AST, bound: _Bound) -> bool:
-        """Whether the pattern matches a statement or a part of it that is no other statement."""
-        if _matches(self._pattern(), node, bound):
-            return True
-        parts = [part for part in ast.iter_child_nodes(node) if not isinstance(part, ast.stmt)]
-        return any(self._stands_in(part, bound) for part in parts)
+        filled = [_Filler(bound).visit(copy.deepcopy(part)) for part in self.new]
+        return filled if isinstance(node, ast.stmt) else cast(ast.AST, filled[0])
 
 
 # --- applying
 
-_Definition = ast.FunctionDef | ast.ClassDef
+_ALIASES = {"forward": ("hybrid_forward", "__call__"), "step": ("_step_through",)}
 
 
-def _find(tree: ast.Module, names: Sequence[str]) -> tuple[list[ast.stmt], _Definition]:
-    """The definition of a dotted name, and the body that it stands in."""
-    body = tree.body
-    for depth, name in enumerate(names):
-        wanted = _FORWARD if depth and name == "forward" else (name,)
-        found = [s for s in body if isinstance(s, _Definition) and s.name in wanted]
-        if len(found) != 1:
-            raise ValueError(f"has {len(found)} definitions of it, not 1")
-        if depth == len(names) - 1:
-            return body, found[0]
-        body = found[0].body
-    raise ValueError("names no definition")
+def _find(tree: ast.Module, names: Sequence[str]) -> ast.Module | ast.FunctionDef | ast.ClassDef:
+    """The definition of a dotted name; the module for none."""
+    node: ast.Module | ast.FunctionDef | ast.ClassDef = tree
+    for name in names:
+        inside = {s.name: s for s in node.body if isinstance(s, ast.FunctionDef | ast.ClassDef)}
+        aliases = _ALIASES.get(name, ()) if isinstance(node, ast.ClassDef) else ()
+        found = next((alias for alias in aliases if alias in inside), name)
+        if found not in inside:
+            raise ValueError(f"there is no {name}")
+        node = inside[found]
+    return node
 
 
 def _apply(patch: Patch, tree: ast.Module) -> None:
-    body, definition = _find(tree, patch.seam.split(".")[1:])
-    if patch.place == "above":
-        body[body.index(definition) : body.index(definition)] = _parse(patch.new)
-    elif patch.place == "start":
-        at = 1 if ast.get_docstring(definition) is not None else 0
-        definition.body[at:at] = _parse(patch.new)
-    else:
-        rewriter = _Rewriter(patch)
-        rewriter.generic_visit(definition)
-        if rewriter.count != patch.count:
-            raise ValueError(f"has {patch.old!r} {rewriter.count} times, not {patch.count}")
+    node = _find(tree, patch.seam.split(".")[1:])
+    new = ast.parse(patch.new).body
+    if not patch.old:
+        at = 0 if ast.get_docstring(node) is None else 1
+        node.body[at:at] = new
+        return
+    (old,) = ast.parse(patch.old).body
+    rewriter = _Rewriter(old, new)
+    rewriter.generic_visit(node)
+    if rewriter.count != patch.count:
+        raise ValueError(f"{patch.old!r} stands {rewriter.count} times, not {patch.count}")
 
 
 def source_files(backend: str) -> dict[str, Path]:

@@ -7,7 +7,7 @@ import rich.box
 import rich.table
 
 from backends import BACKENDS
-from parity_tests.mutations.catalogue import AREAS
+from parity_tests.mutations.catalogue import AREAS, MUTATIONS
 from parity_tests.mutations.run import failed
 from scripts.shared.cli import console
 
@@ -19,11 +19,14 @@ def _share(entries: Sequence[Entry], holds: Callable[[Entry], bool]) -> float:
 
 
 def by_name(entries: Iterable[Entry]) -> dict[str, dict[str, Entry]]:
-    """The entries of each mutation, by backend."""
-    found: dict[str, dict[str, Entry]] = {}
-    for entry in entries:
-        found.setdefault(entry["name"], {})[entry["backend"]] = entry
-    return found
+    """The entries of each mutation, by backend, in the order of the catalogue."""
+    entries = list(entries)
+    found = {m.name: {e["backend"]: e for e in entries if e["name"] == m.name} for m in MUTATIONS}
+    return {
+        name: {backend: own[backend] for backend in BACKENDS if backend in own}
+        for name, own in found.items()
+        if own
+    }
 
 
 def _float64_alone(entry: Entry) -> bool:

@@ -2,6 +2,7 @@
 
 import ast
 import concurrent.futures
+import contextlib
 import dataclasses
 import fnmatch
 import functools
@@ -9,11 +10,8 @@ import gc
 import hashlib
 import multiprocessing
 import os
-import queue
-import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -281,13 +279,12 @@ def _steps(setting: str) -> int:
     return len(RATES) if setting == "generic" else 1
 
 
-def healthy(name: str, settings: Sequence[str]) -> tuple[Held, dict[str, str]]:
-    """A backend as a reference: its float64 trace on each setting; and its versions."""
+def healthy(name: str, settings: Sequence[str]) -> Held:
+    """A backend as a reference: its float64 trace on each setting, its plain logits."""
     _prepare(name)
     with patched(name, None) as backend:
         traces = {s: trace(backend, s, Dtype.float64, _steps(s)) for s in settings}
-        plain = {start: _plain_logits(backend, start) for start in _STARTS}
-        return Held(traces, plain), backend.versions()
+        return Held(traces, {start: _plain_logits(backend, start) for start in _STARTS})
 
 
 def hold(name: str, held: Held) -> tuple[dict[str, float], dict[str, str]]:
@@ -296,16 +293,15 @@ def hold(name: str, held: Held) -> tuple[dict[str, float], dict[str, str]]:
     Raises:
         RuntimeError: the healthy backend itself leaves the reference, so it would be caught.
     """
-    _prepare(name)
-    own, _ = healthy(name, list(held.reference))
-    for setting, arrays in own.reference.items():
+    own = healthy(name, list(held.reference)).reference
+    for setting, arrays in own.items():
         found = judge(arrays, held, setting, Dtype.float64, _steps(setting))
         if found.caught:
             raise RuntimeError(f"{name} without a mutation is caught: {setting}, {found.where}")
     with patched(name, None) as backend:
         single = trace(backend, "generic", Dtype.float32, 1)
         limits = float32_tolerances(single, held.reference["generic"])
-        _HELD[:] = [dataclasses.replace(held, own=own.reference, float32=limits)]
+        _HELD[:] = [dataclasses.replace(held, own=own, float32=limits)]
         return limits, backend.versions()
 
 
@@ -345,77 +341,33 @@ def reference_of(name: str) -> str:
     return "mxnet" if name == "torch" else "torch"
 
 
-def _pool() -> concurrent.futures.ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")
-    return concurrent.futures.ProcessPoolExecutor(max_workers=1, mp_context=context)
-
-
-def _run_backend(
-    name: str, changes: Sequence[Mutation], about: dict[str, dict[str, Any]]
-) -> Iterator[dict[str, Any]]:
-    """Judges each mutation of a backend, in a process that lives until something crashes in it."""
-    settings = list(dict.fromkeys(["generic", *(change.setting for change in changes)]))
-    with _pool() as pool:
-        held, versions = pool.submit(healthy, reference_of(name), settings).result()
-    about["versions"] |= versions
-    pool = _pool()
-    try:
-        about["float32_gates"][name], versions = pool.submit(hold, name, held).result()
-        about["versions"] |= versions
-        for change in changes:
-            try:
-                yield pool.submit(judge_mutation, name, change).result()
-            except BrokenProcessPool:  # a crash in a framework's own code
-                pool.shutdown()
-                pool = _pool()
-                pool.submit(hold, name, held).result()
-                yield _crashed(name, change)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _crashed(name: str, change: Mutation) -> dict[str, Any]:
-    found = Verdict(True, "exception", "the process died")
-    plain = {"caught": True, "error": found.where, "generic": True}
-    return entry(name, change, found, found, plain)
-
-
 def run(
     wanted: Sequence[tuple[str, Mutation]], about: dict[str, dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
-    """Judges each (backend, mutation): JAX's, which take longest, beside those of the others.
+    """Judges each (backend, mutation), each backend in a process of its own, with one thread.
 
-    Each backend computes in a process of its own, with one thread. `about` is told each backend's
-    `versions` and `float32_gates`.
+    `about` is told each backend's `versions` and `float32_gates`.
     """
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    by_name: dict[str, list[Mutation]] = {}
-    for name, change in wanted:
-        by_name.setdefault(name, []).append(change)
-    results: queue.Queue[dict[str, Any] | Exception | None] = queue.Queue()
-
-    def work(names: Sequence[str]) -> None:
-        try:
-            for name in names:
-                for entry in _run_backend(name, by_name[name], about):
-                    results.put(entry)
-            results.put(None)
-        except Exception as error:
-            results.put(error)
-
-    rows = [[name for name in by_name if (name == "jax") == jax] for jax in (True, False)]
-    threads = [threading.Thread(target=work, args=(row,), daemon=True) for row in rows if row]
-    for thread in threads:
-        thread.start()
-    running = len(threads)
-    while running:
-        entry = results.get()
-        if isinstance(entry, Exception):
-            raise entry
-        if entry is None:
-            running -= 1
-        else:
-            yield entry
+    names = list(dict.fromkeys(name for name, _ in wanted))
+    settings = list(dict.fromkeys(["generic", *(change.setting for _, change in wanted)]))
+    context = multiprocessing.get_context("spawn")
+    with contextlib.ExitStack() as stack:
+        pools = {}
+        for name in {*names, *map(reference_of, names)}:
+            pools[name] = concurrent.futures.ProcessPoolExecutor(1, context)
+            stack.callback(pools[name].shutdown, cancel_futures=True)
+        references = {n: pools[n].submit(healthy, n, settings) for n in map(reference_of, names)}
+        ready = {}
+        for name in names:
+            held = references[reference_of(name)].result()
+            ready[name] = pools[name].submit(hold, name, held)
+        running = [pools[name].submit(judge_mutation, name, change) for name, change in wanted]
+        for name in names:
+            about["float32_gates"][name], versions = ready[name].result()
+            about["versions"] |= versions
+        for future in concurrent.futures.as_completed(running):
+            yield future.result()
 
 
 def failed(entry: Mapping[str, Any]) -> str | None:

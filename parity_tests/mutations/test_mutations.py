@@ -1,11 +1,13 @@
 """The mutations: each patch applies, and what it breaks is named where it is."""
 
+import ast
 import contextlib
 import dataclasses
 import functools
 import importlib
 import json
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,18 +19,7 @@ from backends import BACKENDS, load_backend
 from common.config import Dtype
 from parity_tests.mutations import __main__ as command
 from parity_tests.mutations import run
-from parity_tests.mutations.apply import (
-    Mutation,
-    Patch,
-    above,
-    after,
-    before,
-    mutation,
-    patched,
-    patched_trees,
-    start,
-    swap,
-)
+from parity_tests.mutations.apply import Mutation, Patch, parse, patched, patched_trees
 from parity_tests.mutations.catalogue import MUTATIONS
 from parity_tests.mutations.report import markdown
 from scripts.shared.cli import BackendName
@@ -51,48 +42,74 @@ class Net:
 '''
 
 
-def _applied(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, patch: Patch) -> str:
-    import ast
-
+def _applied(text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     path = tmp_path / "model.py"
     path.write_text(SOURCE)
     monkeypatch.setattr("parity_tests.mutations.apply.source_files", lambda _: {"model": path})
-    return ast.unparse(patched_trees("torch", mutation("it", "", "", patch))["model"])
+    (change,) = parse(f"it: This.\n    {text}")
+    return ast.unparse(patched_trees("torch", change)["model"])
 
 
 @pytest.mark.parametrize(
     ("patch", "expected"),
     [
-        (swap("model.Net", "'max'", "'avg'"), "mode='avg', stride=2)"),
-        (swap("model.Net.forward", "self.pool(..., mode=__)", "f(...)"), "f(x, (3, 3), stride=2)"),
-        (swap("model.Net.forward", "__f(self.bn(x) + __y)", "__f(__y)"), "relu(shortcut)"),
-        (swap("model.Net.forward", "x = relu(__)", "pass"), "if x:\n            pass"),
-        (before("model.Net", "self.bn(__)", "a\nb"), "a\n            b\n            x = relu("),
-        (after("model.Net", "self.pool(...)", "a"), "stride=2)\n        a\n        if x:"),
-        (start("model.Net.forward", "a"), '"""Not a statement."""\n        a\n'),
-        (above("model.Net", "a"), "a\n\nclass Net:"),
+        ("model: 'max' -> 'avg'", "mode='avg', stride=2)"),
+        ("model.Net.forward: self.pool(..., mode=__) -> f(...)", "f(x, (3, 3), stride=2)"),
+        ("model.Net: __f(self.bn(x) + __y) -> __f(__y)", "relu(shortcut)"),
+        ("torch: model.Net.forward: x = relu(__) -> pass", "if x:\n            pass"),
+        (
+            "model.Net: x = __f(__y) -> \n        a\n        b",
+            "if x:\n            a\n            b",
+        ),
+        ("model.Net x 6: x -> y", "y = relu(self.bn(y) + shortcut)\n        return y"),
+        ("model.Net.forward: -> a", '"""Not a statement."""\n        a\n'),
+        ("model: -> a = 1", "a = 1\n\nclass Net:"),
     ],
 )
 def test_a_patch_is_applied_at_its_seam(
-    patch: Patch, expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    patch: str, expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert expected in _applied(monkeypatch, tmp_path, patch)
+    assert expected in _applied(patch, monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("patch", "fault"),
     [
-        (swap("model.Net", "absent", "a"), "has 'absent' 0 times, not 1"),
-        (swap("model.Net", "__f(..., stride=3)", "a"), "0 times, not 1"),
-        (swap("model.Net", "__f(x)", "a", 2), "1 times, not 2"),
-        (start("model.Net.absent", "a"), "has 0 definitions of it, not 1"),
+        ("model.Net: absent -> a", "model.Net: 'absent' stands 0 times, not 1"),
+        ("model.Net: __f(..., stride=3) -> a", "0 times, not 1"),
+        ("model.Net x 2: __f(__x) -> a", "1 times, not 2"),
+        ("model.Net.absent: -> a", "model.Net.absent: there is no absent"),
     ],
 )
 def test_a_patch_that_does_not_apply_names_mutation_file_and_seam(
-    patch: Patch, fault: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    patch: str, fault: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=rf"it: backends/torch/model.py, {patch.seam}: .*{fault}"):
-        _applied(monkeypatch, tmp_path, patch)
+    with pytest.raises(ValueError, match=rf"it: backends/torch/model.py, model\.Net.*{fault}"):
+        _applied(patch, monkeypatch, tmp_path)
+
+
+def test_the_catalogue_is_parsed() -> None:
+    text = """
+    at eval/stem or loss[0]
+    a: Why: so.
+        torch, jax: model: x -> y
+        jax: model.Net x 2: x ->
+            y
+            z
+        mxnet: without: it cannot
+        setting: large_mean
+    """
+    patches = {
+        "torch": (Patch("model", "x", "y"),),
+        "jax": (Patch("model", "x", "y"), Patch("model.Net", "x", "y\nz", 2)),
+    }
+    expected = ("eval/stem", "loss[0]")
+    without = {"mxnet": "it cannot"}
+    assert parse(textwrap.dedent(text)) == [
+        Mutation("a", "Why: so.", expected, patches, without, "large_mean")
+    ]
+    with pytest.raises(ValueError, match="no patch: 'model: x'"):
+        parse("a: Why.\n    model: x")
 
 
 # --- the catalogue
@@ -129,7 +146,7 @@ def test_a_backend_is_mutated_within_the_block_only(backend: str) -> None:
     load_backend(backend)
     name = f"backends.{backend}.loss"
     earlier = importlib.import_module(name)
-    change = mutation("marked", "", "eval/stem", above("loss.cross_entropy", "MARK = 1"))
+    (change,) = parse("marked: Only this.\n    loss: -> MARK = 1")
     with patched(backend, change) as module:
         assert module is load_backend(backend)
         assert importlib.import_module(name).MARK == 1
@@ -195,7 +212,7 @@ def test_a_mutation_that_changes_no_value_is_dead_and_a_small_one_missed() -> No
         own = {"generic": run.trace(module, "generic", Dtype.float64, 1)}
     held = dataclasses.replace(held, own=own)
     for factor, dead in (("1.0", True), ("(1 + 1e-13)", False)):
-        change = mutation("", "", "", start("loss.cross_entropy", f"logits = logits * {factor}"))
+        (change,) = parse(f"it: This.\n    loss.cross_entropy: -> logits = logits * {factor}")
         verdict = _verdict("torch", change, held)
         assert (verdict.caught, verdict.dead) == (False, dead)
 
