@@ -75,16 +75,16 @@ def test_a_patch_is_applied_at_its_seam(
 @pytest.mark.parametrize(
     ("patch", "fault"),
     [
-        ("model.Net: absent -> a", "model.Net: 'absent' stands 0 times, not 1"),
-        ("model.Net: __f(..., stride=3) -> a", "0 times, not 1"),
-        ("model.Net x 2: __f(__x) -> a", "1 times, not 2"),
-        ("model.Net.absent: -> a", "model.Net.absent: there is no absent"),
+        ("model.Net: absent -> a", ": 'absent' stands 0 times, not 1"),
+        ("model.Net: __f(..., stride=3) -> a", ": .* stands 0 times, not 1"),
+        ("model.Net x 2: __f(__x) -> a", ": .* stands 1 times, not 2"),
+        ("model.Net.absent: -> a", ".absent: there is no absent"),
     ],
 )
 def test_a_patch_that_does_not_apply_names_mutation_file_and_seam(
     patch: str, fault: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=rf"it: backends/torch/model.py, model\.Net.*{fault}"):
+    with pytest.raises(ValueError, match=f"it: backends/torch/model.py, model.Net.*{fault}"):
         _applied(patch, monkeypatch, tmp_path)
 
 

@@ -42,7 +42,8 @@ kernels_transposed: Height and width of the kernels change places on the way to 
         weights = {k: a.swapaxes(-1, -2).copy() if a.ndim == 4 else a for k, a in weights.items()}
 kernels_flipped: A convolution is taken for a correlation, or the other way round.
     weights.import_weights: ->
-        weights = {k: a[:, :, ::-1, ::-1] if a.ndim == 4 else a for k, a in weights.items()}
+        flip = (..., slice(None, None, -1), slice(None, None, -1))
+        weights = {k: a[flip].copy() if a.ndim == 4 else a for k, a in weights.items()}
 kernel_reshaped_to_layout: A kernel is reshaped to the other layout, not transposed.
     weights.import_weights: ->
         for k, a in weights.items():
