@@ -96,7 +96,7 @@ class Result:
         ]
         found += [
             f"{row['layer']} alone in {row['backend']}, {row['direction']}: {row['error']:.1e},"
-            f" tolerance {row['tolerance']:.1e}."
+            f" tolerance {row['gate']:.1e}."
             for row in self.layers
             if not row["held"]
         ]
