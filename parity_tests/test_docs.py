@@ -1,15 +1,13 @@
 """What README, CONTRIBUTING and docs/ say of the code: quotations, commands, paths, links."""
 
 import ast
+import functools
 import importlib
 import io
 import re
 import shlex
-import subprocess
-import sys
 import textwrap
 import tokenize
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +52,14 @@ def essence(code: str) -> tuple[str, list[str]]:
     return ast.dump(ast.parse(code)), " ".join(comments).split()
 
 
-def quotations() -> Iterator[Any]:
-    for page, text in TEXTS.items():
-        for path, name, code in QUOTATION.findall(text):
-            yield pytest.param(path, name, code, id=f"{page}-{path}-{name}")
+QUOTATIONS = [
+    pytest.param(*found, id=f"{page}-{found[0]}-{found[1]}")
+    for page, text in TEXTS.items()
+    for found in QUOTATION.findall(text)
+]
 
 
-@pytest.mark.parametrize("path, name, code", quotations())
+@pytest.mark.parametrize("path, name, code", QUOTATIONS)
 def test_a_quotation_is_what_the_source_says(path: str, name: str, code: str) -> None:
     """But for docstrings and line breaks, so that three of them fit side by side."""
     source = source_of(path, name)
@@ -68,7 +67,7 @@ def test_a_quotation_is_what_the_source_says(path: str, name: str, code: str) ->
 
 
 def test_every_block_of_python_is_a_quotation() -> None:
-    assert len(list(quotations())) >= 12
+    assert len(QUOTATIONS) >= 12
     for page, text in TEXTS.items():
         assert text.count("```python") == len(QUOTATION.findall(text)), page
 
@@ -83,21 +82,19 @@ def test_a_changed_quotation_is_found(change: tuple[str, str]) -> None:
     assert essence(source) != essence(source.replace(*change))
 
 
+@functools.cache
 def application(module: str) -> Any:
-    """The command line of `python -m <module>`."""
+    """The command line of `python -m <module>`; None where it takes no options."""
     package = importlib.import_module(module)
-    program = (
-        importlib.import_module(f"{module}.__main__") if hasattr(package, "__path__") else package
-    )
-    return typer.main.get_command(program.app)
+    is_package = hasattr(package, "__path__")
+    program = importlib.import_module(f"{module}.__main__") if is_package else package
+    return typer.main.get_command(program.app) if hasattr(program, "app") else None
 
 
 def options(command: Any) -> set[str]:
-    own = {
-        name
-        for parameter in command.params
-        for name in (*parameter.opts, *parameter.secondary_opts)
-    }
+    """Every option of a command, its subcommands' too."""
+    parameters = getattr(command, "params", [])
+    own = {name for p in parameters for name in (*p.opts, *p.secondary_opts)}
     return own.union({"--help"}, *map(options, getattr(command, "commands", {}).values()))
 
 
@@ -185,9 +182,3 @@ def test_everything_in_docs_is_linked() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len(TEXTS["README.md"].splitlines()) <= 150
-
-
-def test_the_commands_are_looked_at_without_a_framework() -> None:
-    code = f"import sys; from {__name__} import *; [application(m) for m, _ in commands()];"
-    code += "sys.exit(bool({'torch', 'mxnet', 'jax'} & sys.modules.keys()))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
