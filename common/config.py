@@ -113,6 +113,8 @@ class Config:
     architecture: Architecture = Architecture.resnet18
     upsample_init: UpsampleInit = UpsampleInit.bilinear
     num_classes: int = 21
+    width: int = 64
+    """Channels of the first stage; the others have twice, four and eight times as many."""
     dtype: Dtype = Dtype.float32
     device: Device = Device.auto
 

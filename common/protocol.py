@@ -31,16 +31,36 @@ class Trainer(Protocol):
     def logits(self, images: Array) -> Any:
         """The logits (N, classes, H, W) in eval mode, on the device, computed to the end."""
 
-    def activations(self, images: Array) -> Arrays:
-        """Each of `common.network.tensors.activation_names` in eval mode; `logits` (N, classes, H, W)."""
-
     def step(self, images: Array, labels: Array, rate: float) -> float:
         """One training step; returns the loss before the update."""
+
+    def weights(self) -> Arrays:
+        """Every weight and buffer, by canonical name."""
+
+    def momentum(self) -> Arrays:
+        """SGD's momentum buffer of each weight, by canonical name; zeros before the first step."""
+
+    def load_momentum(self, arrays: Mapping[str, Array]) -> None:
+        """Sets what `momentum` returns."""
+
+
+class Probe(Protocol):
+    """What the laboratory sees of a trainer. Arrays are as in `Trainer`."""
+
+    trainer: Trainer
+
+    def __init__(self, trainer: Any) -> None: ...
+
+    def activations(self, images: Array) -> Arrays:
+        """Each of `common.network.tensors.activation_names` in eval mode.
+
+        On the padded grid, but for `logits` (N, classes, H, W).
+        """
 
     def traced_step(
         self, images: Array, labels: Array, rate: float
     ) -> tuple[float, Arrays, Arrays]:
-        """`step` that also returns the activations and the gradient of each weight."""
+        """`Trainer.step`, its activations, and the gradient of each weight."""
 
     def layer(self, name: str, x: Array, gradient: Array) -> tuple[Array, Array, Arrays]:
         """One of `common.network.tensors.layer_names` alone, in train mode, forward and backward.
@@ -50,20 +70,12 @@ class Trainer(Protocol):
         BatchNorm's buffers may change; nothing else does.
         """
 
-    def weights(self) -> Arrays:
-        """Every weight and buffer, by canonical name."""
-
-    def momentum(self) -> Arrays:
-        """SGD's v of each weight, by canonical name; zeros before the first step."""
-
-    def load_momentum(self, arrays: Mapping[str, Array]) -> None:
-        """Sets what `momentum` returns."""
-
 
 class Backend(Protocol):
     """What each module `backends.<name>` exports."""
 
     Trainer: type[Trainer]
+    Probe: type[Probe]
 
     def select_device(self, name: str) -> Any:
         """The framework's device for `auto`, `cpu` or `gpu`.

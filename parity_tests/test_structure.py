@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 from backends import BACKENDS, load_backend, missing_packages
 from common.errors import InputError
+from parity_tests.mutations.catalogue import FAULTS as MUTATIONS
+from scripts.pitfalls.catalogue import PITFALLS
 
 ROOT = Path(__file__).parent.parent
 FRAMEWORKS = {"torch", "torchvision", "mxnet", "gluoncv", "jax", "jaxlib", "flax", "optax", "orbax"}
@@ -137,7 +140,7 @@ def circles(root: Path) -> list[str]:
 
 
 def test_the_same_files_in_each_backend(backend: str) -> None:
-    assert len(FILES) == 7
+    assert len(FILES) == 9
     assert sorted(path.name for path in (ROOT / "backends" / backend).glob("*.py")) == FILES
 
 
@@ -150,8 +153,12 @@ def test_the_same_public_names_in_the_same_order(backend: str, file: str) -> Non
 
 def test_the_trainer_has_the_protocol_s_methods(backend: str) -> None:
     expected = methods(ROOT / "common" / "protocol.py", "Trainer")
-    assert methods(ROOT / "backends" / backend / "train.py", "Trainer") == expected
-    assert len(expected) == 10
+    found = methods(ROOT / "backends" / backend / "train.py", "Trainer")
+    assert found == expected
+    assert len(expected) == 7
+    probe = methods(ROOT / "common" / "protocol.py", "Probe")
+    assert methods(ROOT / "backends" / backend / "probe.py", "Probe") == probe
+    assert len(probe) == 4
 
 
 def test_the_same_exports(backend: str) -> None:
@@ -164,10 +171,18 @@ def test_the_same_exports(backend: str) -> None:
     assert exports(backend) == exports("torch")
 
 
-def test_differences_are_told_in_every_backend() -> None:
-    for file in ("device.py", "model.py", "loss.py", "optimizer.py", "train.py", "weights.py"):
-        for name in BACKENDS:
-            assert "# differs:" in (ROOT / "backends" / name / file).read_text(), (name, file)
+def keys_of(backend: str) -> set[str]:
+    """The keys of `# differs(key):` in a backend's files."""
+    texts = [path.read_text() for path in (ROOT / "backends" / backend).glob("*.py")]
+    return set(re.findall(r"# differs\((\w+)\):", "".join(texts)))
+
+
+def test_what_all_three_differ_in_has_one_key_that_is_measured(backend: str) -> None:
+    """What is keyed is told in each backend, and a pitfall or a mutation shows its effect."""
+    measured = {pitfall.name for pitfall in PITFALLS} | {mutation.name for mutation in MUTATIONS}
+    assert len(keys_of(backend)) > 10
+    assert keys_of(backend) == keys_of("torch")
+    assert keys_of(backend) <= measured
 
 
 def test_imports_go_one_way() -> None:

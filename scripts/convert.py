@@ -156,7 +156,9 @@ def _write_onnx(path: Path, weights: Weights, metadata: dict[str, str]) -> None:
             f"--to onnx: {error.name} is not installed;"
             " install with: pip install '.[torch]' onnx onnxruntime"
         ) from error
-    config = Config(architecture=weights.architecture, num_classes=weights.num_classes)
+    config = Config(
+        architecture=weights.architecture, num_classes=weights.num_classes, width=weights.width
+    )
     export_onnx(path, weights.arrays, config, metadata)
 
 

@@ -57,7 +57,7 @@ def one(backend: BackendOption, folder: Path) -> None:
     assert val is not None
     framework = load_backend(backend)
     exact = framework.Trainer(config.replace(dtype=Dtype.float64), start.arrays)
-    arrays = {"logits": exact.activations(val.read(0)[0][None])["logits"]}
+    arrays = {"logits": framework.to_numpy(exact.logits(val.read(0)[0][None]))}
     trainer = framework.Trainer(config, start.arrays)
     untrained = evaluate_dataset(trainer, val, config)
     with RunFolder(folder / f"run-{backend}") as run:

@@ -47,6 +47,7 @@ def trace(
     config = Config(
         architecture=start.architecture,
         num_classes=start.num_classes,
+        width=start.width,
         dtype=dtype,
         device=device,
         learning_rate=lr,
@@ -56,11 +57,11 @@ def trace(
     )
     data = read_batches(batches, start.num_classes, steps)
     framework = load_backend(backend)
-    trainer = framework.Trainer(config, start.arrays)
+    probe = framework.Probe(framework.Trainer(config, start.arrays))
     with progress(f"trace {backend}") as bar:
         task = bar.add_task("", total=steps, status="")
         arrays = make_trace(
-            trainer,
+            probe,
             data,
             config,
             [learning_rate(config, step, steps) for step in range(steps)],

@@ -30,7 +30,7 @@ def select_device(name: str) -> jax.Device:
     device = jax.devices()[0]  # the default: a GPU where there is one
     if name == "gpu" and device.platform != "gpu":
         raise InputError("--device gpu: jax sees no GPU")
-    # differs: on a GPU, JAX takes TF32 for float32 products and convolutions.
+    # differs(tf32): on a GPU, JAX takes TF32 for float32 products and convolutions.
     jax.config.update("jax_default_matmul_precision", "highest")
     return device
 
@@ -47,13 +47,13 @@ def versions() -> dict[str, str]:
 
 def threads() -> int:
     """How many threads compute on a CPU; with another number, sums round otherwise."""
-    # differs: XLA takes every core that the process may use.
+    # XLA takes every core that the process may use.
     return len(os.sched_getaffinity(0))
 
 
 def to_device(array: NDArray[Any], device: jax.Device, dtype: str) -> jax.Array:
     """A copy of the array on the device, as `dtype` (a NumPy name)."""
-    # differs: without its 64-bit types turned on, above, JAX makes float32 of float64.
+    # differs(float64_arrays): without its 64-bit types turned on, above, JAX makes float32 of float64.
     return jax.device_put(np.asarray(array, dtype=dtype), device)
 
 
@@ -61,15 +61,15 @@ def to_device(array: NDArray[Any], device: jax.Device, dtype: str) -> jax.Array:
 def _normalize(
     images: jax.Array, scale: jax.Array, offset: jax.Array, size: tuple[int, int]
 ) -> jax.Array:
-    # differs: compiled once for each padded size; the picture's own size is data here.
+    # fast: compiled once for each padded size; the picture's own size is data here.
     inside = (jnp.arange(images.shape[1])[:, None] < size[0]) & (
         jnp.arange(images.shape[2]) < size[1]
     )
-    return jnp.where(inside[..., None], images * scale + offset, 0).transpose(0, 3, 1, 2)
+    return jnp.where(inside[..., None], images * scale + offset, 0)
 
 
 def images_to_device(images: NDArray[Any], device: jax.Device, config: Config) -> jax.Array:
-    """Images for the network: (N, 3, H, W), normalised, H and W padded to multiples of 32.
+    """Images for the network: (N, H, W, 3), normalised, H and W padded to multiples of 32.
 
     From pictures as decoded, (N, H, W, 3) uint8 RGB, which travel as bytes and are normalised on
     the device; or from images that are normalised already, (N, 3, H, W) of a float type.
@@ -77,7 +77,7 @@ def images_to_device(images: NDArray[Any], device: jax.Device, config: Config) -
     dtype = config.dtype.storage
     padded = pad_images(images)
     if images.dtype != np.uint8:
-        return to_device(padded, device, dtype)
+        return to_device(padded.transpose(0, 2, 3, 1), device, dtype)
     scale, offset = (to_device(array, device, dtype) for array in scale_and_offset(config))
     return _normalize(to_device(padded, device, "uint8"), scale, offset, image_size(images))
 

@@ -9,13 +9,13 @@ from common.config import VOID
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Cross-entropy summed over the batch's valid pixels, divided by their number (at least 1).
 
-    logits: (N, classes, H, W); labels: (N, H, W) uint8, a class or 255 (void, left out). 0-d.
-    N pictures, or the cells of the upsampling, which hold the same pixels in another order.
+    logits: (N, classes, ...); labels: (N, ...) uint8, a class or 255 (void, left out). Returns
+    a scalar. N images of pixels, or N pixels: the sum is the same.
     """
-    # differs: void has no one in its one-hot column and so adds nothing; by integer index it
-    # would give NaN.
+    # differs(label_255): the one-hot column of void is all zeros and adds nothing to the sum.
     truth = jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype, axis=1)
-    # differs: XLA on a CPU adds one by one, which in float32 costs digits that the others keep.
-    total = -jnp.sum(truth * jax.nn.log_softmax(logits, axis=1), dtype=jnp.float64)
-    total = total.astype(logits.dtype)
-    return total / jnp.maximum(jnp.sum(labels != VOID), 1)
+    log_probability = jax.nn.log_softmax(logits, axis=1)
+    valid = labels != VOID
+    # XLA on a CPU adds one by one, which in float32 costs digits that the others keep.
+    total = -jnp.sum(truth * log_probability, dtype=jnp.float64).astype(logits.dtype)
+    return total / jnp.maximum(valid.sum(), 1)

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,8 @@ from backends.jax.model import FCN
 from common.errors import InputError
 from common.network.tensors import tensors
 
+TreePath = tuple[str | int, ...]
+
 _LEAVES = {
     "weight": "kernel",
     "bias": "bias",
@@ -29,28 +30,51 @@ _LEAVES = {
 }
 
 
+def _module_path(path: str) -> TreePath:
+    """`layer1.0.bn1` -> `layer1`, `layers`, 0, `bn1`: an nnx.Sequential keeps a list."""
+    parts: list[str | int] = []
+    for name in path.split("."):
+        parts += ["layers", int(name)] if name.isdigit() else [name]
+    return tuple(parts)
+
+
+def _find(model: FCN, path: TreePath) -> Any:
+    found: Any = model
+    for part in path:
+        found = found[part] if isinstance(part, int) else getattr(found, part)
+    return found
+
+
+def find_module(model: FCN, path: str) -> Any:
+    """The module of a canonical path: `backbone.layer1.0.bn1`."""
+    return _find(model, _module_path(path))
+
+
+def _variable_paths(model: FCN) -> dict[str, TreePath]:
+    """Where the model keeps each weight and buffer, by canonical name."""
+    # differs(gamma_and_beta_swapped): Flax says kernel, scale, mean and var.
+    paths = {}
+    for name, spec in tensors(model.architecture, model.num_classes, model.width).items():
+        layer, leaf = name.rsplit(".", 1)
+        leaf = leaf if layer == "transpose_conv" else _LEAVES[spec.role]
+        paths[name] = (*_module_path(layer), leaf)
+    return paths
+
+
 def named_tensors(model: FCN) -> dict[str, nnx.Variable]:
     """The model's own weights and buffers by canonical name."""
-    # differs: Flax says kernel, scale, mean and var, and a block's number is part of its name:
-    # backbone.layer1.0.bn1.weight is backbone.layer1_0.bn1.scale.
-    named = {}
-    for name, spec in tensors(model.architecture, model.num_classes).items():
-        layer, leaf = name.rsplit(".", 1)
-        path = re.sub(r"\.(\d)", r"_\1", layer).split(".")
-        leaf = leaf if layer == "transpose_conv" else _LEAVES[spec.role]
-        named[name] = functools.reduce(getattr, [*path, leaf], model)
-    return named
+    return {name: _find(model, path) for name, path in _variable_paths(model).items()}
 
 
 def trained_tensors(model: FCN) -> dict[str, nnx.Param]:
     """The model's own tensors that SGD updates, by canonical name."""
-    # differs: BatchNorm's statistics are of another type, BatchStat.
+    # differs(buffers_not_loaded): BatchNorm's statistics are of another type, BatchStat.
     return {name: v for name, v in named_tensors(model).items() if isinstance(v, nnx.Param)}
 
 
 def import_weights(model: FCN, weights: Mapping[str, NDArray[Any]]) -> None:
     """Copies canonical arrays, checked by the caller, into the model, cast to its dtype."""
-    # differs: a convolution's (out, in, kh, kw) becomes (kh, kw, in, out).
+    # differs(conv_layout): a convolution's (out, in, kh, kw) becomes (kh, kw, in, out).
     for name, variable in named_tensors(model).items():
         array = weights[name]
         if array.ndim == 4 and name != "transpose_conv.weight":
@@ -124,7 +148,6 @@ def write_arrays(
     path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]
 ) -> None:
     """Writes arrays as an Orbax checkpoint, a new folder: a tree by the dots of their names."""
-    # differs: a checkpoint has a place for metadata, `custom_metadata`.
     import orbax.checkpoint
 
     tree: dict[str, Any] = {}

@@ -1,61 +1,10 @@
-"""The network in MXNet Gluon."""
+"""The network in MXNet Gluon; its files are read in the order in which they stand here."""
 
-from backends.mxnet.device import (
-    images_to_device,
-    select_device,
-    threads,
-    to_device,
-    to_numpy,
-    versions,
-)
+from backends.mxnet.device import select_device, threads, to_device, to_numpy, versions
+from backends.mxnet.upsampling import TransposeConv, assemble
+from backends.mxnet.model import FCN, build_model
 from backends.mxnet.loss import cross_entropy
-from backends.mxnet.model import (
-    FCN,
-    BasicBlock,
-    PreActBlock,
-    ResNet18,
-    ResNet18V2,
-    TransposeConv,
-    assemble,
-    build_model,
-)
-from backends.mxnet.optimizer import build_optimizer, export_momentum, import_momentum
+from backends.mxnet.optimizer import build_optimizer
+from backends.mxnet.weights import imagenet_weights, import_weights, read_arrays, write_arrays
 from backends.mxnet.train import Trainer
-from backends.mxnet.weights import (
-    export_weights,
-    imagenet_weights,
-    import_weights,
-    named_tensors,
-    read_arrays,
-    trained_tensors,
-    write_arrays,
-)
-
-__all__ = [
-    "FCN",
-    "BasicBlock",
-    "PreActBlock",
-    "ResNet18",
-    "ResNet18V2",
-    "Trainer",
-    "TransposeConv",
-    "assemble",
-    "build_model",
-    "build_optimizer",
-    "cross_entropy",
-    "export_momentum",
-    "export_weights",
-    "imagenet_weights",
-    "images_to_device",
-    "import_momentum",
-    "import_weights",
-    "named_tensors",
-    "read_arrays",
-    "select_device",
-    "threads",
-    "to_device",
-    "to_numpy",
-    "trained_tensors",
-    "versions",
-    "write_arrays",
-]
+from backends.mxnet.probe import Probe, find_layer

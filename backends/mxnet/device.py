@@ -36,7 +36,7 @@ def select_device(name: str) -> mx.Context:
     """
     if name == "gpu" and mx.context.num_gpus() == 0:
         raise InputError("--device gpu: mxnet sees no GPU")
-    # differs: MXNet allows TF32 where the GPU has it.
+    # differs(tf32): MXNet allows TF32 where the GPU has it.
     os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     on_gpu = name != "cpu" and mx.context.num_gpus() > 0
     return mx.gpu() if on_gpu else mx.cpu()
@@ -54,7 +54,7 @@ def threads() -> int:
 
 def to_device(array: NDArray[Any], device: mx.Context, dtype: str) -> mx.nd.NDArray:
     """A copy of the array on the device, as `dtype` (a NumPy name)."""
-    # differs: without `dtype` MXNet makes float32 of any array, float64 too.
+    # differs(float64_arrays): without `dtype` MXNet makes float32 of any array, float64 too.
     return mx.nd.array(array, ctx=device, dtype=dtype)
 
 
@@ -74,7 +74,7 @@ def images_to_device(images: NDArray[Any], device: mx.Context, config: Config) -
     )
     x = to_device(padded, device, "uint8").transpose((0, 3, 1, 2)).astype(dtype)
     x = x * scale + offset
-    # differs: MXNet refuses to set an empty slice.
+    # MXNet refuses to set an empty slice.
     if height < x.shape[2]:
         x[:, :, height:] = 0
     if width < x.shape[3]:

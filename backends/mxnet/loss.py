@@ -8,11 +8,11 @@ from common.config import VOID
 def cross_entropy(logits: nd.NDArray, labels: nd.NDArray) -> nd.NDArray:
     """Cross-entropy summed over the batch's valid pixels, divided by their number (at least 1).
 
-    logits: (N, H, W, classes); labels: (N, H, W), a class or 255 (void, left out). Shape (1,).
-    N pictures, or the cells of the upsampling, which hold the same pixels in another order.
+    logits: (N, classes, ...); labels: (N, ...) of any type, a class or 255 (void, left out).
+    Returns a scalar, shape (1,). N images of pixels, or N pixels: the sum is the same.
     """
-    # differs: `pick` takes 255 for the last class without a word, so void is masked by hand.
+    # differs(label_255): `pick` silently takes 255 for the last class; void is masked by hand.
+    log_probability = nd.pick(nd.log_softmax(logits, axis=1), labels, axis=1)
     valid = labels != VOID
-    log_probability = nd.pick(nd.log_softmax(logits, axis=-1), labels, axis=-1)  # (N, H, W)
     total = -(log_probability * valid).sum()
     return total / nd.maximum(valid.sum(), 1)

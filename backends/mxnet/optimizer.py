@@ -19,7 +19,7 @@ from common.network.tensors import decayed_tensors
 class _SGD(mx.optimizer.Optimizer):
     """SGD with the rate outside v."""
 
-    # differs: MXNet's own SGD keeps rate * v: it parts from the definition when the rate changes.
+    # differs(sgd_momentum): MXNet's own SGD keeps rate * v, another value once the rate changes.
 
     def __init__(self, momentum: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -39,7 +39,7 @@ class _SGD(mx.optimizer.Optimizer):
 
 def build_optimizer(model: FCN, config: Config) -> mx.optimizer.Updater:
     """SGD over every trained tensor of the model, v = 0."""
-    # differs: an updater keeps v by any key it is called with, here the canonical name.
+    # differs(weight_decay): an updater knows tensors by a key, here the canonical name.
     sgd = _SGD(config.momentum, learning_rate=config.learning_rate, wd=config.weight_decay)
     trained, decayed = trained_tensors(model), decayed_tensors(config)
     sgd.set_wd_mult({name: 0.0 for name in trained if name not in decayed})
@@ -51,14 +51,14 @@ def build_optimizer(model: FCN, config: Config) -> mx.optimizer.Updater:
 
 
 def export_momentum(model: FCN, optimizer: mx.optimizer.Updater) -> dict[str, NDArray[Any]]:
-    """V of each trained tensor, by canonical name; zeros before the first step."""
+    """The momentum buffer of each trained tensor, by canonical name; zeros before the first step."""
     return {name: to_numpy(optimizer.states[name]) for name in trained_tensors(model)}
 
 
 def import_momentum(
     model: FCN, optimizer: mx.optimizer.Updater, arrays: Mapping[str, NDArray[Any]]
 ) -> None:
-    """Sets v of each trained tensor from arrays by canonical name."""
+    """Sets the momentum buffer of each trained tensor from arrays by canonical name."""
     for name in trained_tensors(model):
-        velocity = optimizer.states[name]
-        velocity[:] = to_device(arrays[name], velocity.context, velocity.dtype)
+        buffer = optimizer.states[name]
+        buffer[:] = to_device(arrays[name], buffer.context, buffer.dtype)

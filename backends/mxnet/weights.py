@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import mxnet as mx
-from mxnet.gluon import Parameter
+from mxnet.gluon import HybridBlock, Parameter
 from mxnet.gluon.model_zoo import model_store
 from mxnet.gluon.utils import check_sha1
 from numpy.typing import NDArray
@@ -20,26 +20,32 @@ from common.errors import InputError
 from common.network.tensors import tensors
 
 
+def find_module(model: FCN, path: str) -> HybridBlock:
+    """The block of a canonical path: `backbone.layer1.0.bn1`."""
+    block = model
+    for name in path.split("."):
+        block = block[int(name)] if name.isdigit() else getattr(block, name)
+    return block
+
+
 def named_tensors(model: FCN) -> dict[str, Parameter]:
     """The model's own weights and buffers by canonical name."""
-    # differs: Gluon joins prefixes by underscores and calls BatchNorm's weight and bias gamma and
-    # beta: backbone.layer1.0.bn1.weight is backbone_layer1_0_bn1_gamma.
-    parameters = model.collect_params()
+    # differs(gamma_and_beta_swapped): Gluon calls BatchNorm's weight and bias gamma and beta.
     return {
-        name: parameters[f"{name.rsplit('.', 1)[0].replace('.', '_')}_{spec.role}"]
-        for name, spec in tensors(model.architecture, model.num_classes).items()
+        name: getattr(find_module(model, name.rpartition(".")[0]), spec.role)
+        for name, spec in tensors(model.architecture, model.num_classes, model.width).items()
     }
 
 
 def trained_tensors(model: FCN) -> dict[str, Parameter]:
     """The model's own tensors that SGD updates, by canonical name."""
-    # differs: BatchNorm's statistics are parameters without a gradient.
+    # differs(buffers_not_loaded): BatchNorm's statistics are parameters without a gradient.
     return {name: p for name, p in named_tensors(model).items() if p.grad_req != "null"}
 
 
 def import_weights(model: FCN, weights: Mapping[str, NDArray[Any]]) -> None:
     """Copies canonical arrays, checked by the caller, into the model, cast to its dtype."""
-    # differs: layouts are the canonical ones; the parameter keeps its own dtype and device.
+    # differs(conv_layout): layouts are the canonical ones.
     for name, parameter in named_tensors(model).items():
         parameter.set_data(mx.nd.array(weights[name], dtype=parameter.dtype))
 
@@ -62,7 +68,7 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         raise InputError(f"{path}: not a file of arrays by mx.nd.save: {reason}") from error
     if not isinstance(arrays, dict):
         raise InputError(f"{path}: holds arrays without names")
-    # differs: a symbol's file says which arrays are weights and which are buffers.
+    # A symbol's file says which arrays are weights and which are buffers.
     return {
         name.removeprefix("arg:").removeprefix("aux:"): to_numpy(a) for name, a in arrays.items()
     }, {}
@@ -72,7 +78,6 @@ def write_arrays(
     path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]
 ) -> None:
     """Writes arrays as a .params file, for `mx.nd.load`."""
-    # differs: a .params file has no place for metadata.
     mx.nd.save(str(path), {k: mx.nd.array(v, dtype=v.dtype) for k, v in arrays.items()})
 
 

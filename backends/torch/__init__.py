@@ -1,61 +1,10 @@
-"""The network in PyTorch."""
+"""The network in PyTorch; its files are read in the order in which they stand here."""
 
-from backends.torch.device import (
-    images_to_device,
-    select_device,
-    threads,
-    to_device,
-    to_numpy,
-    versions,
-)
+from backends.torch.device import select_device, threads, to_device, to_numpy, versions
+from backends.torch.upsampling import TransposeConv, assemble
+from backends.torch.model import FCN, build_model
 from backends.torch.loss import cross_entropy
-from backends.torch.model import (
-    FCN,
-    BasicBlock,
-    PreActBlock,
-    ResNet18,
-    ResNet18V2,
-    TransposeConv,
-    assemble,
-    build_model,
-)
-from backends.torch.optimizer import build_optimizer, export_momentum, import_momentum
+from backends.torch.optimizer import build_optimizer
+from backends.torch.weights import imagenet_weights, import_weights, read_arrays, write_arrays
 from backends.torch.train import Trainer
-from backends.torch.weights import (
-    export_weights,
-    imagenet_weights,
-    import_weights,
-    named_tensors,
-    read_arrays,
-    trained_tensors,
-    write_arrays,
-)
-
-__all__ = [
-    "FCN",
-    "BasicBlock",
-    "PreActBlock",
-    "ResNet18",
-    "ResNet18V2",
-    "Trainer",
-    "TransposeConv",
-    "assemble",
-    "build_model",
-    "build_optimizer",
-    "cross_entropy",
-    "export_momentum",
-    "export_weights",
-    "imagenet_weights",
-    "images_to_device",
-    "import_momentum",
-    "import_weights",
-    "named_tensors",
-    "read_arrays",
-    "select_device",
-    "threads",
-    "to_device",
-    "to_numpy",
-    "trained_tensors",
-    "versions",
-    "write_arrays",
-]
+from backends.torch.probe import Probe, find_layer

@@ -19,7 +19,7 @@ def select_device(name: str) -> torch.device:
     """
     if name == "gpu" and not torch.cuda.is_available():
         raise InputError("--device gpu: torch sees no GPU")
-    # differs: PyTorch turns TF32 on for convolutions and leaves it off for matrix products.
+    # differs(tf32): PyTorch turns TF32 on for convolutions and leaves it off for matrix products.
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     on_gpu = name != "cpu" and torch.cuda.is_available()
@@ -38,7 +38,7 @@ def threads() -> int:
 
 def to_device(array: NDArray[Any], device: torch.device, dtype: str) -> torch.Tensor:
     """A copy of the array on the device, as `dtype` (a NumPy name)."""
-    # differs: float64 stays float64 on the way in; it is cast where `dtype` says so.
+    # differs(float64_arrays): float64 stays float64 unless `dtype` says otherwise.
     return torch.tensor(array, dtype=getattr(torch, dtype), device=device)
 
 
@@ -54,7 +54,7 @@ def images_to_device(images: NDArray[Any], device: torch.device, config: Config)
         return to_device(padded, device, dtype).contiguous(memory_format=torch.channels_last)
     height, width = image_size(images)
     scale, offset = (to_device(a, device, dtype).view(3, 1, 1) for a in scale_and_offset(config))
-    # differs: a view of NHWC in memory as NCHW is what PyTorch calls channels_last.
+    # fast: a view of NHWC in memory as NCHW is what PyTorch calls channels_last.
     x = torch.from_numpy(padded).to(device).permute(0, 3, 1, 2) * scale + offset
     x[:, :, height:] = 0
     x[:, :, :, width:] = 0

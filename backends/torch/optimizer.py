@@ -20,16 +20,17 @@ from common.network.tensors import decayed_tensors
 def build_optimizer(model: FCN, config: Config) -> torch.optim.SGD:
     """SGD over every trained tensor of the model, v = 0."""
     trained, decayed = trained_tensors(model), decayed_tensors(config)
-    # differs: tensors with settings of their own are a group of their own.
+    # differs(weight_decay): tensors with settings of their own are a group of their own.
     groups: list[dict[str, Any]] = [
         {"params": [p for k, p in trained.items() if k in decayed]},
         {"params": [p for k, p in trained.items() if k not in decayed], "weight_decay": 0.0},
     ]
-    # differs: the rate stands outside v, as in the definition. Without momentum PyTorch keeps no
-    # v at all; the smallest positive number keeps it and changes no value.
+    # differs(sgd_momentum): the rate stands outside v, as in the definition.
     return torch.optim.SGD(
         groups,
         lr=config.learning_rate,
+        # Without momentum PyTorch keeps no v. The smallest positive number keeps it and changes
+        # no value.
         momentum=max(config.momentum, math.ulp(0.0)),
         weight_decay=config.weight_decay,
         fused=True,
@@ -37,19 +38,19 @@ def build_optimizer(model: FCN, config: Config) -> torch.optim.SGD:
 
 
 def export_momentum(model: FCN, optimizer: torch.optim.SGD) -> dict[str, NDArray[Any]]:
-    """V of each trained tensor, by canonical name; zeros before the first step."""
-    # differs: PyTorch makes v in the first step; before it there is none.
-    velocity = {}
+    """The momentum buffer of each trained tensor, by canonical name; zeros before the first step."""
+    # PyTorch makes the buffers in the first step.
+    momentum = {}
     for name, parameter in trained_tensors(model).items():
         buffer = optimizer.state[parameter].get("momentum_buffer")
-        velocity[name] = to_numpy(torch.zeros_like(parameter) if buffer is None else buffer)
-    return velocity
+        momentum[name] = to_numpy(torch.zeros_like(parameter) if buffer is None else buffer)
+    return momentum
 
 
 def import_momentum(
     model: FCN, optimizer: torch.optim.SGD, arrays: Mapping[str, NDArray[Any]]
 ) -> None:
-    """Sets v of each trained tensor from arrays by canonical name."""
+    """Sets the momentum buffer of each trained tensor from arrays by canonical name."""
     for name, parameter in trained_tensors(model).items():
         buffer = torch.empty_like(parameter, requires_grad=False)
         buffer.copy_(torch.from_numpy(arrays[name]))

@@ -18,25 +18,33 @@ from backends.torch.device import to_numpy
 from backends.torch.model import FCN
 from common.errors import InputError
 
+_COUNTER = "num_batches_tracked"
+"""PyTorch also counts the batches that a BatchNorm has seen; nothing is computed with it here."""
+
+
+def find_module(model: FCN, path: str) -> torch.nn.Module:
+    """The module of a canonical path: `backbone.layer1.0.bn1`."""
+    return model.get_submodule(path)
+
 
 def named_tensors(model: FCN) -> dict[str, torch.Tensor]:
     """The model's own weights and buffers by canonical name."""
-    # differs: module names are the canonical names; PyTorch also counts the batches it has seen.
-    state = model.state_dict()
-    return {name: t for name, t in state.items() if not name.endswith("num_batches_tracked")}
+    # differs(gamma_and_beta_swapped): module names are the canonical names.
+    return {name: t for name, t in model.state_dict().items() if not name.endswith(_COUNTER)}
 
 
 def trained_tensors(model: FCN) -> dict[str, torch.nn.Parameter]:
     """The model's own tensors that SGD updates, by canonical name."""
-    # differs: BatchNorm's statistics are buffers, not parameters.
+    # differs(buffers_not_loaded): BatchNorm's statistics are buffers, not parameters.
     return dict(model.named_parameters())
 
 
 def import_weights(model: FCN, weights: Mapping[str, NDArray[Any]]) -> None:
     """Copies canonical arrays, checked by the caller, into the model, cast to its dtype."""
-    # differs: names and layouts are the canonical ones; nothing is renamed or permuted.
-    for name, tensor in named_tensors(model).items():
-        tensor.copy_(torch.from_numpy(np.ascontiguousarray(weights[name])))
+    # differs(conv_layout): names and layouts are the canonical ones.
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(weights[name])) for name in weights}
+    counters = [name for name in model.state_dict() if name.endswith(_COUNTER)]
+    model.load_state_dict(tensors | {name: torch.tensor(0) for name in counters})
 
 
 def export_weights(model: FCN) -> dict[str, NDArray[Any]]:
@@ -92,7 +100,6 @@ def write_arrays(
     path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]
 ) -> None:
     """Writes arrays as a state dict, for `torch.load`."""
-    # differs: a state dict has no place for metadata.
     # By way of memory: given a path, torch.save puts its name into the file and makes a
     # RuntimeError of a full disk.
     buffer = io.BytesIO()

@@ -56,16 +56,11 @@ def check_batch(images: int, height: int, width: int) -> None:
 
 
 def label_cells(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A training batch's labels in the cells of the upsampling, each a picture of 32x32 pixels.
+    """A training batch's labels in the cells of the upsampling, of 32x32 pixels each.
 
-    (N, H, W) -> (N * (h + 1) * (w + 1), 32, 32), with h = H / 32 and w = W / 32, rounded up. What
-    the upsampling crops, 16 pixels on each side and what rounds the image up, is void here, and a
-    void pixel counts neither in the loss nor in any gradient. So the loss over the cells is the
-    loss over the pictures, its terms in another order:
-
-        labels of a picture   |----- W -----|
-        with void        |16| |-------------| |16|
-        cells            |-- 32 --|-- 32 --|-- 32 --|
+    (N, H, W) -> (N, h+1, w+1, 32, 32), with h = H / 32 and w = W / 32, rounded up. What the
+    upsampling crops, 16 pixels on each side, and what rounds the image up, is void here: it counts
+    neither in the loss nor in any gradient (docs/upsampling.md).
 
     Raises:
         InputError: as `check_batch`.
@@ -75,5 +70,4 @@ def label_cells(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     rows, columns = ((half, half + more) for _, more in _padding(*labels.shape[1:]))
     labels = np.pad(labels, ((0, 0), rows, columns), constant_values=VOID)
     n, height, width = labels.shape
-    grid = labels.reshape(n, height // size, size, width // size, size)
-    return grid.transpose(0, 1, 3, 2, 4).reshape(-1, size, size)
+    return labels.reshape(n, height // size, size, width // size, size).swapaxes(2, 3)

@@ -36,6 +36,7 @@ def initial_weights(
     num_classes: int,
     seed: int,
     upsample_init: UpsampleInit = Config.upsample_init,
+    width: int = Config.width,
 ) -> dict[str, NDArray[np.float32]]:
     """What training starts from, by canonical name, float32; the same for every backend.
 
@@ -44,12 +45,12 @@ def initial_weights(
     """
     return {
         name: _initial(spec, seed, upsample_init).astype(np.float32)
-        for name, spec in tensors(architecture, num_classes).items()
+        for name, spec in tensors(architecture, num_classes, width).items()
     }
 
 
 def generic_weights(
-    architecture: str, num_classes: int, seed: int
+    architecture: str, num_classes: int, seed: int, width: int = Config.width
 ) -> dict[str, NDArray[np.float64]]:
     """Weights and buffers without any symmetry, float64, for comparing implementations.
 
@@ -58,7 +59,7 @@ def generic_weights(
     random, on a scale that keeps activations near 1.
     """
     arrays = {}
-    for name, spec in tensors(architecture, num_classes).items():
+    for name, spec in tensors(architecture, num_classes, width).items():
         random = _generator(seed, "generic " + name)
         if spec.role in ("gamma", "running_var"):
             arrays[name] = random.uniform(0.5, 1.5, spec.shape)

@@ -7,48 +7,72 @@ one value a channel for BatchNorm. So are the names, torchvision's; those of v2 
 from dataclasses import dataclass
 
 from common.config import OUTPUT_STRIDE, Architecture, Config, Decay
+from common.network.architecture import DESIGNS, Block, stages
 
 ARCHITECTURES = tuple(Architecture)
-"""The first is that of files that tell none."""
+"""The first is that of files that do not say."""
 
-_BLOCKS = tuple(f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1))
+
+def block_names(architecture: str) -> tuple[str, ...]:
+    """`layer1.0`, `layer1.1`, ..., in order of execution."""
+    counts = DESIGNS[Architecture(architecture)].blocks
+    return tuple(f"layer{s}.{k}" for s, count in enumerate(counts, start=1) for k in range(count))
 
 
 def layer_names(architecture: str) -> tuple[str, ...]:
     """The layers of a trace, in order of execution: what each puts out.
 
-    `norm` is v2's last BatchNorm and its ReLU. But for it the two have the same layers.
+    `norm` is v2's last BatchNorm and its ReLU; resnet18 has none.
     """
-    norm = ("norm",) if architecture == "resnet18_v2" else ()
-    return ("stem", *_BLOCKS, *norm, "final_conv", "logits")
+    norm = ("norm",) if DESIGNS[Architecture(architecture)].pre_activation else ()
+    return ("stem", *block_names(architecture), *norm, "final_conv", "logits")
 
 
 def relu_names(architecture: str) -> tuple[str, ...]:
-    """The activations that a ReLU puts out, in order of execution.
+    """The activations whose sign is a ReLU's decision, in order of execution.
 
-    The stem's, before its max-pool; of a block of resnet18 the inner one and the block's output,
-    of one of v2 those before its two convolutions; `norm`.
+    Each is what a BatchNorm puts out, which the ReLU behind it takes (`layer1.0.bn1`), or what a
+    ReLU puts out itself: a block of resnet18, `norm` of v2.
     """
-    if architecture == "resnet18_v2":
-        inner = (f"{block}.relu{k}" for block in _BLOCKS for k in (1, 2))
-        return ("stem.relu", *inner, "norm")
-    return ("stem.relu", *(name for block in _BLOCKS for name in (f"{block}.relu", block)))
+    names = ["stem.bn1"]
+    for block in block_names(architecture):
+        if DESIGNS[Architecture(architecture)].pre_activation:
+            names += [f"{block}.bn1", f"{block}.bn2"]
+        else:
+            names += [f"{block}.bn1", block]
+    return (*names, *(name for name in layer_names(architecture) if name == "norm"))
 
 
 def activation_names(architecture: str) -> tuple[str, ...]:
-    """The layers and the ReLUs inside them, in order of execution.
-
-    With the max-pool's input among them they hold every decision of a pass.
-    """
-    relus = relu_names(architecture)
+    """The layers, and inside them the activations of `relu_names`, in order of execution."""
+    inner = [name for name in relu_names(architecture) if name.split(".")[-1].startswith("bn")]
     return tuple(
         name
         for layer in layer_names(architecture)
-        for name in (*(relu for relu in relus if relu.startswith(f"{layer}.relu")), layer)
+        for name in (*(n for n in inner if n.rpartition(".")[0] == layer), layer)
     )
 
 
-UPSAMPLE_KERNEL = 64
+def watched_modules(architecture: str) -> dict[str, tuple[str, str]]:
+    """Where each of `activation_names` is seen: a module's canonical name, and its side.
+
+    The side is `input` or `output`. What stands between modules is seen as the next one's input.
+    `logits` is not among them: what is seen there are the cells of the upsampling.
+    """
+    places = {}
+    for name in activation_names(architecture):
+        if name == "stem":
+            places[name] = ("backbone.layer1.0", "input")
+        elif name == "norm":
+            places[name] = ("final_conv", "input")
+        elif name == "final_conv":
+            places[name] = (name, "output")
+        elif name != "logits":
+            places[name] = (f"backbone.{name.removeprefix('stem.')}", "output")
+    return places
+
+
+UPSAMPLE_KERNEL = 2 * OUTPUT_STRIDE
 """The transposed convolution: kernel 64, stride 32, padding 16."""
 
 
@@ -99,8 +123,9 @@ def _batch_norm(name: str, channels: int, stride: int) -> list[TensorSpec]:
     ]
 
 
-def _basic_block(at: str, in_channels: int, channels: int, stride: int) -> list[TensorSpec]:
-    """A block of resnet18; `stride` is that of its output."""
+def _basic_block(at: str, block: Block, stride: int) -> list[TensorSpec]:
+    """A block with the activations behind the convolutions; `stride` is that of its output."""
+    in_channels, channels, _ = block
     specs = _conv(f"{at}.conv1", (channels, in_channels, 3, 3), stride)
     specs += _batch_norm(f"{at}.bn1", channels, stride)
     specs += _conv(f"{at}.conv2", (channels, channels, 3, 3), stride)
@@ -111,53 +136,60 @@ def _basic_block(at: str, in_channels: int, channels: int, stride: int) -> list[
     return specs
 
 
-def _pre_act_block(at: str, in_channels: int, channels: int, stride: int) -> list[TensorSpec]:
-    """A block of resnet18_v2; its first BatchNorm is on the input's grid."""
-    halved = in_channels != channels
-    specs = _batch_norm(f"{at}.bn1", in_channels, stride // 2 if halved else stride)
+def _pre_act_block(at: str, block: Block, stride: int) -> list[TensorSpec]:
+    """A pre-activation block; its first BatchNorm is on the input's grid."""
+    in_channels, channels, own_stride = block
+    specs = _batch_norm(f"{at}.bn1", in_channels, stride // own_stride)
     specs += _conv(f"{at}.conv1", (channels, in_channels, 3, 3), stride)
     specs += _batch_norm(f"{at}.bn2", channels, stride)
     specs += _conv(f"{at}.conv2", (channels, channels, 3, 3), stride)
-    if halved:
+    if in_channels != channels:
         specs += _conv(f"{at}.downsample", (channels, in_channels, 1, 1), stride)
     return specs
 
 
-def tensors(architecture: str, num_classes: int) -> dict[str, TensorSpec]:
+def tensors(
+    architecture: str, num_classes: int, width: int = Config.width
+) -> dict[str, TensorSpec]:
     """All tensors of the network by canonical name, in order of execution.
 
-    104 for `resnet18`: 64 trained, 40 BatchNorm buffers; 98 for `resnet18_v2`: 60 and 38.
+    104 for `resnet18`: 64 trained, 40 BatchNorm buffers; 98 for `resnet18_v2`: 60 and 38. `width`
+    is the number of channels of the first stage.
 
     Raises:
         ValueError: the architecture is not one of `ARCHITECTURES`.
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {architecture!r}: have {', '.join(ARCHITECTURES)}")
-    v2 = architecture == "resnet18_v2"
-    specs = _buffers("backbone.bn0", 3, stride=1) if v2 else []
-    specs += _conv("backbone.conv1", (64, 3, 7, 7), stride=2)
-    specs += _batch_norm("backbone.bn1", 64, stride=2)
-    in_channels = 64
-    for stage, channels in enumerate((64, 128, 256, 512), start=1):
-        for block in (0, 1):
-            at = f"backbone.layer{stage}.{block}"
-            block_specs = _pre_act_block if v2 else _basic_block
-            specs += block_specs(at, in_channels, channels, stride=2 ** (stage + 1))
-            in_channels = channels
-    specs += _batch_norm("backbone.bn2", in_channels, OUTPUT_STRIDE) if v2 else []
+    pre_activation = DESIGNS[Architecture(architecture)].pre_activation
+    specs = _buffers("backbone.bn0", 3, stride=1) if pre_activation else []
+    specs += _conv("backbone.conv1", (width, 3, 7, 7), stride=2)
+    specs += _batch_norm("backbone.bn1", width, stride=2)
+    stride, channels = 4, width
+    for stage, blocks in enumerate(stages(Architecture(architecture), width), start=1):
+        for k, block in enumerate(blocks):
+            stride, channels = stride * block.stride, block.channels
+            block_specs = _pre_act_block if pre_activation else _basic_block
+            specs += block_specs(f"backbone.layer{stage}.{k}", block, stride)
+    specs += _batch_norm("backbone.bn2", channels, stride) if pre_activation else []
     kernel = (UPSAMPLE_KERNEL, UPSAMPLE_KERNEL)
     specs += [
-        TensorSpec("final_conv.weight", (num_classes, in_channels, 1, 1), "weight", OUTPUT_STRIDE),
-        TensorSpec("final_conv.bias", (num_classes,), "bias", OUTPUT_STRIDE),
+        TensorSpec("final_conv.weight", (num_classes, channels, 1, 1), "weight", stride),
+        TensorSpec("final_conv.bias", (num_classes,), "bias", stride),
         TensorSpec("transpose_conv.weight", (num_classes, num_classes, *kernel), "weight", 1),
         TensorSpec("transpose_conv.bias", (num_classes,), "bias", 1),
     ]
     return {spec.name: spec for spec in specs}
 
 
+def config_tensors(config: Config) -> dict[str, TensorSpec]:
+    """`tensors` of the network that a configuration describes."""
+    return tensors(config.architecture, config.num_classes, config.width)
+
+
 def decayed_tensors(config: Config) -> frozenset[str]:
     """The tensors that weight decay acts on: all that are trained, or `Decay.kernels`."""
-    specs = tensors(config.architecture, config.num_classes).values()
+    specs = config_tensors(config).values()
     if config.decay == Decay.kernels:
         return frozenset(spec.name for spec in specs if spec.role == "weight")
     return frozenset(spec.name for spec in specs if spec.trainable)

@@ -33,7 +33,7 @@ def decisions(activations: Mapping[str, Array], architecture: str) -> dict[str, 
     Of each ReLU: what is above 0; `stem`: the winners of the max-pool.
     """
     taken: dict[str, Array] = {name: activations[name] > 0 for name in relu_names(architecture)}
-    taken[MAX_POOL] = _winners(activations[f"{MAX_POOL}.relu"])
+    taken[MAX_POOL] = _winners(np.maximum(activations[f"{MAX_POOL}.bn1"], 0))
     return taken
 
 

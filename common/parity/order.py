@@ -70,7 +70,7 @@ def layer_of(name: str) -> str | None:
 
 def place_of(layer: str | None) -> int:
     """Where a layer stands among all that there are, in order of execution; None: at the end."""
-    every = layer_names("resnet18_v2")  # resnet18's are among them
+    every = max(map(layer_names, ARCHITECTURES), key=len)  # the others' are among them
     return every.index(layer or every[-1])
 
 

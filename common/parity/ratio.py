@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.network.tensors import relu_names
+from common.network.tensors import layer_names, relu_names
 from common.parity.compare import compare, regate
 from common.parity.decisions import count, decisions, flips
 from common.parity.order import layer_of, place_of, stage_of
@@ -93,7 +93,8 @@ def _decisions(trace: Trace) -> dict[str, Array]:
 
 def _without_relus(trace: Trace) -> Trace:
     """Without those inside a layer, which are no part of a trace."""
-    inner = {f"train/{name}" for name in relu_names(trace.network[0]) if ".relu" in name}
+    layers = layer_names(trace.network[0])
+    inner = {f"train/{name}" for name in relu_names(trace.network[0]) if name not in layers}
     arrays = {name: array for name, array in trace.arrays.items() if name not in inner}
     return Trace(trace.label, arrays, trace.metadata)
 
@@ -115,7 +116,7 @@ def touched(name: str, flipped: Mapping[str, int]) -> bool:
     """Whether a flip changes a value: a gradient or update of its layer, or of one before it."""
     if stage_of(name) not in ("gradient", "update"):
         return False
-    last = max((place_of(flip.partition(".relu")[0]) for flip in flipped), default=-1)
+    last = max((place_of(flip.partition(".bn")[0]) for flip in flipped), default=-1)
     return place_of(layer_of(name)) <= last
 
 

@@ -13,9 +13,9 @@ from common.config import VOID, Config, Dtype, float32
 from common.data.voc import VOC_CLASSES
 from common.errors import InputError
 from common.network.initial import generic_weights
-from common.network.tensors import ARCHITECTURES, layer_names, tensors
+from common.network.tensors import ARCHITECTURES, config_tensors, layer_names
 from common.parity.order import group_of
-from common.protocol import Array, Arrays, Backend, Trainer
+from common.protocol import Array, Arrays, Backend, Probe
 from common.weights.checkpoint import FLOAT_TYPES, read_tensors, write_tensors, write_weights
 
 FORMAT = {"format": "rosetta-trace", "schema": "1"}
@@ -219,7 +219,7 @@ def _with_prefix(prefix: str, arrays: Arrays) -> Iterator[tuple[str, Array]]:
 
 
 def make_trace(
-    trainer: Trainer,
+    probe: Probe,
     batches: Batches,
     config: Config,
     rates: Sequence[float],
@@ -227,20 +227,21 @@ def make_trace(
 ) -> Arrays:
     """Runs a training step for each rate and returns every named value on the way.
 
-    The trainer is fresh, and is trained afterwards. Names: `eval/<layer>` and `eval/mask`, taken
+    The probe's trainer is fresh, and is trained afterwards. Names: `eval/<layer>` and `eval/mask`, taken
     first; `train/<layer>`, `grad/<weight>`, `update/<weight>`, `buffer/<name>` of the first step;
     `loss` (steps,), before each update; `final/<name>`, `momentum/<weight>` after the last.
 
     `on_step` is told each step and its loss.
     """
-    specs = tensors(config.architecture, config.num_classes)
+    specs = config_tensors(config)
     layers = layer_names(config.architecture)
     image, label = batches.image, batches.label
+    trainer = probe.trainer
     before = trainer.weights()
-    activations = trainer.activations(image[0])
+    activations = probe.activations(image[0])
     trace = {f"eval/{name}": activations[name] for name in layers}
     trace["eval/mask"] = trainer.predict(image[0])
-    loss, activations, gradients = trainer.traced_step(image[0], label[0], rates[0])
+    loss, activations, gradients = probe.traced_step(image[0], label[0], rates[0])
     losses = [loss]
     on_step(0, loss)
     after = trainer.weights()
@@ -253,7 +254,7 @@ def make_trace(
             trace[f"buffer/{name}"] = after[name]
     for step, rate in enumerate(rates[1:], start=1):
         # traced as the first: where a step is compiled, one program is enough
-        losses.append(trainer.traced_step(image[step], label[step], rate)[0])
+        losses.append(probe.traced_step(image[step], label[step], rate)[0])
         on_step(step, losses[-1])
     trace["loss"] = np.array(losses, config.dtype.storage)
     trace.update(_with_prefix("final", trainer.weights()))

@@ -13,7 +13,7 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from common.config import IMAGENET_MEAN, IMAGENET_STD, VOID, Architecture
+from common.config import IMAGENET_MEAN, IMAGENET_STD, VOID, Architecture, Config
 from common.data.voc import VOC_CLASSES
 from common.errors import InputError
 from common.files import write_whole
@@ -50,6 +50,11 @@ class Weights:
     std: tuple[float, float, float] = IMAGENET_STD
     momentum: dict[str, Array] = dataclasses.field(default_factory=dict)
     extra: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def width(self) -> int:
+        """The channels of the network's first stage."""
+        return width_of(self.arrays)
 
 
 def default_class_names(num_classes: int) -> tuple[str, ...]:
@@ -133,6 +138,12 @@ def digest(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
     return state.hexdigest()
 
 
+def width_of(arrays: Mapping[str, Array]) -> int:
+    """The channels of the network's first stage, by its first convolution; the default without."""
+    first = arrays.get("backbone.conv1.weight")
+    return len(first) if first is not None and first.ndim else Config.width
+
+
 def check_arrays(
     path: Path, arrays: Mapping[str, Array], architecture: str, num_classes: int
 ) -> None:
@@ -141,7 +152,7 @@ def check_arrays(
     Raises:
         InputError: the first thing that does not fit, by name and shape, and how many more.
     """
-    specs = tensors(architecture, num_classes)
+    specs = tensors(architecture, num_classes, width_of(arrays))
     faults = [f"{name} {specs[name].shape} is missing" for name in specs if name not in arrays]
     for name, array in arrays.items():
         if name not in specs:

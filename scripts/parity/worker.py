@@ -22,7 +22,7 @@ from common.network.grid import pad_images
 from common.network.schedule import learning_rate
 from common.network.tensors import layer_names
 from common.parity.traces import Batches, make_trace, read_batches, trace_metadata
-from common.protocol import Array, Arrays, Backend, Trainer
+from common.protocol import Array, Arrays, Backend, Probe
 from common.weights.checkpoint import read_tensors, read_weights, write_tensors
 
 Say = Callable[[str], None]
@@ -75,7 +75,7 @@ def loss_gradient(logits: Array, labels: NDArray[np.uint8]) -> Array:
 
 
 def layer_inputs(
-    trainer: Trainer, layers: Sequence[str], images: Array, labels: NDArray[np.uint8]
+    probe: Probe, layers: Sequence[str], images: Array, labels: NDArray[np.uint8]
 ) -> Arrays:
     """`<layer>/x`, what goes into each layer, and `<layer>/gradient`, what comes back to it.
 
@@ -87,33 +87,33 @@ def layer_inputs(
         (0, long - short) for long, short in zip(images.shape[2:], labels.shape[1:], strict=True)
     ]
     labels = np.pad(labels, ((0, 0), *more), constant_values=VOID)
-    _, activations, _ = trainer.traced_step(images, labels, 0.0)  # a rate of 0 leaves the weights
+    _, activations, _ = probe.traced_step(images, labels, 0.0)  # a rate of 0 leaves the weights
     gradient = loss_gradient(activations[layers[-1]], labels)
     sources = dict(zip(layers, [images, *(activations[name] for name in layers[:-1])], strict=True))
     found: Arrays = {}
     for name in reversed(layers):
         found[f"{name}/x"], found[f"{name}/gradient"] = sources[name], gradient
-        _, gradient, _ = trainer.layer(name, sources[name], gradient)
+        _, gradient, _ = probe.layer(name, sources[name], gradient)
     return {name: array.astype(np.float32) for name, array in found.items()}
 
 
-def alone(trainer: Trainer, layers: Sequence[str], inputs: Arrays, say: Say) -> Arrays:
+def alone(probe: Probe, layers: Sequence[str], inputs: Arrays, say: Say) -> Arrays:
     """Each layer by itself: `<layer>/output`, `<layer>/by x`, and `<layer>/by <weight>`."""
     found: Arrays = {}
     for name in layers:
         x, gradient = (inputs[f"{name}/{kind}"] for kind in ("x", "gradient"))
-        output, by_x, by_weight = trainer.layer(name, x, gradient)
+        output, by_x, by_weight = probe.layer(name, x, gradient)
         found |= {f"{name}/output": output, f"{name}/by x": by_x}
         found |= {f"{name}/by {weight}": array for weight, array in by_weight.items()}
         say(f"{name} alone")
     return found
 
 
-def probe(trainer: Trainer, batches: Batches, k: int, *, backward: bool) -> Arrays:
+def first_step(probe: Probe, batches: Batches, k: int, *, backward: bool) -> Arrays:
     """The first step on batch k: every activation in train mode and every gradient."""
     order = slice(None, None, -1) if backward else slice(None)
     image, label = batches.image[k][order], batches.label[k][order]
-    _, activations, gradients = trainer.traced_step(image, label, 0.0)
+    _, activations, gradients = probe.traced_step(image, label, 0.0)
     found = {f"train/{name}": array[order] for name, array in activations.items()}
     return found | {f"grad/{name}": array for name, array in gradients.items()}
 
@@ -126,31 +126,32 @@ def run(job: Job, say: Say) -> None:
     config = Config(
         architecture=Architecture(job.architecture),
         num_classes=start.num_classes,
+        width=start.width,
         dtype=Dtype(job.dtype),
         device=Device.cpu,
         schedule=Schedule.poly,
     ).replace(**job.settings)
     backend = load_backend(job.backend)
 
-    def trainer() -> Trainer:
-        return backend.Trainer(config, start.arrays)
+    def probe() -> Probe:
+        return backend.Probe(backend.Trainer(config, start.arrays))
 
     metadata = _metadata(job, backend, config)
     if job.makes_inputs and job.layer_inputs:
-        inputs = layer_inputs(trainer(), job.layers, batches.image[0], batches.label[0])
+        inputs = layer_inputs(probe(), job.layers, batches.image[0], batches.label[0])
         write_tensors(Path(job.layer_inputs), inputs, {})
     if job.layer_inputs:
         inputs, _ = read_tensors(Path(job.layer_inputs))
-        write_tensors(folder / "layers.safetensors", alone(trainer(), job.layers, inputs, say), {})
+        write_tensors(folder / "layers.safetensors", alone(probe(), job.layers, inputs, say), {})
     for k in range(job.probes):
-        found = probe(trainer(), batches, k, backward=job.reversed_batch)
+        found = first_step(probe(), batches, k, backward=job.reversed_batch)
         partial = metadata | {"groups": "train,grad"}
         write_tensors(folder / f"probe{k}.safetensors", found, partial)
         say(f"batch {k}")
     if job.steps:
         rates = [learning_rate(config, step, job.of_steps) for step in range(job.steps)]
         arrays = make_trace(
-            trainer(), batches, config, rates, lambda step, loss: say(f"loss {loss:.6f}")
+            probe(), batches, config, rates, lambda step, loss: say(f"loss {loss:.6f}")
         )
         write_tensors(folder / "trace.safetensors", arrays, metadata)
 

@@ -60,6 +60,7 @@ def config_of(weights: Weights, **more: Any) -> Config:
     return Config(
         architecture=weights.architecture,
         num_classes=weights.num_classes,
+        width=weights.width,
         mean=weights.mean,
         std=weights.std,
         **more,

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 import torch
 
-from backends.torch import FCN, build_model, import_weights
+from backends.torch import FCN, build_model, find_layer, import_weights
 from common.config import OUTPUT_STRIDE, Config, Dtype
 from common.files import write_whole
 from common.network.tensors import layer_names
@@ -27,7 +27,7 @@ class _Layers(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         layers = []
         for name in layer_names(self.network.architecture):
-            x = self.network.layer(name, x)
+            x = find_layer(self.network, name)(x)
             layers.append(x)
         return tuple(layers)
 

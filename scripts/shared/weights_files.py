@@ -16,7 +16,14 @@ from backends import load_backend
 from common.config import Architecture, Config, UpsampleInit
 from common.errors import InputError
 from common.network.initial import initial_weights
-from common.weights.checkpoint import MOMENTUM, Weights, read_tensors, read_weights, weights_of
+from common.weights.checkpoint import (
+    MOMENTUM,
+    Weights,
+    read_tensors,
+    read_weights,
+    weights_of,
+    width_of,
+)
 from common.weights.namings import COUNTER, HEAD, Renamed, recognise
 
 Array = NDArray[Any]
@@ -154,7 +161,8 @@ def _weights(
     arrays = renamed.arrays
     if not renamed.has_head:
         count = int(metadata["num_classes"])
-        initial = initial_weights(renamed.architecture, count, seed, upsample_init)
+        width = width_of(arrays)
+        initial = initial_weights(renamed.architecture, count, seed, upsample_init, width)
         arrays = arrays | {name: initial[name] for name in HEAD}
     return weights_of(path, arrays, metadata)
 

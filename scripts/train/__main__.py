@@ -181,6 +181,7 @@ def start(
     config = config.replace(
         architecture=initial.architecture,
         num_classes=initial.num_classes,
+        width=initial.width,
         mean=initial.mean,
         std=initial.std,
     )

@@ -58,7 +58,9 @@ def trace(
 ) -> None:
     """Write the layers that ONNX Runtime computes, in eval mode and float32, as a trace."""
     start = read_weights(weights)
-    config = Config(architecture=start.architecture, num_classes=start.num_classes)
+    config = Config(
+        architecture=start.architecture, num_classes=start.num_classes, width=start.width
+    )
     images = read_batches(batches, start.num_classes, steps=1).image[0]
     with tempfile.TemporaryDirectory() as folder:
         graph = onnx_file or Path(folder) / "network.onnx"

@@ -14,7 +14,7 @@ from flax import nnx
 from numpy.typing import NDArray
 
 from backends.jax.device import select_device
-from backends.jax.model import ResNet18
+from backends.jax.model import ResNet
 from common.config import Config
 from common.network.bilinear import bilinear_weight
 
@@ -25,7 +25,7 @@ class _FCN(nnx.Module):  # type: ignore[misc]  # Flax has no types here
     def __init__(self, config: Config, bilinear: bool) -> None:
         classes, rngs = config.num_classes, nnx.Rngs(config.seed)
         self.bilinear = bilinear
-        self.backbone = ResNet18(config)
+        self.backbone = ResNet(config)
         self.final_conv = nnx.Conv(512, classes, (1, 1), param_dtype=config.dtype, rngs=rngs)
         if bilinear:
             return
@@ -44,7 +44,7 @@ class _FCN(nnx.Module):  # type: ignore[misc]  # Flax has no types here
         self.transpose_conv.kernel[...] = jnp.asarray(kernel, config.dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x, _ = self.backbone(x.transpose(0, 2, 3, 1))
+        x = self.backbone(x.transpose(0, 2, 3, 1))["out"]
         scores: jax.Array = self.final_conv(x)
         if self.bilinear:
             n, h, w, classes = scores.shape

@@ -1,0 +1,111 @@
+"""MXNet: what the laboratory sees of a network that is trained, or of a layer alone."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from mxnet import autograd, nd
+from mxnet.gluon import HybridBlock
+from numpy.typing import NDArray
+
+from backends.mxnet.device import images_to_device, to_device, to_numpy
+from backends.mxnet.model import FCN
+from backends.mxnet.train import Trainer
+from backends.mxnet.upsampling import assemble
+from backends.mxnet.weights import find_module, trained_tensors
+from common.network.grid import image_size
+from common.network.tensors import activation_names, config_tensors, watched_modules
+from common.parity.watch import watch
+
+Array = NDArray[Any]
+
+
+def find_layer(model: FCN, name: str) -> Callable[[nd.NDArray], nd.NDArray]:
+    """One of `common.network.tensors.layer_names` by itself: what makes its output of its input."""
+    if name in ("stem", "norm"):
+        layer: Callable[[nd.NDArray], nd.NDArray] = getattr(model.backbone, name)
+        return layer
+    if name == "logits":
+        return model.transpose_conv
+    return find_module(model, name if name == "final_conv" else f"backbone.{name}")
+
+
+@contextlib.contextmanager
+def activations_of(model: FCN) -> Iterator[dict[str, Any]]:
+    """While it is entered, a pass leaves `common.network.tensors.activation_names`; cells last."""
+    places = watched_modules(model.architecture)
+    modules = {path: find_module(model, path) for path, _ in places.values()}
+    activations: dict[str, Any] = {}
+    cells_block = {"": model.transpose_conv.cells}
+    with watch(modules, "forward") as seen, watch(cells_block, "forward") as cells:
+        yield activations
+    for name, (path, side) in places.items():
+        activations[name] = seen[path][side == "output"]
+    activations["logits"] = cells[""][1]
+
+
+class _Activations(HybridBlock):
+    """The network as `train.py` compiles it, with all activations as outputs, the cells last."""
+
+    # differs: a compiled graph calls its blocks once, while it is made; what is to be
+    # seen must be an output of it.
+
+    def __init__(self, model: FCN) -> None:
+        super().__init__()
+        self.model = model
+
+    def hybrid_forward(self, F: Any, x: Any) -> list[Any]:
+        with activations_of(self.model) as activations:
+            self.model.transpose_conv.cells(self.model.scores(x))
+        return [activations[name] for name in activation_names(self.model.architecture)]
+
+
+class Probe:
+    """A trainer that is looked at: see `common.protocol.Probe`."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.compiled = _Activations(trainer.model)
+        self.compiled.hybridize()
+
+    def activations(self, images: Array) -> dict[str, Array]:
+        x = images_to_device(images, self.trainer.device, self.trainer.config)
+        return self._export(self.compiled(x), images)
+
+    def traced_step(
+        self, images: Array, labels: Array, rate: float
+    ) -> tuple[float, dict[str, Array], dict[str, Array]]:
+        outputs: list[nd.NDArray] = []
+
+        def forward(x: nd.NDArray) -> nd.NDArray:
+            outputs.extend(self.compiled(x))
+            return outputs[-1]
+
+        loss = self.trainer._step_through(forward, images, labels, rate)
+        # differs(gradient_not_cleared): grad() holds the gradient, without decay, until the next backward.
+        gradients = {
+            name: to_numpy(parameter.grad())
+            for name, parameter in trained_tensors(self.trainer.model).items()
+        }
+        return loss, self._export(outputs, images), gradients
+
+    def layer(self, name: str, x: Array, gradient: Array) -> tuple[Array, Array, dict[str, Array]]:
+        model, specs = self.trainer.model, config_tensors(self.trainer.config)
+        own = {k: p for k, p in trained_tensors(model).items() if specs[k].layer == name}
+        source, by_output = self._to_device(x), self._to_device(gradient)
+        source.attach_grad()
+        with autograd.record():
+            output = find_layer(model, name)(source)
+        output.backward(by_output)
+        by_weight = {k: to_numpy(p.grad()) for k, p in own.items()}
+        return to_numpy(output), to_numpy(source.grad), by_weight
+
+    def _to_device(self, array: Array) -> nd.NDArray:
+        return to_device(array, self.trainer.device, self.trainer.config.dtype.storage)
+
+    def _export(self, outputs: list[nd.NDArray], images: Array) -> dict[str, Array]:
+        height, width = image_size(images)
+        *layers, cells = outputs
+        arrays = map(to_numpy, [*layers, assemble(cells)[:, :, :height, :width]])
+        names = activation_names(self.trainer.config.architecture)
+        return dict(zip(names, arrays, strict=True))

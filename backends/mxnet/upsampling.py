@@ -1,0 +1,94 @@
+"""MXNet Gluon: the transposed convolution as a matrix product. Derivation: docs/upsampling.md."""
+
+from typing import Any
+
+from mxnet import nd
+from mxnet.gluon import HybridBlock, Parameter
+
+from common.config import OUTPUT_STRIDE
+
+
+class _Cells(HybridBlock):
+    """`TransposeConv.cells`, and its parameters."""
+
+    # differs: a hybridized block compiles its forward alone, so what is asked for
+    # by itself is a block of its own.
+
+    def __init__(self, channels: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.channels, self.stride = channels, stride
+        with self.name_scope():
+            # differs(conv_transpose): (in, out, kh, kw), which is the canonical layout.
+            self.weight = self.params.get("weight", shape=(channels, channels, kernel, kernel))
+            self.bias = self.params.get("bias", shape=(channels,))
+
+    def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Any) -> Any:
+        # A symbol has no shape. In `reshape`, 0 keeps an axis; None in `slice` is an open end.
+        c, s = self.channels, self.stride
+        x = F.pad(x, mode="constant", pad_width=(0, 0, 0, 0, 1, 1, 1, 1))  # (N, C, h+2, w+2)
+        reach = [
+            F.slice(x, begin=(None, None, 1, 1), end=(None, None, None, None)),
+            F.slice(x, begin=(None, None, 1, None), end=(None, None, None, -1)),
+            F.slice(x, begin=(None, None, None, 1), end=(None, None, -1, None)),
+            F.slice(x, begin=(None, None, None, None), end=(None, None, -1, -1)),
+        ]
+        patches = F.concat(*reach, dim=1).transpose((0, 2, 3, 1))  # (N, h+1, w+1, 4C)
+        taps = weight.reshape((c, c, 2, s, 2, s)).transpose(
+            (3, 5, 1, 2, 4, 0)
+        )  # (s, s, C, 2, 2, C)
+        bias = F.tile(bias, reps=(s * s,))  # (s*s*C,)
+        # differs: FullyConnected takes a weight as (out, in).
+        taps = taps.reshape((s * s * c, 4 * c))
+        cells = F.FullyConnected(patches, taps, bias, num_hidden=s * s * c, flatten=False)
+        return cells.reshape((0, 0, 0, s, s, c))
+
+
+class TransposeConv(HybridBlock):
+    """Transposed convolution, kernel 64, stride 32, padding 16, with bias.
+
+    (N, C, h, w) -> (N, C, 32h, 32w). `cells` is a block: (N, C, h, w) -> (N, h+1, w+1, 32, 32, C),
+    the output as cells of 32x32 pixels, before the padding is cropped.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        s = OUTPUT_STRIDE
+        self.channels, self.kernel, self.stride, self.padding = channels, 2 * s, s, s // 2
+        with self.name_scope():
+            self.cells = _Cells(channels, self.kernel, self.stride)
+
+    @property
+    def weight(self) -> Parameter:
+        return self.cells.weight
+
+    @property
+    def bias(self) -> Parameter:
+        return self.cells.bias
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
+        return assemble(self.cells(x))
+
+    def textbook(self, x: nd.NDArray) -> nd.NDArray:
+        """The same by its definition: (N, C, h, w) -> (N, C, 32h, 32w)."""
+        return nd.Deconvolution(
+            x,
+            self.weight.data(),
+            self.bias.data(),
+            kernel=(self.kernel, self.kernel),
+            stride=(self.stride, self.stride),
+            pad=(self.padding, self.padding),
+            num_filter=self.channels,
+            no_bias=False,
+        )
+
+
+def assemble(cells: Any) -> Any:
+    """Cells (N, h+1, w+1, 32, 32, C) side by side, cropped by 16 on each side.
+
+    (N, C, 32h, 32w).
+    """
+    half = OUTPUT_STRIDE // 2
+    x = cells.swapaxes(2, 3).reshape((0, -3, -3, 0))  # -3 joins two axes
+    for axis in (1, 2):
+        x = x.slice_axis(axis=axis, begin=half, end=-half)
+    return x.transpose((0, 3, 1, 2))

@@ -1,0 +1,89 @@
+"""PyTorch: what the laboratory sees of a network that is trained, or of a layer alone."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from backends.torch.device import to_device, to_numpy
+from backends.torch.model import FCN
+from backends.torch.train import Trainer
+from backends.torch.upsampling import assemble
+from backends.torch.weights import find_module, trained_tensors
+from common.network.grid import image_size
+from common.network.tensors import config_tensors, watched_modules
+from common.parity.watch import watch
+
+Array = NDArray[Any]
+
+
+def find_layer(model: FCN, name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """One of `common.network.tensors.layer_names` by itself: what makes its output of its input."""
+    if name in ("stem", "norm"):
+        layer: Callable[[torch.Tensor], torch.Tensor] = getattr(model.backbone, name)
+        return layer
+    if name == "logits":
+        return model.transpose_conv
+    return find_module(model, name if name == "final_conv" else f"backbone.{name}")
+
+
+@contextlib.contextmanager
+def activations_of(model: FCN) -> Iterator[dict[str, torch.Tensor]]:
+    """While it is entered, a pass leaves `common.network.tensors.activation_names`; cells last."""
+    places = watched_modules(model.architecture)
+    modules = {path: find_module(model, path) for path, _ in places.values()}
+    activations: dict[str, torch.Tensor] = {}
+    with watch(modules, "forward") as seen, watch({"": model.transpose_conv}, "cells") as cells:
+        yield activations
+    for name, (path, side) in places.items():
+        activations[name] = seen[path][side == "output"]
+    activations["logits"] = cells[""][1]
+
+
+class Probe:
+    """A trainer that is looked at: see `common.protocol.Probe`."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def activations(self, images: Array) -> dict[str, Array]:
+        with activations_of(self.trainer.model) as activations:
+            self.trainer.logits(images)
+        return self._export(activations, images)
+
+    def traced_step(
+        self, images: Array, labels: Array, rate: float
+    ) -> tuple[float, dict[str, Array], dict[str, Array]]:
+        with activations_of(self.trainer.model) as activations:
+            loss = self.trainer.step(images, labels, rate)
+        # differs(gradient_not_cleared): .grad holds the gradient, without decay, until the next step.
+        gradients = {
+            name: to_numpy(parameter.grad)
+            for name, parameter in trained_tensors(self.trainer.model).items()
+            if parameter.grad is not None
+        }
+        return loss, self._export(activations, images), gradients
+
+    def layer(self, name: str, x: Array, gradient: Array) -> tuple[Array, Array, dict[str, Array]]:
+        model = self.trainer.model.train()
+        specs = config_tensors(self.trainer.config)
+        own = {k: p for k, p in trained_tensors(model).items() if specs[k].layer == name}
+        source = self._to_device(x).requires_grad_()
+        output = find_layer(model, name)(source)
+        by_input, *by_weight = torch.autograd.grad(
+            output, [source, *own.values()], self._to_device(gradient)
+        )
+        named = zip(own, map(to_numpy, by_weight), strict=True)
+        return to_numpy(output), to_numpy(by_input), dict(named)
+
+    def _to_device(self, array: Array) -> torch.Tensor:
+        trainer = self.trainer
+        tensor = to_device(array, trainer.device, trainer.config.dtype.storage)
+        return tensor.contiguous(memory_format=torch.channels_last)
+
+    def _export(self, activations: Mapping[str, torch.Tensor], images: Array) -> dict[str, Array]:
+        height, width = image_size(images)
+        logits = assemble(activations["logits"])[:, :, :height, :width]
+        return {name: to_numpy(t) for name, t in {**activations, "logits": logits}.items()}

@@ -1,0 +1,51 @@
+"""What tells one backbone from another: a row of a table for each architecture."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from common.config import Architecture
+
+
+@dataclass(frozen=True)
+class Design:
+    """A ResNet: how many blocks each of its four stages has, and of which kind they are.
+
+    `pre_activation`: BatchNorm and ReLU stand before a block's convolutions (He et al., 2016), and
+    two more BatchNorms before the first layer and behind the last; else they stand behind the
+    convolutions (He et al., 2015).
+    """
+
+    blocks: tuple[int, int, int, int]
+    pre_activation: bool = False
+
+
+DESIGNS = {
+    Architecture.resnet18: Design((2, 2, 2, 2)),
+    Architecture.resnet18_v2: Design((2, 2, 2, 2), pre_activation=True),
+}
+
+BACKBONE_OUTPUTS = ("layer1", "layer2", "layer3", "layer4", "out")
+"""What a backbone returns, in order: the four stages' outputs, and what the head is given."""
+
+
+class Block(NamedTuple):
+    """A residual block's channels in and out, and the stride of its first convolution."""
+
+    in_channels: int
+    channels: int
+    stride: int
+
+
+def stages(architecture: Architecture, width: int) -> list[list[Block]]:
+    """The blocks of each of the four stages, of w, 2w, 4w and 8w channels.
+
+    The first block of each stage but the first halves height and width.
+    """
+    found = []
+    in_channels = width
+    for stage, count in enumerate(DESIGNS[architecture].blocks):
+        channels, stride = width * 2**stage, 1 if stage == 0 else 2
+        first = Block(in_channels, channels, stride)
+        found.append([first, *[Block(channels, channels, 1)] * (count - 1)])
+        in_channels = channels
+    return found
