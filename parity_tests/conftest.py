@@ -1,10 +1,16 @@
 """What tests share: the backends, generic weights and batches, and a trace of each backend."""
 
+import atexit
 import functools
 import importlib
+import os
+import shutil
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import pytest
 
@@ -13,11 +19,16 @@ from common.config import Architecture, Config, Dtype
 from common.network.initial import generic_weights
 from common.network.schedule import float32
 from common.parity.traces import Batches, generic_batches, make_trace
-from common.protocol import Arrays, Trainer
+from common.protocol import Arrays, Probe, Trainer
+from common.weights.checkpoint import read_tensors, write_tensors
 
-NUM_CLASSES, STEPS = 21, 20
-RATES = [float32(1e-2)] * (STEPS // 2) + [float32(1e-3)] * (STEPS // 2)
-"""Twenty steps; the rate drops tenfold on the way, which shows where a momentum keeps it."""
+WIDTH, NUM_CLASSES = 8, 5
+"""A thin network: the same code at a fortieth of the arithmetic."""
+WHOLE = Config.width
+"""The width of the real network, which goes with its 21 classes; one test of each kind has it."""
+STEPS = 3
+RATES = [float32(1e-2), float32(1e-2), float32(1e-3)]
+"""The rate drops tenfold on the way, which shows where a momentum keeps it."""
 V1, V2 = Architecture.resnet18, Architecture.resnet18_v2
 
 
@@ -27,38 +38,63 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def classes_of(width: int) -> int:
+    """The number of classes that tests give a network of a width."""
+    return Config.num_classes if width == WHOLE else NUM_CLASSES
+
+
 @functools.cache
-def weights(architecture: Architecture = V1) -> Arrays:
+def weights(architecture: Architecture = V1, width: int = WIDTH) -> Arrays:
     """Generic weights whose values are float32, so that both types start from the same numbers."""
-    arrays = generic_weights(architecture, NUM_CLASSES, seed=3)
+    arrays = generic_weights(architecture, classes_of(width), seed=3, width=width)
     return {k: v.astype(np.float32).astype(np.float64) for k, v in arrays.items()}
 
 
 @functools.cache
-def batches() -> Batches:
+def batches(width: int = WIDTH) -> Batches:
     """Batches of two 64x96 images with void spread unevenly; float32 values, as `weights`."""
-    data = generic_batches(STEPS, 2, 64, 96, NUM_CLASSES, seed=4)
+    data = generic_batches(STEPS, 2, 64, 96, classes_of(width), seed=4)
     return Batches(data.image.astype(np.float32), data.label)
 
 
-def new_trainer(name: str, **config: object) -> Trainer:
+def new_config(**settings: Any) -> Config:
+    """The tests' network; `settings` as in `Config`."""
+    width = settings.get("width", WIDTH)
+    usual = {"num_classes": classes_of(width), "width": width, "weight_decay": 1e-3}
+    return Config(**(usual | settings))
+
+
+def new_trainer(name: str, **settings: Any) -> Trainer:
     """A fresh trainer on the generic weights."""
-    settings: dict[str, object] = {"num_classes": NUM_CLASSES, "weight_decay": 1e-3}
-    whole = Config(**(settings | config))  # type: ignore
-    return load_backend(name).Trainer(whole, weights(whole.architecture))
+    config = new_config(**settings)
+    return load_backend(name).Trainer(config, weights(config.architecture, config.width))
 
 
-def trace(name: str, dtype: Dtype, architecture: Architecture = V1) -> Arrays:
-    """The trace of a backend, of v2 over the steps next to the drop alone; made once a session."""
-    return _trace(name, dtype, architecture)
+def new_probe(name: str, **settings: Any) -> Probe:
+    """A probe of a fresh trainer on the generic weights."""
+    return load_backend(name).Probe(new_trainer(name, **settings))
 
 
 @functools.cache
-def _trace(name: str, dtype: Dtype, architecture: Architecture) -> Arrays:
-    config = Config(architecture, num_classes=NUM_CLASSES, dtype=dtype, weight_decay=1e-3)
-    rates = RATES if architecture == V1 else RATES[STEPS // 2 - 2 : STEPS // 2 + 2]
-    trainer = load_backend(name).Trainer(config, weights(architecture))
-    return make_trace(trainer, batches(), config, rates)
+def trace(name: str, dtype: Dtype, architecture: Architecture = V1, width: int = WIDTH) -> Arrays:
+    """The trace of a backend; made once a session, whichever of its processes comes first."""
+    path = _shared() / f"{name}-{dtype}-{architecture}-{width}.safetensors"
+    with filelock.FileLock(f"{path}.lock"):
+        if not path.exists():
+            config = new_config(architecture=architecture, dtype=dtype, width=width)
+            probe = new_probe(name, architecture=architecture, dtype=dtype, width=width)
+            write_tensors(path, make_trace(probe, batches(width), config, RATES), {})
+    return read_tensors(path)[0]
+
+
+@functools.cache
+def _shared() -> Path:
+    """A folder that the processes of this session share; the first one's, or pytest-xdist's."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    folder = Path(tempfile.gettempdir()) / f"rosetta-traces-{run}"
+    folder.mkdir(exist_ok=True)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def command_module(name: str) -> Any:

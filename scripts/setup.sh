@@ -27,5 +27,16 @@ environment() {
     fi
 }
 
+# pytest_in FOLDER ARGUMENTS: pytest with that environment, in as many processes as there are cores,
+# each computing with one thread, so that they do not fight over the cores. What JAX has compiled is
+# kept in .jax_cache, for the processes of this run and for the next one.
+pytest_in() {
+    local folder=$1
+    shift
+    OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE \
+        JAX_COMPILATION_CACHE_DIR="$PWD/.jax_cache" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2 \
+        "$folder/bin/python" -m pytest -n auto --dist loadfile "$@"
+}
+
 environment .venv requirements.txt
 export PATH="$PWD/.venv/bin:$PATH"

@@ -1,6 +1,12 @@
 #!/usr/bin/env bash
-# Runs the whole pytest suite but the tests in a browser; more arguments go to pytest.
+# The quick suite; with --full first, all of it. More arguments go to pytest.
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
+
+selection="not browser and not full"
+if [ "${1:-}" = --full ]; then
+    selection="not browser"
+    shift
+fi
 echo "without the tests in a browser: bash scripts/test.sh -m browser runs them, given Debian's chromium and chromium-driver"
-python -m pytest -m "not browser" "$@"
+pytest_in .venv -m "$selection" "$@"

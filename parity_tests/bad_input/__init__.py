@@ -1,16 +1,18 @@
-"""What is done to the commands' input, and what they make of it: a table, and `test_bad_input`.
+"""Bad input: a table of what is given to the commands, and of what they make of it.
 
-`python -m parity_tests.bad_input` tries every row and prints the table as Markdown.
+`test_bad_input` tries each row against the functions that it names, and a row of each kind with
+the commands; with the mark `full`, every row with every command. `python -m parity_tests.bad_input`
+does so too and prints the table as Markdown.
 
 A row is tried in a folder of its own, which holds
 
-    data/               a shapes set: two training pairs and one to validate
-    W.safetensors       weights for its six classes
+    data/               two small training pairs and one to validate
+    W.safetensors       weights for its six classes, of a narrow network
     result.json, out.safetensors, out/kept.png      earlier results
 
-    run/                for `resume` alone: a run of two steps, stopped after one
+    run/                for `resume` alone: a run of three steps, stopped after one
 
-and in which the commands of `trial.COMMANDS` work. A row's fault is put in first; then a command
+and in which the commands of `trial.COMMANDS` work. What the row says is done first; then a command
 
 - refuses: one line on standard error, exit code 2, and the folder is as it was;
 - finishes: one such line, exit code 2, and the rest is done;
@@ -24,13 +26,6 @@ Where the row says what the input is `like`, the result is that of the input whi
 and its rows.
 """
 
-from parity_tests.bad_input import folders, machine, pictures, runs, voc2012, weights
+from parity_tests.bad_input import commands, data, voc2012, weights
 
-ROWS = [
-    *pictures.ROWS,
-    *folders.ROWS,
-    *weights.ROWS,
-    *machine.ROWS,
-    *runs.ROWS,
-    *voc2012.ROWS,
-]
+ROWS = [row for of in (data, weights, commands, voc2012) for row in of.ROWS]

@@ -18,9 +18,8 @@ ENDS = {
 def _said(row: Row, command: str, verdict: str, outcome: Outcome) -> str:
     """What a person reads, in one cell; temporary folders and long names as `...`."""
     lines = outcome.err.splitlines()
-    if command in LISTS.split() and outcome.code == 2:  # its faults are its result
-        faults = [line for line in outcome.out.splitlines() if line.startswith(("data/", "voc/"))]
-        lines = faults + lines
+    if command in LISTS and outcome.code == 2:  # the faults it lists are its result
+        lines = [x for x in outcome.out.splitlines() if x.startswith(("data/", "voc/"))] + lines
     cells = []
     for line in lines:
         short = re.sub(rf"{tempfile.gettempdir()}/[^/ ]*/", ".../", line)
@@ -30,16 +29,11 @@ def _said(row: Row, command: str, verdict: str, outcome: Outcome) -> str:
     return " <br> ".join([*cells, end] if end else cells)
 
 
-def print_table() -> None:
-    """Tries every row and prints it as Markdown."""
-    print("| fault | command | what it prints | exit code |")
+if __name__ == "__main__":
+    print("| input | command | what it prints | exit code |")
     print("|---|---|---|---|")
     for row in ROWS:
         for command, verdict in row.commands():
-            outcome = attempt(row, command, in_this_process)
-            said = _said(row, command, verdict, outcome)
-            print(f"| {row.fault} | {command} | {said} | {outcome.code} |", flush=True)
-
-
-if __name__ == "__main__":
-    print_table()
+            with attempt(row, command, in_this_process) as outcome:
+                said = _said(row, command, verdict, outcome)
+            print(f"| {row.what} | {command} | {said} | {outcome.code} |", flush=True)

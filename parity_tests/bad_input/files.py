@@ -1,5 +1,6 @@
 """What may be done to any file."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,14 +18,8 @@ def several(*changes: Callable[[], object]) -> Callable[[], None]:
 
 
 def rewrite(path: Path, change: Callable[[bytes], bytes]) -> Callable[[], object]:
-    """Puts a file of other bytes in place of a file."""
-
-    def spoil() -> None:
-        data = path.read_bytes()
-        path.unlink()  # the clean weights have two names
-        path.write_bytes(change(data))
-
-    return spoil
+    """Changes a file's bytes."""
+    return lambda: path.write_bytes(change(path.read_bytes()))
 
 
 def text(path: Path, content: str | bytes) -> Callable[[], object]:
@@ -33,7 +28,8 @@ def text(path: Path, content: str | bytes) -> Callable[[], object]:
 
 
 def missing(*paths: Path) -> Callable[[], None]:
-    return several(*(path.unlink for path in paths))
+    """Files or folders are gone."""
+    return several(*(lambda p=p: shutil.rmtree(p) if p.is_dir() else p.unlink() for p in paths))
 
 
 def linked(path: Path, target: Path | str) -> Callable[[], None]:

@@ -6,13 +6,13 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from common.network.initial import initial_weights
 from common.weights.checkpoint import read_tensors, read_weights, write_tensors, write_weights
 from parity_tests.bad_input.files import (
     as_it_is,
@@ -24,12 +24,22 @@ from parity_tests.bad_input.files import (
     rewrite,
     several,
 )
-from parity_tests.bad_input.trial import USE, WEIGHTS, Row
+from parity_tests.bad_input.trial import WEIGHTS, WIDTH, Row, more_classes, table
+from scripts.shared.weights_files import load_network
+
+CONV1, BIAS = "backbone.conv1.weight", "final_conv.bias"
+LAST_BETA = "backbone.layer4.1.bn2.bias"
+USE = "train evaluate predict convert"
+"""The commands that read weights."""
+Arrays = dict[str, Any]
 
 
-def tensors(
-    change: Callable[[dict[str, Any]], dict[str, Any]] = lambda arrays: arrays, **metadata: str
-) -> Callable[[], None]:
+def network(path: Path = WEIGHTS) -> object:
+    """The weights, as every command that takes any file reads them."""
+    return load_network(path).arrays
+
+
+def tensors(change: Callable[[Arrays], Arrays] = dict, **metadata: str) -> Callable[[], None]:
     """Changes the arrays of the weights file, and entries of its metadata."""
 
     def spoil() -> None:
@@ -39,33 +49,18 @@ def tensors(
     return spoil
 
 
-def cast(name: str, dtype: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    return lambda arrays: arrays | {name: arrays[name].astype(dtype)}
+def cast(dtype: str, *names: str) -> Callable[[Arrays], Arrays]:
+    """Arrays of another type, all if none is named."""
+    return lambda arrays: arrays | {name: arrays[name].astype(dtype) for name in names or arrays}
 
 
-def with_value(name: str, value: float) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    def change(arrays: dict[str, Any]) -> dict[str, Any]:
-        array = arrays[name].copy()
-        array.flat[-1] = value
-        return arrays | {name: array}
-
-    return change
+def last(name: str, value: float) -> Callable[[Arrays], Arrays]:
+    """The last value of a vector is another."""
+    return lambda arrays: arrays | {name: np.append(arrays[name][:-1], np.float32(value))}
 
 
-def prefixed(prefix: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def prefixed(prefix: str) -> Callable[[Arrays], Arrays]:
     return lambda arrays: {f"{prefix}{name}": array for name, array in arrays.items()}
-
-
-def without(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    return lambda arrays: {n: array for n, array in arrays.items() if n != name}
-
-
-def more_classes(count: int) -> Callable[[], None]:
-    """A whole network of another number of classes."""
-    names = [f"class {k}" for k in range(count)]
-    return lambda: write_weights(
-        WEIGHTS, initial_weights("resnet18", count, seed=0), "resnet18", names
-    )
 
 
 def header(length: int, content: bytes = b"{}") -> Callable[[bytes], bytes]:
@@ -91,7 +86,7 @@ class Payload:
 PTH, STATES, PARAMS = Path("W.pth"), Path("W.states"), Path("W.params")
 
 
-def state_dict(change: Callable[[bytes], bytes] = lambda data: data, **more: Any) -> Callable:
+def state_dict(change: Callable[[bytes], bytes] = bytes, **more: Any) -> Callable[[], None]:
     """The weights as PyTorch's state dict, W.pth, and `more` in it."""
 
     def spoil() -> None:
@@ -119,124 +114,61 @@ def big_endian(data: bytes) -> bytes:
 
 
 NO_FILE = "not a readable safetensors file"
-UNREADABLE = f"{NO_FILE}|no weights of safetensors, torch.save"
+UNREADABLE = f"({NO_FILE}|no weights of safetensors, torch.save)"
+BY, BY_PTH = (network,), (partial(network, PTH),)
 
+# fmt: off
 ROWS = [
-    *(
-        Row(fault, rewrite(WEIGHTS, change), f"{WEIGHTS}: ({UNREADABLE})", refuses=USE)
-        for fault, change in (
-            ("weights cut short", half),
-            ("weights short by a byte", lambda data: data[:-1]),
-            ("empty weights", empty),
-            ("HTML as weights", html),
-            ("header of 2^62 bytes", header(2**62)),
-            ("header of 99 MB in a file of 10 bytes", header(99_000_000)),
-            ("header that claims more than there is", lambda data: data[:20_000] + data[-1000:]),
-        )
+    *table(
+        ("weights cut short", half, UNREADABLE),
+        ("weights short by a byte", lambda data: data[:-1], UNREADABLE),
+        ("empty weights", empty, UNREADABLE),
+        ("HTML as weights", html, UNREADABLE),
+        ("header of 2^62 bytes", header(2**62), UNREADABLE),
+        ("header of 99 MB in a file of 10 bytes", header(99_000_000), UNREADABLE),
+        ("header that claims more than there is", lambda d: d[:20_000] + d[-1000:], UNREADABLE),
+        how=rewrite, at=WEIGHTS, by=BY, refuses=USE,
     ),
-    Row(
-        "a bit of a checkpoint flipped",
-        several(as_checkpoint, rewrite(WEIGHTS, flipped)),
-        f"{WEIGHTS}: damaged: its contents are not those of its",
-        refuses=USE,
+    *table(
+        ("a bit of a checkpoint flipped", several(as_checkpoint, rewrite(WEIGHTS, flipped)),
+         "damaged: its contents are not those of its"),
+        ("no such weights", missing(WEIGHTS), "no such file"),
+        ("another architecture", tensors(architecture="resnet50"),
+         ".*architecture 'resnet50' is unknown"),
+        ("metadata of another number of classes", tensors(num_classes="7"),
+         r".*not resnet18 with 7 classes: final_conv.(bias|weight) is \(6,"),
+        ("a tensor missing", tensors(lambda a: {k: a[k] for k in a if k != LAST_BETA}),
+         rf".*{LAST_BETA} \({8 * WIDTH},\) is missing"),
+        ("a tensor too many", tensors(lambda a: a | {"fc.weight": np.zeros((2, 3), "f")}),
+         r".*fc.weight \(2, 3\)"),
+        ("a tensor of another shape", tensors(lambda a: a | {CONV1: a[CONV1][:, :, :3, :3]}),
+         rf".*{CONV1} is \({WIDTH}, 3, 3, 3\), not \({WIDTH}, 3, 7, 7\)"),
+        ("float16", tensors(cast("f2", BIAS)), f".*{BIAS} is float16, not"),
+        ("integers", tensors(cast("i8", BIAS)), f".*{BIAS} is int64, not"),
+        ("NaN", tensors(last("backbone.bn1.running_var", np.nan)), ".*_var holds NaN"),
+        ("infinity", tensors(last(BIAS, np.inf)), f".*{BIAS} holds NaN or infinity"),
+        ("names that begin with net.", tensors(prefixed("net.")),
+         f".*({CONV1} .* is missing|net.backbone.bn1.bias)"),
+        at=WEIGHTS, by=BY, refuses=USE,
     ),
-    Row("no such weights", missing(WEIGHTS), f"{WEIGHTS}: no such file", refuses=USE),
-    *(
-        Row(fault, tensors(change, **metadata), f"{WEIGHTS}: .*{says}", refuses=USE)
-        for fault, change, metadata, says in (
-            (
-                "another architecture",
-                dict,
-                {"architecture": "resnet50"},
-                "architecture 'resnet50' is unknown",
-            ),
-            (
-                "metadata of another number of classes",
-                dict,
-                {"num_classes": "7"},
-                r"not resnet18 with 7 classes: final_conv.(bias|weight) is \(6,",
-            ),
-            (
-                "a tensor missing",
-                without("backbone.layer4.1.bn2.bias"),
-                {},
-                r"backbone.layer4.1.bn2.bias \(512,\) is missing",
-            ),
-            (
-                "a tensor too many",
-                lambda arrays: arrays | {"fc.weight": np.zeros((2, 3), "f")},
-                {},
-                r"fc.weight \(2, 3\)",
-            ),
-            (
-                "a tensor of another shape",
-                lambda arrays: arrays | {"backbone.conv1.weight": np.zeros((64, 3, 3, 3), "f")},
-                {},
-                r"backbone.conv1.weight is \(64, 3, 3, 3\), not \(64, 3, 7, 7\)",
-            ),
-            ("float16", cast("final_conv.bias", "f2"), {}, "final_conv.bias is float16, not"),
-            ("integers", cast("final_conv.bias", "i8"), {}, "final_conv.bias is int64, not"),
-            ("NaN", with_value("backbone.bn1.running_var", np.nan), {}, "running_var holds NaN"),
-            ("infinity", with_value("final_conv.bias", np.inf), {}, "bias holds NaN or infinity"),
-        )
-    ),
-    Row(
-        "names that begin with net.",
-        tensors(prefixed("net.")),
-        f"{WEIGHTS}: .*(backbone.conv1.weight .* is missing|net.backbone.bn1.bias)",
-        refuses=USE,
-    ),
-    Row(
-        "names that begin with module.",
-        tensors(prefixed("module.")),
-        accepts="evaluate predict convert",
-        like=as_it_is,
-    ),
-    Row(
-        "7 classes, the data has 6",
-        more_classes(7),
-        f"{WEIGHTS}: .*7 classes, (data has|not) 6",
-        refuses="train evaluate",
-    ),
-    Row(
-        "float64",
-        tensors(lambda arrays: {name: array.astype("f8") for name, array in arrays.items()}),
-        accepts="evaluate predict",
-        like=as_it_is,
-    ),
-    Row(
-        "pickle with a payload as .pth",
-        state_dict(a=Payload()),
-        f"{PTH}: .*({UNREADABLE}|it asks for posix.mkdir, and nothing but tensors is unpickled)",
-        refuses=USE,
-        weights=PTH,
-    ),
-    Row(
-        "pickle with a payload as .states",
-        lambda: STATES.write_bytes(pickle.dumps({0: Payload()})),
-        f"{STATES}: .*({UNREADABLE}|not a whole file of tensors by torch.save)",
-        refuses=USE,
-        weights=STATES,
-    ),
-    Row(
-        "old pickle with a payload as .params",
-        lambda: PARAMS.write_bytes(pickle.dumps(Payload(), protocol=0)),
-        f"{PARAMS}: ({UNREADABLE})",
-        refuses=USE,
-        weights=PARAMS,
-    ),
-    Row(
-        ".pth cut short",
-        state_dict(half),
-        f"{PTH}: not a whole file of tensors by torch.save",
-        refuses="convert",
-        weights=PTH,
-    ),
-    Row(
-        ".pth of a big-endian machine",
-        state_dict(big_endian),
-        accepts="convert",
-        like=state_dict(),
-        weights=PTH,
-    ),
+    Row("names that begin with module.", tensors(prefixed("module.")),
+        by=BY, accepts="evaluate predict convert", like=as_it_is),
+    Row("float64", tensors(cast("f8")), by=BY, accepts="evaluate predict", like=as_it_is),
+    Row("7 classes, the data has 6", partial(more_classes, tuple("abcdefg")),
+        f"{WEIGHTS}: .*7 classes, (data has|not) 6", refuses="train evaluate"),
+    *(Row(f"{what} with a payload as {path.suffix}", spoil, f"{path}: .*({UNREADABLE}|{says})",
+          by=(partial(network, path),), refuses=USE, weights=path)
+      for what, path, spoil, says in (
+          ("pickle", PTH, state_dict(a=Payload()),
+           "it asks for posix.mkdir, and nothing but tensors is unpickled"),
+          ("pickle", STATES, lambda: STATES.write_bytes(pickle.dumps({0: Payload()})),
+           "not a whole file of tensors by torch.save"),
+          ("old pickle", PARAMS, lambda: PARAMS.write_bytes(pickle.dumps(Payload(), protocol=0)),
+           NO_FILE),
+      )),
+    Row(".pth cut short", state_dict(half), f"{PTH}: not a whole file of tensors by torch.save",
+        by=BY_PTH, refuses="convert", weights=PTH),
+    Row(".pth of a big-endian machine", state_dict(big_endian), by=BY_PTH, accepts="convert",
+        like=state_dict(), weights=PTH),
 ]
+# fmt: on

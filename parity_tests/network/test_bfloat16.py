@@ -18,7 +18,15 @@ from common.parity.tolerances import EPS
 from common.parity.traces import Batches, generic_batches
 from common.protocol import Arrays
 from common.weights.checkpoint import read_tensors, read_weights, write_tensors, write_weights
-from parity_tests.conftest import V2, batches, new_trainer, weights
+from parity_tests.conftest import (
+    NUM_CLASSES,
+    V2,
+    WIDTH,
+    batches,
+    new_probe,
+    new_trainer,
+    weights,
+)
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -32,13 +40,13 @@ HAVE_BFLOAT16 = ("torch", "jax")
 def first_step(name: str, dtype: Dtype, batch: int) -> Arrays:
     """Everything of the first step on the generic weights, eval mode first."""
     image, label = batches().image[batch], batches().label[batch]
-    trainer = new_trainer(name, dtype=dtype)
-    found = {f"eval/{key}": array for key, array in trainer.activations(image).items()}
-    loss, activations, gradients = trainer.traced_step(image, label, 0.01)
+    probe = new_probe(name, dtype=dtype)
+    found = {f"eval/{key}": array for key, array in probe.activations(image).items()}
+    loss, activations, gradients = probe.traced_step(image, label, 0.01)
     found["loss"] = np.array(loss)
     found |= {f"train/{key}": array for key, array in activations.items()}
     found |= {f"grad/{key}": array for key, array in gradients.items()}
-    after = trainer.weights()
+    after = probe.trainer.weights()
     return found | {f"buffer/{key}": array for key, array in after.items() if "running" in key}
 
 
@@ -78,11 +86,12 @@ def test_neither_is_twice_as_far_from_the_truth_as_the_other() -> None:
 
 @pytest.mark.parametrize("name", HAVE_BFLOAT16)
 def test_what_is_stored_and_exported_is_float32(name: str) -> None:
-    trainer = new_trainer(name, dtype=Dtype.bfloat16)
+    probe = new_probe(name, dtype=Dtype.bfloat16)
+    trainer = probe.trainer
     step = first_step(name, Dtype.bfloat16, 0)
     assert {a.dtype.name for key, a in step.items() if key != "loss"} == {"float32"}
     trainer.step(batches().image[0], batches().label[0], 0.01)
-    for arrays in (trainer.weights(), trainer.momentum(), trainer.activations(batches().image[0])):
+    for arrays in (trainer.weights(), trainer.momentum(), probe.activations(batches().image[0])):
         assert {array.dtype.name for array in arrays.values()} == {"float32"}
     moved = trainer.weights()["backbone.layer1.0.conv1.weight"]
     # an update in float32: most weights are no bfloat16, whose low 16 bits are zeros
@@ -92,8 +101,8 @@ def test_what_is_stored_and_exported_is_float32(name: str) -> None:
 @pytest.mark.parametrize("name", HAVE_BFLOAT16)
 def test_v2_is_as_near_to_the_truth(name: str) -> None:
     image = batches().image[0][:1, :, :32]
-    coarse = new_trainer(name, dtype=Dtype.bfloat16, architecture=V2).activations(image)
-    truth = new_trainer("torch", dtype=Dtype.float64, architecture=V2).activations(image)
+    coarse = new_probe(name, dtype=Dtype.bfloat16, architecture=V2).activations(image)
+    truth = new_probe("torch", dtype=Dtype.float64, architecture=V2).activations(image)
     errors = {key: relative_l2(array, truth[key]) for key, array in coarse.items()}
     assert all(1e-4 < error < 4 * EPS["bfloat16"] for error in errors.values()), errors
 
@@ -122,7 +131,7 @@ def test_parity_has_no_bfloat16(run_command: Command) -> None:
 def test_train_evaluate_predict(tmp_path: Path, run_command: Command) -> None:
     data, run, start = tmp_path / "shapes", tmp_path / "run", tmp_path / "W.safetensors"
     write_shapes(data, 4, 2, seed=0)
-    arrays = initial_weights("resnet18", len(SHAPES_CLASSES), seed=0)
+    arrays = initial_weights("resnet18", len(SHAPES_CLASSES), seed=0, width=WIDTH)
     write_weights(start, arrays, "resnet18", SHAPES_CLASSES)
     of = ("--backend", "torch", "--dtype", "bfloat16")
     code, _, err = run_command(
@@ -147,8 +156,8 @@ def test_train_evaluate_predict(tmp_path: Path, run_command: Command) -> None:
 
 def test_a_trace_can_be_held_against_the_truth(tmp_path: Path, run_command: Command) -> None:
     w, b, coarse, truth = (tmp_path / f"{name}.safetensors" for name in ("W", "B", "C", "T"))
-    write_tensors(w, weights(), {"architecture": "resnet18", "num_classes": "21"})
-    data: Batches = generic_batches(2, 2, 32, 64, 21, seed=0)
+    write_tensors(w, weights(), {"architecture": "resnet18", "num_classes": str(NUM_CLASSES)})
+    data: Batches = generic_batches(2, 2, 32, 64, NUM_CLASSES, seed=0)
     write_tensors(b, {"image": data.image, "label": data.label}, {})
     for path, dtype in ((coarse, "bfloat16"), (truth, "float64")):
         of = ("--weights", w, "--batches", b, "--out", path, "--dtype", dtype)

@@ -7,9 +7,19 @@ from common.config import VOID, Config, Dtype
 from common.errors import InputError
 from common.network.tensors import tensors
 from common.parity.compare import relative_l2
-from parity_tests.conftest import NUM_CLASSES, RATES, V2, batches, new_trainer, trace, weights
+from parity_tests.conftest import (
+    NUM_CLASSES,
+    RATES,
+    V2,
+    WIDTH,
+    batches,
+    new_probe,
+    new_trainer,
+    trace,
+    weights,
+)
 
-SPECS = tensors("resnet18", NUM_CLASSES)
+SPECS = tensors("resnet18", NUM_CLASSES, WIDTH)
 TRAINED = [name for name, spec in SPECS.items() if spec.trainable]
 
 
@@ -34,14 +44,14 @@ def test_loss_is_the_mean_over_the_valid_pixels_of_the_whole_batch(backend: str)
 
 
 def test_a_batch_without_valid_pixels_has_no_loss_and_moves_by_decay_alone(backend: str) -> None:
-    trainer = new_trainer(backend, dtype=Dtype.float64)
+    probe = new_probe(backend, dtype=Dtype.float64)
     image = batches().image[0]
     void = np.full(batches().label[0].shape, VOID, np.uint8)
-    loss, _, gradients = trainer.traced_step(image, void, 0.5)
+    loss, _, gradients = probe.traced_step(image, void, 0.5)
     assert loss == 0
     assert all(not gradient.any() for gradient in gradients.values())
     decayed = weights()["final_conv.weight"] * (1 - 0.5 * Config(weight_decay=1e-3).weight_decay)
-    assert relative_l2(trainer.weights()["final_conv.weight"], decayed) < 1e-14
+    assert relative_l2(probe.trainer.weights()["final_conv.weight"], decayed) < 1e-14
 
 
 def test_update_of_the_first_step(backend: str) -> None:
@@ -53,12 +63,13 @@ def test_update_of_the_first_step(backend: str) -> None:
 
 def test_momentum_keeps_the_rate_outside(backend: str) -> None:
     config = Config(weight_decay=1e-3)
-    trainer = new_trainer(backend, dtype=Dtype.float64)
+    probe = new_probe(backend, dtype=Dtype.float64)
+    trainer = probe.trainer
     names = ("backbone.conv1.weight", "backbone.bn1.bias", "transpose_conv.weight")
     v = {name: np.zeros(SPECS[name].shape) for name in names}
     for step, rate in enumerate((0.01, 0.001, 0.0)):
         before = trainer.weights()
-        _, _, gradients = trainer.traced_step(batches().image[step], batches().label[step], rate)
+        _, _, gradients = probe.traced_step(batches().image[step], batches().label[step], rate)
         after, momentum = trainer.weights(), trainer.momentum()
         for name in names:
             g = gradients[name] + config.weight_decay * before[name]
@@ -69,10 +80,11 @@ def test_momentum_keeps_the_rate_outside(backend: str) -> None:
 
 def test_a_plain_step_is_a_traced_one(backend: str) -> None:
     """The traces go through `traced_step`, training through `step`: they must be one step."""
-    plain, traced = (new_trainer(backend, dtype=Dtype.float64) for _ in range(2))
+    plain, probe = (f(backend, dtype=Dtype.float64) for f in (new_trainer, new_probe))
+    traced = probe.trainer
     for k in range(3):
         image, label = batches().image[k], batches().label[k]
-        loss = traced.traced_step(image, label, RATES[0])[0]
+        loss = probe.traced_step(image, label, RATES[0])[0]
         assert plain.step(image, label, RATES[0]) == pytest.approx(loss, rel=1e-13)
     expected, momentum = traced.weights(), traced.momentum()
     assert all(relative_l2(a, expected[n]) < 1e-12 for n, a in plain.weights().items())
@@ -80,11 +92,11 @@ def test_a_plain_step_is_a_traced_one(backend: str) -> None:
 
 
 def test_without_momentum_v_is_the_gradient(backend: str) -> None:
-    trainer = new_trainer(backend, dtype=Dtype.float64, momentum=0.0, weight_decay=0.0)
+    probe = new_probe(backend, dtype=Dtype.float64, momentum=0.0, weight_decay=0.0)
     for step in range(2):
         image, label = batches().image[step], batches().label[step]
-        _, _, gradients = trainer.traced_step(image, label, 0.01)
-    for name, v in trainer.momentum().items():
+        _, _, gradients = probe.traced_step(image, label, 0.01)
+    for name, v in probe.trainer.momentum().items():
         assert np.array_equal(v, gradients[name]), name
 
 
@@ -96,9 +108,9 @@ def test_momentum_is_zero_at_first_and_can_be_set(backend: str) -> None:
     trainer.load_momentum(wanted)
     for name, v in trainer.momentum().items():
         assert np.array_equal(v, wanted[name]), name
-    other = new_trainer(backend, dtype=Dtype.float64)
+    other = new_probe(backend, dtype=Dtype.float64)
     image, label = batches().image[0], batches().label[0]
-    before = other.weights()["final_conv.bias"]
+    before = other.trainer.weights()["final_conv.bias"]
     _, _, gradients = other.traced_step(image, label, 0.01)
     trainer.step(image, label, 0.01)
     config = Config(weight_decay=1e-3)
@@ -136,9 +148,10 @@ def test_running_statistics_of_the_images(backend: str) -> None:
 
 
 def test_eval_changes_no_buffer_and_train_changes_all(backend: str) -> None:
-    trainer = new_trainer(backend)
+    probe = new_probe(backend)
+    trainer = probe.trainer
     before = trainer.weights()
-    trainer.activations(batches().image[0])
+    probe.activations(batches().image[0])
     trainer.predict(batches().image[0])
     assert all(np.array_equal(a, before[n]) for n, a in trainer.weights().items())
     trainer.step(batches().image[0], batches().label[0], 0.01)

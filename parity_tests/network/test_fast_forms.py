@@ -10,7 +10,7 @@ from backends import load_backend
 from common.config import VOID, Config, Dtype
 from common.network.grid import label_cells
 from common.parity.compare import relative_l2
-from parity_tests.conftest import NUM_CLASSES, batches, new_trainer
+from parity_tests.conftest import NUM_CLASSES, batches, new_probe, new_trainer
 
 Array = np.ndarray[Any, Any]
 Result = Callable[[Any, Any], Any]
@@ -57,17 +57,14 @@ def value_and_gradients(
     return np.asarray(y), {key: np.asarray(gradient) for key, gradient in gradients.items()}
 
 
-def assembled(name: str, height: int, width: int) -> Result:
-    """The cells, side by side: (N, classes, height, width)."""
-    backend: Any = load_backend(name)
-    return lambda layer, x: backend.assemble(layer(x), height, width)
+def called(layer: Any, x: Any) -> Any:
+    """The layer as it is called: its cells side by side, (N, classes, 32h, 32w)."""
+    return layer(x)
 
 
-def textbook(name: str) -> Result:
+def textbook(layer: Any, x: Any) -> Any:
     """The same by the definition: (N, classes, 32h, 32w)."""
-    if name == "jax":
-        return lambda layer, x: layer.textbook(x).transpose(0, 3, 1, 2)
-    return lambda layer, x: layer.textbook(x)
+    return layer.textbook(x)
 
 
 def same(found: tuple[Array, dict[str, Array]], expected: tuple[Array, dict[str, Array]]) -> None:
@@ -83,8 +80,8 @@ def test_the_cells_assembled_are_the_transposed_convolution(backend: str, h: int
     random = np.random.default_rng(5)
     x = random.normal(size=(2, NUM_CLASSES, h, w))
     by_result = random.normal(size=(2, NUM_CLASSES, 32 * h, 32 * w))
-    found = value_and_gradients(backend, assembled(backend, 32 * h, 32 * w), x, by_result)
-    same(found, value_and_gradients(backend, textbook(backend), x, by_result))
+    found = value_and_gradients(backend, called, x, by_result)
+    same(found, value_and_gradients(backend, textbook, x, by_result))
     assert found[0].shape == by_result.shape
 
 
@@ -112,16 +109,14 @@ def test_the_loss_over_cells_is_the_loss_over_pictures(
     by_cell, by_picture = (
         framework.to_device(array, device, kind) for array in (label_cells(labels), padded)
     )
-    plain = textbook(backend)
 
     def loss_of_cells(layer: Any, source: Any) -> Any:
-        return framework.cross_entropy(layer(source), by_cell)
+        cells = layer.cells(source)
+        assert backend == "mxnet" or cells.shape == (2, h + 1, w + 1, 32, 32, NUM_CLASSES)
+        return framework.cross_entropy(cells.reshape((-1, NUM_CLASSES)), by_cell.reshape((-1,)))
 
     def loss_of_pictures(layer: Any, source: Any) -> Any:
-        logits = plain(layer, source)
-        if backend == "mxnet":  # its loss has the classes last
-            logits = logits.transpose((0, 2, 3, 1))
-        return framework.cross_entropy(logits, by_picture)
+        return framework.cross_entropy(textbook(layer, source), by_picture)
 
     found, expected = (
         value_and_gradients(backend, loss, x) for loss in (loss_of_cells, loss_of_pictures)
@@ -134,13 +129,13 @@ def plain_label_cells(labels: Array) -> Array:
     """Pixel by pixel: cell (i, j) of an image begins 16 pixels above and left of 32 (i, j)."""
     n, height, width = labels.shape
     h, w = -(-height // 32), -(-width // 32)
-    cells = np.full((n * (h + 1) * (w + 1), 32, 32), VOID, np.uint8)
+    cells = np.full((n, h + 1, w + 1, 32, 32), VOID, np.uint8)
     for k in range(n):
         for row in range(height):
             for column in range(width):
                 i, y = divmod(row + 16, 32)
                 j, x = divmod(column + 16, 32)
-                cells[(k * (h + 1) + i) * (w + 1) + j, y, x] = labels[k, row, column]
+                cells[k, i, j, y, x] = labels[k, row, column]
     return cells
 
 
@@ -163,8 +158,9 @@ def decoded() -> tuple[Array, Array]:
 
 def test_pictures_as_decoded_are_normalised_and_then_padded(backend: str) -> None:
     pictures, normal = decoded()
-    trainer = new_trainer(backend, dtype=Dtype.float64)
-    found, expected = trainer.activations(pictures), trainer.activations(normal)
+    probe = new_probe(backend, dtype=Dtype.float64)
+    trainer = probe.trainer
+    found, expected = probe.activations(pictures), probe.activations(normal)
     assert found["logits"].shape == (2, NUM_CLASSES, 60, 90)
     for name, array in expected.items():
         assert relative_l2(found[name], array) <= 1e-12, name
@@ -187,18 +183,19 @@ def test_mean_and_std_are_the_run_s_own(backend: str) -> None:
     pictures, _ = decoded()
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
     normal = ((pictures / 255 - np.array(mean)) / np.array(std)).transpose(0, 3, 1, 2)
-    trainer = new_trainer(backend, dtype=Dtype.float64, mean=mean, std=std)
-    found, expected = (trainer.activations(x)["logits"] for x in (pictures, normal))
+    probe = new_probe(backend, dtype=Dtype.float64, mean=mean, std=std)
+    found, expected = (probe.activations(x)["logits"] for x in (pictures, normal))
     assert relative_l2(found, expected) <= 1e-12
 
 
 def test_logits_on_the_device_are_those_of_the_activations(backend: str) -> None:
     framework: Any = load_backend(backend)
-    trainer = new_trainer(backend, dtype=Dtype.float64)
+    probe = new_probe(backend, dtype=Dtype.float64)
+    trainer = probe.trainer
     for images in (*decoded(), batches().image[0]):
         logits = framework.to_numpy(trainer.logits(images))
         assert logits.dtype == np.float64
-        assert relative_l2(logits, trainer.activations(images)["logits"]) <= 1e-12
+        assert relative_l2(logits, probe.activations(images)["logits"]) <= 1e-12
         classes = trainer.predict(images)
         assert (classes.dtype, classes.shape) == (np.uint8, (2, *logits.shape[2:]))
         assert np.array_equal(classes, logits.argmax(axis=1))

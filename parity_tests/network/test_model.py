@@ -4,25 +4,39 @@ import numpy as np
 import pytest
 
 from backends import load_backend
-from common.config import Architecture, Config, Dtype
+from common.config import Architecture, Dtype
 from common.parity.compare import relative_l2
-from parity_tests.conftest import V1, V2, batches, new_trainer, weights
+from parity_tests.conftest import (
+    NUM_CLASSES,
+    V1,
+    V2,
+    WHOLE,
+    WIDTH,
+    batches,
+    classes_of,
+    new_config,
+    new_probe,
+    new_trainer,
+    weights,
+)
 
-CHANNELS = {"stem": 64, "layer1.1": 64, "layer2.1": 128, "layer3.1": 256, "layer4.1": 512}
+CHANNELS = {"stem": 1, "layer1.1": 1, "layer2.1": 2, "layer3.1": 4, "layer4.1": 8}
+"""In widths."""
 STRIDES = {"stem": 4, "layer1.1": 4, "layer2.1": 8, "layer3.1": 16, "layer4.1": 32}
 
 
-def test_shapes_of_the_book(backend: str) -> None:
+@pytest.mark.parametrize("width", [WIDTH, pytest.param(WHOLE, marks=pytest.mark.full)])
+def test_shapes_of_the_book(backend: str, width: int) -> None:
     images = np.zeros((1, 3, 320, 480), np.float32)
-    trainer = new_trainer(backend)
-    layers = trainer.activations(images)
+    probe, classes = new_probe(backend, width=width), classes_of(width)
+    layers = probe.activations(images)
     for name, channels in CHANNELS.items():
         stride = STRIDES[name]
-        assert layers[name].shape == (1, channels, 320 // stride, 480 // stride), name
-    assert layers["layer4.1"].shape == (1, 512, 10, 15)
-    assert layers["final_conv"].shape == (1, 21, 10, 15)
-    assert layers["logits"].shape == (1, 21, 320, 480)
-    assert trainer.predict(images).shape == (1, 320, 480)
+        assert layers[name].shape == (1, width * channels, 320 // stride, 480 // stride), name
+    assert layers["layer4.1"].shape == (1, 8 * width, 10, 15)
+    assert layers["final_conv"].shape == (1, classes, 10, 15)
+    assert layers["logits"].shape == (1, classes, 320, 480)
+    assert probe.trainer.predict(images).shape == (1, 320, 480)
 
 
 @pytest.mark.parametrize(
@@ -34,12 +48,12 @@ def test_any_size_is_padded_with_zeros_and_cropped_back(
     image = batches().image[0][:, :, :height, :width]
     padded = np.zeros((2, 3, -(-height // 32) * 32, -(-width // 32) * 32), np.float32)
     padded[:, :, :height, :width] = image
-    trainer = new_trainer(backend, dtype=Dtype.float64, architecture=architecture)
-    found, expected = trainer.activations(image), trainer.activations(padded)
-    assert found["logits"].shape == (2, 21, height, width)
+    probe = new_probe(backend, dtype=Dtype.float64, architecture=architecture)
+    found, expected = probe.activations(image), probe.activations(padded)
+    assert found["logits"].shape == (2, NUM_CLASSES, height, width)
     assert np.array_equal(found["logits"], expected["logits"][:, :, :height, :width])
     assert np.array_equal(found["final_conv"], expected["final_conv"])
-    mask = trainer.predict(image)
+    mask = probe.trainer.predict(image)
     assert mask.dtype == np.uint8
     assert np.array_equal(mask, found["logits"].argmax(axis=1))
 
@@ -88,7 +102,7 @@ def plain_transpose_conv(name: str, x: np.ndarray, w: np.ndarray, bias: np.ndarr
 
 def our_transpose_conv(name: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray) -> np.ndarray:
     backend = load_backend(name)
-    config = Config(num_classes=len(bias), dtype=Dtype.float64)
+    config = new_config(num_classes=len(bias), dtype=Dtype.float64)
     model = backend.build_model(config)  # type: ignore[attr-defined]
     if name == "mxnet":
         model.initialize()
@@ -96,17 +110,15 @@ def our_transpose_conv(name: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray
     arrays |= {"transpose_conv.weight": w, "transpose_conv.bias": bias}
     backend.import_weights(model, arrays)  # type: ignore[attr-defined]
     device = backend.select_device("cpu")
-    height, width = 32 * x.shape[2], 32 * x.shape[3]
     if name == "jax":
         x = x.transpose(0, 2, 3, 1)
-    cells = model.transpose_conv(backend.to_device(x, device, "float64"))  # type: ignore[attr-defined]
-    return backend.to_numpy(backend.assemble(cells, height, width))  # type: ignore[attr-defined]
+    return backend.to_numpy(model.transpose_conv(backend.to_device(x, device, "float64")))  # type: ignore[attr-defined]
 
 
 def _shapes(num_classes: int) -> dict[str, tuple[int, ...]]:
     from common.network.tensors import tensors
 
-    return {name: spec.shape for name, spec in tensors("resnet18", num_classes).items()}
+    return {name: spec.shape for name, spec in tensors("resnet18", num_classes, WIDTH).items()}
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (2, 3)])
@@ -121,11 +133,11 @@ def test_transpose_conv_is_the_frameworks_own(backend: str, height: int, width: 
 
 def test_every_pixel_depends_on_the_weights_that_it_should(backend: str) -> None:
     """The head of the whole network, from its own input, by the definition in NumPy loops."""
-    layers = new_trainer(backend, dtype=Dtype.float64).activations(
+    layers = new_probe(backend, dtype=Dtype.float64).activations(
         batches().image[0][:1, :, :32, :64]
     )
-    x, w = layers["final_conv"][0], weights()["transpose_conv.weight"]  # (21, 1, 2)
-    full = np.zeros((21, 64, 96))
+    x, w = layers["final_conv"][0], weights()["transpose_conv.weight"]  # (classes, 1, 2)
+    full = np.zeros((NUM_CLASSES, 64, 96))
     for row in range(x.shape[1]):
         for column in range(x.shape[2]):
             tap = np.einsum("i,iohw->ohw", x[:, row, column], w)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from backends import load_backend
 from common.config import IMAGENET_MEAN, IMAGENET_STD, Config, Schedule, UpsampleInit
 from common.data.augment import normalize
 from common.data.voc import VOC_CLASSES, voc_palette
@@ -12,6 +13,8 @@ from common.network.initial import generic_weights, initial_weights
 from common.network.schedule import float32, learning_rate
 from common.network.tensors import ARCHITECTURES, layer_names, tensors
 from common.parity.compare import relative_l2
+from common.protocol import Arrays
+from parity_tests.conftest import NUM_CLASSES, WIDTH, new_config
 
 
 def test_104_tensors_64_trained() -> None:
@@ -86,12 +89,15 @@ def test_bilinear_upsampling_is_half_pixel_interpolation_inside_and_fades_outsid
     assert ones[0, 0] == pytest.approx((33 / 64) ** 2)
 
 
-def test_initial_head_upsamples_each_class_map_bilinearly(backend: str) -> None:
-    from backends import load_backend
+def _activations(backend: str, start: Arrays, image: np.ndarray) -> Arrays:
+    framework = load_backend(backend)
+    return framework.Probe(framework.Trainer(new_config(dtype="float64"), start)).activations(image)
 
-    start = initial_weights("resnet18", 21, seed=0)
+
+def test_initial_head_upsamples_each_class_map_bilinearly(backend: str) -> None:
+    start = initial_weights("resnet18", NUM_CLASSES, seed=0, width=WIDTH)
     image = np.random.default_rng(1).normal(size=(1, 3, 64, 96)).astype(np.float32)
-    layers = load_backend(backend).Trainer(Config(dtype="float64"), start).activations(image)
+    layers = _activations(backend, start, image)
     expected = upsample(layers["final_conv"][0].transpose(1, 2, 0), 32).transpose(2, 0, 1)
     assert relative_l2(layers["logits"][0], expected) < 1e-14
 
@@ -130,7 +136,7 @@ def test_an_upsampling_that_starts_at_random() -> None:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_generic_weights_have_no_symmetry_that_hides_a_bug(architecture: str) -> None:
-    for name, array in generic_weights(architecture, 21, seed=0).items():
+    for name, array in generic_weights(architecture, NUM_CLASSES, seed=0, width=WIDTH).items():
         assert len(np.unique(array)) == array.size, name
         if array.ndim == 4 and array.shape[2] > 1:
             assert relative_l2(array[:, :, ::-1], array) > 0.5, name

@@ -9,19 +9,20 @@ import onnx
 import onnxruntime
 import pytest
 
-from common.config import Architecture, Config, Dtype
-from common.data.voc import VOC_CLASSES
+from common.config import Architecture, Dtype
 from common.files import sha256
 from common.network.tensors import layer_names
 from common.parity.compare import relative_l2
 from common.weights.checkpoint import read_tensors, write_tensors, write_weights
-from parity_tests.conftest import NUM_CLASSES, V1, V2, batches, new_trainer, weights
+from parity_tests.conftest import NUM_CLASSES, V1, V2, batches, new_config, new_probe, weights
 from scripts.shared.onnx import export_onnx
 from scripts.witness.onnx import onnx_trace
 
+CLASSES = [f"class {k}" for k in range(NUM_CLASSES)]
+
 
 def export(folder: Path, architecture: Architecture) -> Path:
-    config = Config(architecture, num_classes=NUM_CLASSES)
+    config = new_config(architecture=architecture)
     export_onnx(folder / "network.onnx", weights(architecture), config, {})
     return folder / "network.onnx"
 
@@ -44,8 +45,8 @@ def test_every_layer_of_v2(tmp_path: Path) -> None:
 def hold(graph: Path, shape: tuple[int, ...], architecture: Architecture) -> None:
     images = np.random.default_rng(5).normal(size=shape).astype(np.float32)
     found = onnx_trace(graph, images)
-    trainer = new_trainer("torch", dtype=Dtype.float64, architecture=architecture)
-    truth, layers = trainer.activations(images), layer_names(architecture)
+    probe = new_probe("torch", dtype=Dtype.float64, architecture=architecture)
+    truth, layers = probe.activations(images), layer_names(architecture)
     assert found.keys() == {"eval/mask", *(f"eval/{name}" for name in layers)}
     for name in layers:
         assert found[f"eval/{name}"].dtype == np.float32
@@ -73,13 +74,13 @@ def test_the_file_needs_nothing_of_ours(graph: Path) -> None:
     session = onnxruntime.InferenceSession(graph.read_bytes(), providers=["CPUExecutionProvider"])
     image = batches().image[0]
     (logits,) = session.run(["logits"], {"image": image})
-    truth = new_trainer("torch", dtype=Dtype.float64).activations(image)["logits"]
+    truth = new_probe("torch", dtype=Dtype.float64).activations(image)["logits"]
     assert relative_l2(logits, truth) <= 1e-5
 
 
 def test_as_a_command(tmp_path: Path, run_command: Callable[..., tuple[int, str, str]]) -> None:
     w, b, t = (tmp_path / f"{name}.safetensors" for name in "WBT")
-    write_weights(w, weights(), "resnet18", VOC_CLASSES)
+    write_weights(w, weights(), "resnet18", CLASSES)
     image, label = batches().image[:1], batches().label[:1]
     write_tensors(b, {"image": image, "label": label}, {})
     graph = tmp_path / "network.onnx"
@@ -98,7 +99,7 @@ def test_as_a_command(tmp_path: Path, run_command: Callable[..., tuple[int, str,
         "device": "cpu",
         "dtype": "float32",
         "architecture": "resnet18",
-        "num_classes": "21",
+        "num_classes": str(NUM_CLASSES),
         "weights_sha256": sha256(w),
         "batches_sha256": sha256(b),
         "groups": "eval",

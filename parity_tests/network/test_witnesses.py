@@ -11,13 +11,17 @@ from common.network.tensors import TensorSpec, tensors
 from common.parity.compare import relative_l2
 from common.protocol import Arrays
 from common.weights.namings import names_in
-from parity_tests.conftest import NUM_CLASSES, V1, V2, batches, trace, weights
+from parity_tests.conftest import NUM_CLASSES, V1, V2, WHOLE, WIDTH, batches, trace, weights
 from parity_tests.network.witnesses import import_gluoncv_resnet, import_torchvision
 
 SPECS, SPECS_V2 = (
-    {k: s for k, s in tensors(a, NUM_CLASSES).items() if k.startswith("backbone.")}
+    {k: s for k, s in tensors(a, NUM_CLASSES, WIDTH).items() if k.startswith("backbone.")}
     for a in (V1, V2)
 )
+
+SPECS_WHOLE = {k: s for k, s in tensors(V1, 1).items() if k.startswith("backbone.")}
+CHANNELS = [WIDTH, WIDTH, 2 * WIDTH, 4 * WIDTH, 8 * WIDTH]
+"""Of Gluon's networks, which can be as thin as ours."""
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +31,7 @@ def torchvision_features() -> dict[str, np.ndarray]:
 
     names = names_in("torchvision", "resnet18")
     model = import_torchvision().models.resnet18(weights=None).double()
-    state = {names[k]: torch.from_numpy(weights()[k]) for k in SPECS}
+    state = {names[k]: torch.from_numpy(weights(width=WHOLE)[k]) for k in SPECS}
     left = model.load_state_dict(state, strict=False)
     assert all("num_batches_tracked" in k or k.startswith("fc.") for k in left.missing_keys)
     assert not left.unexpected_keys
@@ -35,16 +39,20 @@ def torchvision_features() -> dict[str, np.ndarray]:
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eps = Config().bn_eps
     backbone = torch.nn.Sequential(*list(model.children())[:-2])
-    image = torch.from_numpy(batches().image[0]).double()
+    image = torch.from_numpy(batches(WHOLE).image[0]).double()
     with torch.no_grad():  # eval first: a pass in train mode changes the buffers
         return {mode: backbone.train(mode == "train")(image).numpy() for mode in ("eval", "train")}
 
 
+# torchvision builds no thin network, so ours is whole, too
 @pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize(
+    "name", ["torch", *(pytest.param(n, marks=pytest.mark.full) for n in ("mxnet", "jax"))]
+)
 def test_torchvision_resnet18(
-    torchvision_features: dict[str, np.ndarray], backend: str, mode: str
+    torchvision_features: dict[str, np.ndarray], name: str, mode: str
 ) -> None:
-    ours = trace(backend, Dtype.float64)[f"{mode}/layer4.1"]
+    ours = trace(name, Dtype.float64, width=WHOLE)[f"{mode}/layer4.1"]
     assert relative_l2(ours, torchvision_features[mode]) < 1e-13
 
 
@@ -88,20 +96,21 @@ def gluon_features(layers: Any, x: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def gluon_zoo() -> dict[str, np.ndarray]:
-    """The last feature map of Gluon's own resnet18_v1 and of GluonCV's resnet18_v1b."""
+    """The last feature map of Gluon's own resnet18_v1, thin, and of GluonCV's resnet18_v1b."""
     load_backend("mxnet")  # NumPy's lost alias
     import mxnet as mx
     from mxnet.gluon import nn
     from mxnet.gluon.model_zoo import vision
 
-    v1 = vision.resnet18_v1(pretrained=False)
+    v1 = vision.ResNetV1(vision.BasicBlockV1, [2, 2, 2, 2], CHANNELS)
     v1b = import_gluoncv_resnet().resnet18_v1b(pretrained=False)
     found = {}
     for name, model in (("resnet18_v1", v1), ("resnet18_v1b", v1b)):
         model.initialize(mx.init.Zero())
         model.cast("float64")
         model(mx.nd.zeros((1, 3, 32, 32), dtype="float64"))  # gives deferred parameters a shape
-        gluon_arrays(model, weights(), SPECS)
+        width = WIDTH if name == "resnet18_v1" else WHOLE
+        gluon_arrays(model, weights(width=width), SPECS if width == WIDTH else SPECS_WHOLE)
         if name == "resnet18_v1":
             layers = [
                 layer for layer in model.features if not isinstance(layer, nn.GlobalAvgPool2D)
@@ -109,16 +118,25 @@ def gluon_zoo() -> dict[str, np.ndarray]:
         else:
             stem = [model.conv1, model.bn1, model.relu, model.maxpool]
             layers = [*stem, model.layer1, model.layer2, model.layer3, model.layer4]
-        x = mx.nd.array(batches().image[0], dtype="float64")
+        x = mx.nd.array(batches(width).image[0], dtype="float64")
         found[name] = gluon_features(layers, x).asnumpy()
     return found
 
 
 @pytest.mark.needs("mxnet")
-@pytest.mark.parametrize("network", ["resnet18_v1", "resnet18_v1b"])
-def test_gluon_and_gluoncv(gluon_zoo: dict[str, np.ndarray], backend: str, network: str) -> None:
+def test_gluon(gluon_zoo: dict[str, np.ndarray], backend: str) -> None:
     ours = trace(backend, Dtype.float64)["eval/layer4.1"]
-    assert relative_l2(ours, gluon_zoo[network]) < 1e-13
+    assert relative_l2(ours, gluon_zoo["resnet18_v1"]) < 1e-13
+
+
+# GluonCV builds no thin network, so ours is whole, too
+@pytest.mark.needs("mxnet")
+@pytest.mark.parametrize(
+    "name", ["torch", *(pytest.param(n, marks=pytest.mark.full) for n in ("mxnet", "jax"))]
+)
+def test_gluoncv(gluon_zoo: dict[str, np.ndarray], name: str) -> None:
+    ours = trace(name, Dtype.float64, width=WHOLE)["eval/layer4.1"]
+    assert relative_l2(ours, gluon_zoo["resnet18_v1b"]) < 1e-13
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +146,7 @@ def gluon_v2() -> Arrays:
     import mxnet as mx
     from mxnet.gluon.model_zoo import vision
 
-    model = vision.resnet18_v2(pretrained=False)
+    model = vision.ResNetV2(vision.BasicBlockV2, [2, 2, 2, 2], CHANNELS)
     model.initialize()
     model.cast("float64")
     model(mx.nd.zeros((1, 3, 32, 32), dtype="float64"))  # gives deferred parameters a shape

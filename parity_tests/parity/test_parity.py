@@ -9,7 +9,7 @@ from common.network.tensors import ARCHITECTURES, layer_names, tensors
 from common.parity.compare import relative_l2
 from common.parity.order import stage_of
 from common.parity.tolerances import GATES
-from parity_tests.conftest import NUM_CLASSES, STEPS, trace
+from parity_tests.conftest import STEPS, WHOLE, WIDTH, classes_of, trace
 
 OTHERS = [name for name in BACKENDS if name != "torch"]
 
@@ -20,44 +20,50 @@ batches, where no ReLU or max-pool decision flips, was at 5.7e-6 (PyTorch), 3.7e
 buffers."""
 
 
-BOTH = pytest.mark.parametrize("architecture", ARCHITECTURES)
+NETWORKS = pytest.mark.parametrize(
+    "architecture, width",
+    [
+        *((architecture, WIDTH) for architecture in ARCHITECTURES),
+        pytest.param(ARCHITECTURES[0], WHOLE, marks=pytest.mark.full),
+    ],
+)
 
 
-def _values(architecture: Architecture) -> dict[str, list[str]]:
+def _values(architecture: Architecture, width: int) -> dict[str, list[str]]:
     """What each group of a trace holds."""
-    layers, specs = [*layer_names(architecture)], tensors(architecture, NUM_CLASSES)
+    layers, specs = [*layer_names(architecture)], tensors(architecture, classes_of(width), width)
     trained = [name for name, spec in specs.items() if spec.trainable]
     buffers = [name for name, spec in specs.items() if not spec.trainable]
     values = {"eval": [*layers, "mask"], "train": layers, "buffer": buffers, "final": [*specs]}
     return values | dict.fromkeys(("grad", "update", "momentum"), trained)
 
 
-@BOTH
-def test_trace_names_every_value(backend: str, architecture: Architecture) -> None:
-    found = trace(backend, Dtype.float64, architecture)
-    values = _values(architecture)
+@NETWORKS
+def test_trace_names_every_value(backend: str, architecture: Architecture, width: int) -> None:
+    found = trace(backend, Dtype.float64, architecture, width)
+    values = _values(architecture, width)
     expected = [f"{prefix}/{name}" for prefix, names in values.items() for name in names]
     assert sorted(found) == sorted(["loss", *expected])
 
 
-@BOTH
+@NETWORKS
 @pytest.mark.parametrize("prefix", ["eval", "train", "loss", "grad", "update", "buffer"])
 @pytest.mark.parametrize("name", OTHERS)
-def test_float64_first_step(name: str, prefix: str, architecture: Architecture) -> None:
-    _hold(name, prefix, architecture)
+def test_float64_first_step(name: str, prefix: str, architecture: Architecture, width: int) -> None:
+    _hold(name, prefix, architecture, width)
 
 
-@BOTH
+@NETWORKS
 @pytest.mark.parametrize("prefix", ["final", "momentum"])
 @pytest.mark.parametrize("name", OTHERS)
 def test_float64_after_many_steps_and_a_falling_rate(
-    name: str, prefix: str, architecture: Architecture
+    name: str, prefix: str, architecture: Architecture, width: int
 ) -> None:
-    _hold(name, prefix, architecture)
+    _hold(name, prefix, architecture, width)
 
 
-def _hold(name: str, prefix: str, architecture: Architecture) -> None:
-    mine, truth = (trace(n, Dtype.float64, architecture) for n in (name, "torch"))
+def _hold(name: str, prefix: str, architecture: Architecture, width: int) -> None:
+    mine, truth = (trace(n, Dtype.float64, architecture, width) for n in (name, "torch"))
     errors = {
         key: relative_l2(mine[key], truth[key])
         for key in truth
@@ -68,10 +74,12 @@ def _hold(name: str, prefix: str, architecture: Architecture) -> None:
     assert not above, f"{name} parts from torch: {above}"
 
 
-@BOTH
+@NETWORKS
 @pytest.mark.parametrize("name", OTHERS)
-def test_float64_masks_are_equal(name: str, architecture: Architecture) -> None:
-    mine, truth = (trace(n, Dtype.float64, architecture)["eval/mask"] for n in (name, "torch"))
+def test_float64_masks_are_equal(name: str, architecture: Architecture, width: int) -> None:
+    mine, truth = (
+        trace(n, Dtype.float64, architecture, width)["eval/mask"] for n in (name, "torch")
+    )
     assert mine.dtype == np.uint8
     assert np.array_equal(mine, truth)
 

@@ -16,7 +16,7 @@ RANDOM = np.random.default_rng(1)
 
 def active(architecture: str) -> dict[str, np.ndarray]:
     found = {name: RANDOM.normal(size=(1, 2, 4, 4)) for name in activation_names(architecture)}
-    found["stem.relu"] = RANDOM.normal(size=(1, 2, 8, 8))
+    found["stem.bn1"] = RANDOM.normal(size=(1, 2, 8, 8))
     return {name: np.maximum(array, 0) for name, array in found.items()}
 
 
@@ -25,12 +25,12 @@ ACTIVE = active("resnet18")
 
 def test_activations_are_in_order_of_execution() -> None:
     v1, v2 = activation_names("resnet18"), activation_names("resnet18_v2")
-    assert v1[:4] == ("stem.relu", "stem", "layer1.0.relu", "layer1.0")
+    assert v1[:4] == ("stem.bn1", "stem", "layer1.0.bn1", "layer1.0")
     assert v1[-3:] == ("layer4.1", "final_conv", "logits")
-    assert v2[:5] == ("stem.relu", "stem", "layer1.0.relu1", "layer1.0.relu2", "layer1.0")
+    assert v2[:5] == ("stem.bn1", "stem", "layer1.0.bn1", "layer1.0.bn2", "layer1.0")
     assert v2[-4:] == ("layer4.1", "norm", "final_conv", "logits")
     assert (len(v1), len(v2)) == (11 + 9, 12 + 17)
-    assert [n for n in v2 if ".relu" not in n] == list(layer_names("resnet18_v2"))
+    assert [n for n in v2 if ".bn" not in n] == list(layer_names("resnet18_v2"))
 
 
 def test_the_same_pass_flips_nothing() -> None:
@@ -38,7 +38,7 @@ def test_the_same_pass_flips_nothing() -> None:
     again = decisions({k: a.copy() for k, a in ACTIVE.items()}, "resnet18")
     assert flips(taken, again) == {}
     assert set(taken) == set(activation_names("resnet18")) - {"final_conv", "logits"}
-    assert count(taken) == 2 * (64 + 16 * 8 + 16 * 8 + 16)  # stem.relu, relus, blocks, windows
+    assert count(taken) == 2 * (64 + 16 * 8 + 16 * 8 + 16)  # stem.bn1, norms, blocks, windows
 
 
 def test_the_sums_of_v2_decide_nothing() -> None:
@@ -46,7 +46,7 @@ def test_the_sums_of_v2_decide_nothing() -> None:
     taken = decisions(other, "resnet18_v2")
     assert set(taken) == {"stem", *relu_names("resnet18_v2")}
     assert not set(taken) & {"layer1.0", "layer4.1"}
-    assert count(taken) == 2 * (64 + 16 * 16 + 16 + 16)  # stem.relu, relus, norm, windows
+    assert count(taken) == 2 * (64 + 16 * 16 + 16 + 16)  # stem.bn1, norms, norm, windows
     changed = {**other, "layer3.0": -other["layer3.0"], "norm": other["norm"] * 0}
     flipped = flips(decisions(changed, "resnet18_v2"), taken)
     assert flipped == {"norm": np.count_nonzero(other["norm"])}
@@ -54,17 +54,17 @@ def test_the_sums_of_v2_decide_nothing() -> None:
 
 def test_a_relu_and_a_pool_winner_that_flip_are_counted() -> None:
     other = {k: a.copy() for k, a in ACTIVE.items()}
-    other["layer2.0.relu"].flat[3] = 0.5 if other["layer2.0.relu"].flat[3] == 0 else 0
+    other["layer2.0.bn1"].flat[3] = 0.5 if other["layer2.0.bn1"].flat[3] == 0 else 0
     taken = decisions(ACTIVE, "resnet18")
-    assert flips(decisions(other, "resnet18"), taken) == {"layer2.0.relu": 1}
+    assert flips(decisions(other, "resnet18"), taken) == {"layer2.0.bn1": 1}
     other = {k: a.copy() for k, a in ACTIVE.items()}
-    other["stem.relu"][0, 0, 4, 4] = 9.0  # in the windows of rows 3-5 and columns 3-5 alone
+    other["stem.bn1"][0, 0, 4, 4] = 9.0  # in the windows of rows 3-5 and columns 3-5 alone
     found = flips(decisions(other, "resnet18"), taken)
     assert found["stem"] == 1
 
 
 def test_the_winner_of_a_window_is_its_first_largest_value() -> None:
-    flat = dict(ACTIVE) | {"stem.relu": np.zeros((1, 1, 4, 4))}
+    flat = dict(ACTIVE) | {"stem.bn1": np.zeros((1, 1, 4, 4))}
     assert decisions(flat, "resnet18")["stem"].ravel().tolist() == [
         4,
         3,
@@ -77,12 +77,12 @@ def test_the_winner_of_a_window_is_its_first_largest_value() -> None:
     "name, flip, expected",
     [
         ("grad/backbone.conv1.weight", "stem", True),
-        ("grad/backbone.layer2.0.conv1.weight", "layer2.0.relu", True),
-        ("grad/backbone.layer2.1.conv1.weight", "layer2.0.relu", False),
+        ("grad/backbone.layer2.0.conv1.weight", "layer2.0.bn1", True),
+        ("grad/backbone.layer2.1.conv1.weight", "layer2.0.bn1", False),
         ("update/backbone.layer1.1.bn2.bias", "layer2.0", True),
-        ("grad/backbone.layer2.0.bn1.weight", "layer2.0.relu2", True),
+        ("grad/backbone.layer2.0.bn1.weight", "layer2.0.bn2", True),
         ("grad/backbone.bn2.weight", "norm", True),
-        ("grad/backbone.bn2.weight", "layer4.1.relu2", False),
+        ("grad/backbone.bn2.weight", "layer4.1.bn2", False),
         ("grad/backbone.layer4.1.conv2.weight", "norm", True),
         ("grad/final_conv.weight", "layer4.1", False),
         ("train/layer1.0", "layer4.1", False),
@@ -148,7 +148,7 @@ def test_a_probe_takes_its_noise_from_where_nothing_flips() -> None:
         arrays = {f"train/{name}": a.copy() for name, a in ACTIVE.items()}
         arrays["grad/backbone.conv1.weight"] = np.ones(3) * (1 + changes.get("grad", 0))
         if "flip" in changes:
-            arrays["train/layer1.0.relu"] = arrays["train/layer1.0.relu"] + 1
+            arrays["train/layer1.0.bn1"] = arrays["train/layer1.0.bn1"] + 1
         metadata = dict(make(label).metadata) | {"groups": "train,grad"}
         return Trace(label, arrays, metadata)
 
