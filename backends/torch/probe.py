@@ -58,7 +58,7 @@ class Probe:
     ) -> tuple[float, dict[str, Array], dict[str, Array]]:
         with activations_of(self.trainer.model) as activations:
             loss = self.trainer.step(images, labels, rate)
-        # differs(gradient_not_cleared): .grad holds the gradient, without decay, until the next step.
+        # differs(gradient_not_cleared): .grad holds it, without decay, until the next step.
         gradients = {
             name: to_numpy(parameter.grad)
             for name, parameter in trained_tensors(self.trainer.model).items()

@@ -1,4 +1,6 @@
-"""Products in bfloat16, all else in float32: judged by the float64 reference, and through commands."""
+"""Products in bfloat16, all else in float32: judged by the float64 reference, and through
+commands.
+"""
 
 import functools
 import json
@@ -52,7 +54,9 @@ def first_step(name: str, dtype: Dtype, batch: int) -> Arrays:
 
 @functools.cache
 def errors(name: str, dtype: Dtype) -> dict[str, float]:
-    """The relative L2 difference of each value from the float64 reference, the worse of two batches."""
+    """The relative L2 difference of each value from the float64 reference, the worse of two
+    batches.
+    """
     worst: dict[str, float] = {}
     for batch in range(2):
         truth = first_step("torch", Dtype.float64, batch)
