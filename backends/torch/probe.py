@@ -35,7 +35,11 @@ def activations_of(model: FCN) -> Iterator[dict[str, torch.Tensor]]:
     places = watched_modules(model.architecture)
     modules = {path: find_module(model, path) for path, _ in places.values()}
     activations: dict[str, torch.Tensor] = {}
-    with watch(modules, "forward") as seen, watch({"": model.transpose_conv}, "cells") as cells:
+    # A copy, since a ReLU in place changes what went into it.
+    with (
+        watch(modules, "forward", torch.clone) as seen,
+        watch({"": model.transpose_conv}, "cells") as cells,
+    ):
         yield activations
     for name, (path, side) in places.items():
         activations[name] = seen[path][side == "output"]
