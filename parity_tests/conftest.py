@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 
 from backends import BACKENDS, load_backend
-from common.config import Architecture, Config, Dtype
+from common.config import Architecture, Config, Dtype, float32
 from common.network.initial import generic_weights
-from common.network.schedule import float32
 from common.parity.traces import Batches, generic_batches, make_trace
 from common.protocol import Arrays, Probe, Trainer
 from common.weights.checkpoint import read_tensors, write_tensors

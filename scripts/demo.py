@@ -64,7 +64,7 @@ def one(backend: BackendOption, folder: Path) -> None:
     exact = framework.Trainer(config.replace(dtype=Dtype.float64), start.arrays)
     arrays = {"logits": framework.to_numpy(exact.logits(val.read(0)[0][None]))}
     trainer = framework.Trainer(config, start.arrays)
-    untrained = evaluate_dataset(trainer, val, config)
+    untrained = evaluate_dataset(trainer, val)
     with RunFolder(folder / f"run-{backend}") as run:
         run.create()
         training = Training(backend, trainer, train, val, config, run)

@@ -63,9 +63,9 @@ def evaluate(
     start = load_network(weights)
     dataset = open_dataset(data, split)
     check_classes(weights, start, dataset)
-    trainer, config = build_predictor(backend, start, options, device=device, dtype=dtype)
+    trainer = build_predictor(backend, start, options, device=device, dtype=dtype)
     with image_progress(f"evaluate {backend}", len(dataset)) as show:
-        result = evaluate_dataset(trainer, dataset, config, show)
+        result = evaluate_dataset(trainer, dataset, show)
     if options != Inference():
         result["inference"] = dataclasses.asdict(options)
     print_metrics(result)

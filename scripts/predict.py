@@ -84,7 +84,7 @@ def _read(path: Path) -> tuple[Path, NDArray[np.uint8] | InputError]:
 
 
 def predictions(
-    trainer: Predictor, config: Config, paths: list[Path]
+    trainer: Predictor, paths: list[Path]
 ) -> Iterator[Prediction | tuple[Path, InputError]]:
     """Each image's mask, or its fault, in order; the next images are decoded meanwhile."""
     for path, image in map_ahead(_read, paths):
@@ -150,7 +150,7 @@ def predict(
     paths = _listed(images)
     _check_outputs(out, paths)
     start = load_network(weights)
-    trainer, config = build_predictor(backend, start, options, device=device, dtype=dtype)
+    trainer = build_predictor(backend, start, options, device=device, dtype=dtype)
 
     def finish(found: Prediction | tuple[Path, InputError]) -> dict[str, Any]:
         if isinstance(found, Prediction):
@@ -160,7 +160,7 @@ def predict(
 
     results: list[dict[str, Any]] = []
     with image_progress(f"predict {backend}", len(paths)) as show:
-        for item in map_ahead(finish, predictions(trainer, config, paths)):
+        for item in map_ahead(finish, predictions(trainer, paths)):
             results.append(item)
             show(len(results))
     _print(results, out)

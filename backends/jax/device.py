@@ -53,7 +53,7 @@ def threads() -> int:
 
 def to_device(array: NDArray[Any], device: jax.Device, dtype: str) -> jax.Array:
     """A copy of the array on the device, as `dtype` (a NumPy name)."""
-    # differs(float64_arrays): without its 64-bit types turned on, above, JAX makes float32 of float64.
+    # differs(float64_arrays): without the 64-bit types turned on above, JAX makes float32 of it.
     return jax.device_put(np.asarray(array, dtype=dtype), device)
 
 

@@ -82,11 +82,12 @@ class BasicBlock(nnx.Module):
         self.bn1 = _BatchNorm(channels, config)
         self.conv2 = _conv(channels, channels, 3, padding=1, config=config)
         self.bn2 = _BatchNorm(channels, config)
-        self.downsample = None
         if in_channels != channels:
             self.downsample = nnx.Sequential(
                 _conv(in_channels, channels, 1, stride, config=config), _BatchNorm(channels, config)
             )
+        else:
+            self.downsample = None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -106,9 +107,10 @@ class PreActBlock(nnx.Module):
         self.conv1 = _conv(in_channels, channels, 3, stride, padding=1, config=config)
         self.bn2 = _BatchNorm(channels, config)
         self.conv2 = _conv(channels, channels, 3, padding=1, config=config)
-        self.downsample = None
         if in_channels != channels:
             self.downsample = _conv(in_channels, channels, 1, stride, config=config)
+        else:
+            self.downsample = None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         active = nnx.relu(self.bn1(x))

@@ -49,7 +49,7 @@ def build_optimizer(model: FCN, config: Config) -> _Optimizer:
 
 
 def export_momentum(model: FCN, optimizer: _Optimizer) -> dict[str, NDArray[Any]]:
-    """The momentum buffer of each trained tensor, by canonical name; zeros before the first step."""
+    """The momentum buffer of each trained tensor by canonical name; zeros before a step."""
     # It has the structure of the model, so a copy of the model names its arrays.
     buffer = nnx.clone(model)
     nnx.update(buffer, optimizer.state[1].trace)

@@ -103,7 +103,7 @@ class Probe:
         self, images: Array, labels: Array, rate: float
     ) -> tuple[float, dict[str, Array], dict[str, Array]]:
         loss, told = self.trainer._step_through(_traced_step, images, labels, rate)
-        # differs(gradient_not_cleared): the gradient is a function's value.
+        # differs(gradient_not_cleared): it is a function's value.
         activations, gradients = told[0]
         return loss, self._export(activations, images), self._by_name(gradients)
 

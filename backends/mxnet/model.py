@@ -42,7 +42,7 @@ class BasicBlock(HybridBlock):
         with self.name_scope():
             self.conv1 = _conv(in_channels, channels, 3, stride, padding=1)
             self.bn1 = _batch_norm(channels, config)
-            # fast: a layer keeps the layout in which oneDNN convolves, the function `relu` does not.
+            # fast: a layer keeps the layout in which oneDNN convolves; `relu` does not.
             self.relu = nn.Activation("relu")
             self.conv2 = _conv(channels, channels, 3, padding=1)
             self.bn2 = _batch_norm(channels, config)

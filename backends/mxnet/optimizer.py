@@ -51,7 +51,7 @@ def build_optimizer(model: FCN, config: Config) -> mx.optimizer.Updater:
 
 
 def export_momentum(model: FCN, optimizer: mx.optimizer.Updater) -> dict[str, NDArray[Any]]:
-    """The momentum buffer of each trained tensor, by canonical name; zeros before the first step."""
+    """The momentum buffer of each trained tensor by canonical name; zeros before a step."""
     return {name: to_numpy(optimizer.states[name]) for name in trained_tensors(model)}
 
 

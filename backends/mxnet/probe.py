@@ -82,7 +82,7 @@ class Probe:
             return outputs[-1]
 
         loss = self.trainer._step_through(forward, images, labels, rate)
-        # differs(gradient_not_cleared): grad() holds the gradient, without decay, until the next backward.
+        # differs(gradient_not_cleared): grad() holds it, without decay, until the next backward.
         gradients = {
             name: to_numpy(parameter.grad())
             for name, parameter in trained_tensors(self.trainer.model).items()

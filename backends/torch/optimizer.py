@@ -38,7 +38,7 @@ def build_optimizer(model: FCN, config: Config) -> torch.optim.SGD:
 
 
 def export_momentum(model: FCN, optimizer: torch.optim.SGD) -> dict[str, NDArray[Any]]:
-    """The momentum buffer of each trained tensor, by canonical name; zeros before the first step."""
+    """The momentum buffer of each trained tensor by canonical name; zeros before a step."""
     # PyTorch makes the buffers in the first step.
     momentum = {}
     for name, parameter in trained_tensors(model).items():

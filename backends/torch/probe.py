@@ -35,7 +35,11 @@ def activations_of(model: FCN) -> Iterator[dict[str, torch.Tensor]]:
     places = watched_modules(model.architecture)
     modules = {path: find_module(model, path) for path, _ in places.values()}
     activations: dict[str, torch.Tensor] = {}
-    with watch(modules, "forward") as seen, watch({"": model.transpose_conv}, "cells") as cells:
+    # A copy, since a ReLU in place changes what went into it.
+    with (
+        watch(modules, "forward", torch.clone) as seen,
+        watch({"": model.transpose_conv}, "cells") as cells,
+    ):
         yield activations
     for name, (path, side) in places.items():
         activations[name] = seen[path][side == "output"]
@@ -58,7 +62,7 @@ class Probe:
     ) -> tuple[float, dict[str, Array], dict[str, Array]]:
         with activations_of(self.trainer.model) as activations:
             loss = self.trainer.step(images, labels, rate)
-        # differs(gradient_not_cleared): .grad holds the gradient, without decay, until the next step.
+        # differs(gradient_not_cleared): .grad holds it, without decay, until the next step.
         gradients = {
             name: to_numpy(parameter.grad)
             for name, parameter in trained_tensors(self.trainer.model).items()

@@ -200,7 +200,8 @@ def _mask(a: Trace, reference: Trace) -> Mask:
     logits = reference.arrays["eval/logits"].astype(np.float64)
     dtype = coarser(a.dtype, reference.dtype)
     tolerance = fixed_tolerance(dtype, "forward")
-    # ten times: an error of the tolerance's size, as a whole, may be several times larger at a pixel
+    # ten times: an error of the tolerance's size, as a whole, may be several times larger at a
+    # pixel
     noise = 10 * (tolerance.limit if tolerance else 0) * float(np.sqrt(np.mean(logits**2)))
     best = np.sort(logits, axis=1)[:, -2:]
     clear = best[:, -1] - best[:, 0] > noise

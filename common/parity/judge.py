@@ -1,8 +1,8 @@
 """The judgement of `scripts.parity`: from the files that its runs left to one result.
 
-In float64 the backends are held against one another at the fixed tolerances of `common.parity.tolerances`. In
-float32 they are held against the float64 reference by ratio: none may be further from it than twice the
-furthest of the others, or than its own noise, and a few eps.
+In float64 the backends are held against one another at the fixed tolerances of
+`common.parity.tolerances`. In float32 they are held against the float64 reference by ratio: none
+may be further from it than twice the furthest of the others, or than its own noise, and a few eps.
 """
 
 from collections.abc import Mapping, Sequence
@@ -96,7 +96,7 @@ class Result:
         ]
         found += [
             f"{row['layer']} alone in {row['backend']}, {row['direction']}: {row['error']:.1e},"
-            f" tolerance {row['tolerance']:.1e}."
+            f" tolerance {row['gate']:.1e}."
             for row in self.layers
             if not row["held"]
         ]
@@ -114,7 +114,9 @@ class Result:
         return {n: worst_noise([p for p in self.probes if p.backend == n]) for n in names}
 
     def unjudged(self) -> list[tuple[str, str]]:
-        """Per backend, the first gradient that had no tolerance on any batch, since changes touch it."""
+        """Per backend, the first gradient that had no tolerance on any batch, since changes
+        touch it.
+        """
         judged: dict[tuple[str, str], bool] = {}
         for d in (d for probe in self.probes for d in probe.report.differences):
             if d.stage == "gradient":
@@ -203,7 +205,7 @@ def judge(files: Files, seed: int, witnesses: Sequence[Trace] = ()) -> Result:
     """The result of all runs. `witnesses` join the float32 comparison."""
     if files.dtype == "float64":
         comparison = compare([files.trace(name, "float64") for name in files.backends])
-        growth = {"float64": _growth64(files, files.steps)}
+        growth = {"float64": _growth64(files)}
         return Result(files.dtype, files.steps, seed, comparison, _layers(files), growth)
     return _judge_float32(files, seed, witnesses)
 
@@ -224,7 +226,7 @@ def _judge_float32(files: Files, seed: int, witnesses: Sequence[Trace]) -> Resul
     samples += [Sample(p.report, {p.backend: p.changes}) for p in probes]
     ratio_tolerances(samples, _noise(probes, traces, twice, truth))
     growth = {
-        "float64": _growth64(files, truth.steps),
+        "float64": _growth64(files),
         "float32": _growth32(traces, twice, truth),
     }
     return Result(files.dtype, files.steps, seed, comparison, _layers(files), growth, proof, probes)
@@ -302,7 +304,7 @@ def _apart(losses: Array, others: Array) -> list[float]:
     return [float(x) for x in np.abs(a - b) / np.abs(b)]
 
 
-def _growth64(files: Files, steps: int) -> dict[str, list[float]]:
+def _growth64(files: Files) -> dict[str, list[float]]:
     """The loss's error at each step in float64, against the first backend's."""
     first, *others = files.backends
     loss = files.trace(first, "float64").arrays["loss"]

@@ -1,9 +1,9 @@
 """Float32 judged by ratio: as near to the float64 reference as the others are, and as oneself is.
 
-A backend may be no further from the reference than twice the furthest of the others, or than its own
-noise, and a few eps. On one batch luck decides who is the furthest, so all batches of the run
-count. Where a decision changes (`common.parity.decisions`) the gradients of its layer and of those before
-it are another function's, and are reported without a tolerance; all others keep theirs.
+A backend may be no further from the reference than twice the furthest of the others, or than its
+own noise, and a few eps. On one batch luck decides who is the furthest, so all batches of the run
+count. Where a decision changes (`common.parity.decisions`) the gradients of its layer and of those
+before it are another function's, and are reported without a tolerance; all others keep theirs.
 """
 
 import functools
@@ -29,8 +29,8 @@ FEW_EPS = 8 * EPS["float32"]
 a plain sum over a batch's pixels (MXNet's bias gradient) loses some more than a sum in pairs."""
 
 SOURCE = (
-    "this run, float32 against the float64 reference: twice the furthest of the others on any batch,"
-    " or the own noise (one or two threads, a batch in reverse order), plus 8 eps"
+    "this run, float32 against the float64 reference: twice the furthest of the others on any"
+    " batch, or the own noise (one or two threads, a batch in reverse order), plus 8 eps"
 )
 
 
@@ -46,8 +46,8 @@ class Sample:
 class Probe:
     """The first step of one backend on one batch, against the reference.
 
-    `changes`: decisions taken otherwise, by name, of `decisions` in all. `noise`: how far it is from
-    the same batch in reverse order, by value; gradients only where neither changes.
+    `changes`: decisions taken otherwise, by name, of `decisions` in all. `noise`: how far it is
+    from the same batch in reverse order, by value; gradients only where neither changes.
     """
 
     backend: str
@@ -113,7 +113,9 @@ def make_probe(backend: str, batch: int, usual: Trace, backward: Trace, truth: T
 
 
 def touched(name: str, changed: Mapping[str, int]) -> bool:
-    """Whether a changed decision changes a value: a gradient or update of its layer, or of one before it."""
+    """Whether a changed decision changes a value: a gradient or update of its layer, or of one
+    before it.
+    """
     if stage_of(name) not in ("gradient", "update"):
         return False
     last = max((place_of(change.partition(".bn")[0]) for change in changed), default=-1)
@@ -121,7 +123,9 @@ def touched(name: str, changed: Mapping[str, int]) -> bool:
 
 
 def ratio_tolerances(samples: Sequence[Sample], noise: Mapping[str, Mapping[str, float]]) -> None:
-    """Gives float32 reports the tolerances of this run; none where a changed decision changes it, or later."""
+    """Gives float32 reports the tolerances of this run; none where a changed decision changes
+    it, or later.
+    """
     errors: dict[str, dict[str, float]] = {}
     for sample in samples:
         for d in sample.report.differences:

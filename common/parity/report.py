@@ -17,9 +17,9 @@ class Difference:
 
     `error` is the relative L2 difference, `largest` the largest absolute one, at index `where`.
     `ulp_median` and `ulp_max` are given in float32. `status`: `equal` (to the bit), `within` the
-    tolerance, `unjudged`, and beyond the tolerance `new`, or `follows` from an earlier one. `own` is what is
-    left of an update's error when what its own gradient explains is taken away. `vanishes`: the
-    difference is below the absolute floor, whatever its relative size.
+    tolerance, `unjudged`, and beyond the tolerance `new`, or `follows` from an earlier one. `own`
+    is what is left of an update's error when what its own gradient explains is taken away.
+    `vanishes`: the difference is below the absolute floor, whatever its relative size.
     """
 
     trace: str
@@ -39,7 +39,9 @@ class Difference:
 
     @property
     def margin(self) -> float | None:
-        """How many times its error would still fit below the tolerance; below 1 it does not hold."""
+        """How many times its error would still fit below the tolerance; below 1 it does not
+        hold.
+        """
         if self.tolerance is None:
             return None
         if self.vanishes or not self.error:
@@ -183,7 +185,9 @@ def _count(number: int, noun: str) -> str:
 
 
 def _severity(d: Difference) -> tuple[bool, float, float]:
-    """For `max`: a tolerance comes before none, then the smallest margin, then the largest error."""
+    """For `max`: a tolerance comes before none, then the smallest margin, then the largest
+    error.
+    """
     return (d.margin is not None, -(d.margin or 0.0), d.error)
 
 

@@ -10,13 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.config import VOID, Config, Dtype, float32
-from common.data.voc import VOC_CLASSES
 from common.errors import InputError
 from common.network.initial import generic_weights
 from common.network.tensors import ARCHITECTURES, config_tensors, layer_names
 from common.parity.order import group_of
 from common.protocol import Array, Arrays, Backend, Probe
-from common.weights.checkpoint import FLOAT_TYPES, read_tensors, write_tensors, write_weights
+from common.weights.checkpoint import (
+    FLOAT_TYPES,
+    default_class_names,
+    read_tensors,
+    write_tensors,
+    write_weights,
+)
 
 FORMAT = {"format": "rosetta-trace", "schema": "1"}
 """Metadata that says what a trace file is."""
@@ -160,19 +165,20 @@ def write_generic(
     batch_size: int,
     size: tuple[int, int],
     seed: int,
+    num_classes: int = Config.num_classes,
+    width: int = Config.width,
 ) -> None:
-    """Writes what traces are made from: generic weights of 21 classes, and generic batches.
+    """Writes what traces are made from: generic weights and generic batches.
 
     All values are float32, so that runs of either dtype start from the same numbers.
 
     Raises:
         InputError: a file cannot be written.
     """
-    classes = len(VOC_CLASSES)
-    arrays = generic_weights(architecture, classes, seed)
+    arrays = generic_weights(architecture, num_classes, seed, width)
     single = {name: array.astype(np.float32) for name, array in arrays.items()}
-    write_weights(weights, single, architecture, VOC_CLASSES)
-    data = generic_batches(steps, batch_size, *size, classes, seed)
+    write_weights(weights, single, architecture, default_class_names(num_classes))
+    data = generic_batches(steps, batch_size, *size, num_classes, seed)
     write_tensors(batches, {"image": data.image.astype(np.float32), "label": data.label}, {})
 
 
@@ -227,9 +233,9 @@ def make_trace(
 ) -> Arrays:
     """Runs a training step for each rate and returns every named value on the way.
 
-    The probe's trainer is fresh, and is trained afterwards. Names: `eval/<layer>` and `eval/mask`, taken
-    first; `train/<layer>`, `grad/<weight>`, `update/<weight>`, `buffer/<name>` of the first step;
-    `loss` (steps,), before each update; `final/<name>`, `momentum/<weight>` after the last.
+    The probe's trainer is fresh, and is trained afterwards. Names: `eval/<layer>` and `eval/mask`,
+    taken first; `train/<layer>`, `grad/<weight>`, `update/<weight>`, `buffer/<name>` of the first
+    step; `loss` (steps,), before each update; `final/<name>`, `momentum/<weight>` after the last.
 
     `on_step` is told each step and its loss.
     """

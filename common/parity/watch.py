@@ -7,13 +7,15 @@ from unittest import mock
 
 
 @contextlib.contextmanager
-def watch(modules: Mapping[str, Any], method: str) -> Iterator[dict[str, tuple[Any, Any]]]:
+def watch(
+    modules: Mapping[str, Any], method: str, keep: Callable[[Any], Any] = lambda y: y
+) -> Iterator[dict[str, tuple[Any, Any]]]:
     """While it is entered, each call of a module leaves its first argument and its result.
 
     `modules` are looked at by name, and each framework's `method` is what a call of a module runs:
     `forward` in PyTorch and Gluon, `__call__` in Flax. It is wrapped in the modules' classes, where
     Python looks it up, and the modules themselves are left as they are. Of several calls the last
-    one counts.
+    one counts. `keep` makes of a result what is kept: a copy, where it may change later.
     """
     names = {id(module): name for name, module in modules.items()}
     seen: dict[str, tuple[Any, Any]] = {}
@@ -22,7 +24,7 @@ def watch(modules: Mapping[str, Any], method: str) -> Iterator[dict[str, tuple[A
         def call(module: Any, x: Any, *more: Any) -> Any:
             y = original(module, x, *more)
             if id(module) in names:
-                seen[names[id(module)]] = (x, y)
+                seen[names[id(module)]] = (x, keep(y))
             return y
 
         return call

@@ -1,4 +1,6 @@
-"""Products in bfloat16, all else in float32: judged by the float64 reference, and through commands."""
+"""Products in bfloat16, all else in float32: judged by the float64 reference, and through
+commands.
+"""
 
 import functools
 import json
@@ -21,6 +23,7 @@ from common.weights.checkpoint import read_tensors, read_weights, write_tensors,
 from parity_tests.conftest import (
     NUM_CLASSES,
     V2,
+    WHOLE,
     WIDTH,
     batches,
     new_probe,
@@ -37,10 +40,10 @@ HAVE_BFLOAT16 = ("torch", "jax")
 
 
 @functools.cache
-def first_step(name: str, dtype: Dtype, batch: int) -> Arrays:
+def first_step(name: str, dtype: Dtype, batch: int, width: int = WIDTH) -> Arrays:
     """Everything of the first step on the generic weights, eval mode first."""
-    image, label = batches().image[batch], batches().label[batch]
-    probe = new_probe(name, dtype=dtype)
+    image, label = batches(width).image[batch], batches(width).label[batch]
+    probe = new_probe(name, dtype=dtype, width=width)
     found = {f"eval/{key}": array for key, array in probe.activations(image).items()}
     loss, activations, gradients = probe.traced_step(image, label, 0.01)
     found["loss"] = np.array(loss)
@@ -51,12 +54,14 @@ def first_step(name: str, dtype: Dtype, batch: int) -> Arrays:
 
 
 @functools.cache
-def errors(name: str, dtype: Dtype) -> dict[str, float]:
-    """The relative L2 difference of each value from the float64 reference, the worse of two batches."""
+def errors(name: str, dtype: Dtype, width: int = WIDTH) -> dict[str, float]:
+    """The relative L2 difference of each value from the float64 reference, the worse of two
+    batches.
+    """
     worst: dict[str, float] = {}
     for batch in range(2):
-        truth = first_step("torch", Dtype.float64, batch)
-        for key, array in first_step(name, dtype, batch).items():
+        truth = first_step("torch", Dtype.float64, batch, width)
+        for key, array in first_step(name, dtype, batch, width).items():
             worst[key] = max(worst.get(key, 0.0), relative_l2(array, truth[key]))
     return worst
 
@@ -74,10 +79,20 @@ def test_products_are_computed_in_bfloat16_and_no_less(name: str) -> None:
         assert coarse[f"grad/{key}"] < 16 * eps, key
 
 
-def test_neither_is_twice_as_far_from_the_truth_as_the_other() -> None:
-    torch, jax = (errors(name, Dtype.bfloat16) for name in HAVE_BFLOAT16)
-    assert len(torch) > 100
-    for key in torch:
+HEAD = tuple(f"grad/{name}" for name in ("final_conv", "transpose_conv"))
+
+
+# of a thin network, whose few channels leave much to luck, only what no ReLU's decision changes
+@pytest.mark.parametrize(
+    "width, told", [(WIDTH, ("eval/", *HEAD)), pytest.param(WHOLE, "", marks=pytest.mark.full)]
+)
+def test_neither_is_twice_as_far_from_the_truth_as_the_other(
+    width: int, told: str | tuple[str, ...]
+) -> None:
+    torch, jax = (errors(name, Dtype.bfloat16, width) for name in HAVE_BFLOAT16)
+    keys = [key for key in torch if key.startswith(told)]
+    assert len(keys) > 20
+    for key in keys:
         # of a single number luck decides how far it is off; measured: up to 1.6 times of the others
         luck = EPS["bfloat16"] if key == "loss" else 0
         assert torch[key] <= 2 * jax[key] + luck, key

@@ -80,7 +80,8 @@ def test_momentum_keeps_the_rate_outside(backend: str) -> None:
 
 def test_a_plain_step_is_a_traced_one(backend: str) -> None:
     """The traces go through `traced_step`, training through `step`: they must be one step."""
-    plain, probe = (f(backend, dtype=Dtype.float64) for f in (new_trainer, new_probe))
+    plain = new_trainer(backend, dtype=Dtype.float64)
+    probe = new_probe(backend, dtype=Dtype.float64)
     traced = probe.trainer
     for k in range(3):
         image, label = batches().image[k], batches().label[k]
@@ -122,7 +123,8 @@ def test_momentum_is_zero_at_first_and_can_be_set(backend: str) -> None:
 def test_running_statistics_of_the_first_layer(backend: str) -> None:
     """The stem's buffers from a convolution written out: biased mean of n, variance of n - 1."""
     image = np.pad(batches().image[0].astype(np.float64), ((0, 0), (0, 0), (3, 3), (3, 3)))
-    windows = np.lib.stride_tricks.sliding_window_view(image, (7, 7), axis=(2, 3))[:, :, ::2, ::2]
+    view = np.lib.stride_tricks.sliding_window_view
+    windows = view(image, (7, 7), axis=(2, 3))[:, :, ::2, ::2]  # type: ignore[call-overload]
     x = np.einsum("ncyxhw,ochw->noyx", windows, weights()["backbone.conv1.weight"])
     d = Config().bn_decay
     for buffer, batch in (

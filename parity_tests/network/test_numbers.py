@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from backends import load_backend
-from common.config import IMAGENET_MEAN, IMAGENET_STD, Config, Schedule, UpsampleInit
+from common.config import IMAGENET_MEAN, IMAGENET_STD, Config, Schedule, UpsampleInit, float32
 from common.data.augment import normalize
 from common.data.voc import VOC_CLASSES, voc_palette
 from common.evaluation.metrics import confusion_matrix, summarize
 from common.network.bilinear import bilinear_kernel, bilinear_weight, upsample
 from common.network.initial import generic_weights, initial_weights
-from common.network.schedule import float32, learning_rate
+from common.network.schedule import learning_rate
 from common.network.tensors import ARCHITECTURES, layer_names, tensors
 from common.parity.compare import relative_l2
 from common.protocol import Arrays

@@ -106,9 +106,8 @@ def test_the_same_trace_twice_passes_to_the_bit() -> None:
                                   "update/backbone.bn1.weight", "final/final_conv.bias",
                                   "buffer/backbone.bn1.running_var"])  # fmt: skip
 def test_an_error_just_above_a_tolerance_parts_and_just_below_does_not(name: str) -> None:
-    stage = report_of(name).differences and next(
-        d.stage for d in report_of(name).differences if d.name == name.replace("loss", "loss[1]")
-    )
+    value = name.replace("loss", "loss[1]")
+    stage = next(d.stage for d in report_of(name).differences if d.name == value)
     assert report_of(name, by=0.4 * min(TOLERANCES["forward"], TOLERANCES[stage])).passed
     beyond = report_of(name, by=2 * TOLERANCES[stage])
     assert not beyond.passed
@@ -495,7 +494,8 @@ def test_read_trace_tells_what_is_wrong(tmp_path: Path) -> None:
         ({"num_classes": "many"}, "num_classes 'many' is not a number"),
     ):
         path = write(
-            tmp_path / "t.safetensors", Trace("t", make("t").arrays, make("t").metadata | metadata)
+            tmp_path / "t.safetensors",
+            Trace("t", make("t").arrays, {**make("t").metadata, **metadata}),
         )
         with pytest.raises(InputError, match=text):
             read_trace(path)

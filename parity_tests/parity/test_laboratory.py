@@ -7,26 +7,50 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.config import VOID, Architecture
+from backends import BACKENDS
+from common.config import VOID, Architecture, Dtype
 from common.network.tensors import layer_names, tensors
 from common.parity.compare import relative_l2
 from common.parity.judge import Files, judge, layer_run, whole_run
 from common.parity.tolerances import STAGES, TOLERANCES
 from common.weights.checkpoint import read_tensors, write_tensors
-from parity_tests.conftest import NUM_CLASSES, V1, V2, batches, new_trainer, trace
+from parity_tests.conftest import NUM_CLASSES, V1, V2, WIDTH, batches, new_probe, trace
 from scripts.parity.worker import layer_inputs, loss_gradient
 
 Command = Callable[..., tuple[int, str, str]]
 LAYERS = layer_names("resnet18")
-SPECS = tensors("resnet18", NUM_CLASSES)
+SPECS = tensors("resnet18", NUM_CLASSES, WIDTH)
 STEPS = 3
 
 
+@pytest.fixture
+def thin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command computes with the thin network."""
+    monkeypatch.setattr("scripts.parity.__main__.NETWORK", (NUM_CLASSES, WIDTH))
+
+
+@pytest.mark.usefixtures("thin")
 @pytest.mark.parametrize(
     "others, architecture",
-    [(("torch", "mxnet"), V1), (("torch", "jax"), V1), (("torch", "mxnet"), V2)],
+    [
+        (("torch", "mxnet"), V1),
+        pytest.param(("torch", "jax"), V1, marks=pytest.mark.full),
+        pytest.param(("torch", "mxnet"), V2, marks=pytest.mark.full),
+    ],
 )
 def test_float64(
+    others: tuple[str, ...], architecture: Architecture, tmp_path: Path, run_command: Command
+) -> None:
+    _float64(others, architecture, tmp_path, run_command)
+
+
+@pytest.mark.full
+@pytest.mark.needs("mxnet")
+def test_float64_of_the_whole_network(tmp_path: Path, run_command: Command) -> None:
+    _float64(BACKENDS, V1, tmp_path, run_command)
+
+
+def _float64(
     others: tuple[str, ...], architecture: Architecture, tmp_path: Path, run_command: Command
 ) -> None:
     keep, result = tmp_path / "kept", tmp_path / "r.json"
@@ -46,7 +70,7 @@ def test_float64(
             assert worst["tensor"] in {row["name"] for row in found["comparison"]["tensors"]}
     assert list(dict.fromkeys(r["layer"] for r in found["layers"])) == [*layer_names(architecture)]
     assert all(row["held"] and row["error"] < 1e-13 for row in found["layers"])
-    assert set(found["growth"]["float64"]) == {others[1], "torch, two threads"}
+    assert set(found["growth"]["float64"]) == {*others[1:], "torch, two threads"}
     assert all(len(errors) == STEPS for errors in found["growth"]["float64"].values())
     _is_noticed(Files(keep, others, architecture, "float64", STEPS))
 
@@ -67,6 +91,7 @@ def _is_noticed(files: Files) -> None:
     assert f"{other} parts from torch first at loss[2]" in judge(files, 0).verdict()
 
 
+@pytest.mark.usefixtures("thin")
 def test_float32_is_judged_by_the_float64_truth(tmp_path: Path, run_command: Command) -> None:
     result = tmp_path / "r.json"
     arguments = ("--backends", "torch", "--dtype", "float32", "--steps", 2, "--json", result)
@@ -144,13 +169,13 @@ def test_the_loss_s_gradient_against_differences() -> None:
 
 def test_layers_one_after_another_are_the_whole_network(backend: str) -> None:
     """A layer alone puts out what it does in the network, and so do its gradients."""
-    trainer, whole = new_trainer(backend, dtype="float64"), trace(backend, "float64")
+    probe, whole = new_probe(backend, dtype=Dtype.float64), trace(backend, Dtype.float64)
     images, labels = batches().image[0], batches().label[0]
-    inputs = layer_inputs(trainer, LAYERS, images, labels)
+    inputs = layer_inputs(probe, LAYERS, images, labels)
     assert set(inputs) == {f"{name}/{kind}" for name in LAYERS for kind in ("x", "gradient")}
     for name in ("stem", "layer2.0", "final_conv", "logits"):
         x, gradient = inputs[f"{name}/x"], inputs[f"{name}/gradient"]
-        output, _, by_weight = trainer.layer(name, x, gradient)
+        output, _, by_weight = probe.layer(name, x, gradient)
         assert output.dtype == np.float64
         # its input and its gradient were rounded to float32
         assert relative_l2(output, whole[f"train/{name}"]) < 1e-6
@@ -160,9 +185,9 @@ def test_layers_one_after_another_are_the_whole_network(backend: str) -> None:
 
 
 def test_a_layer_alone_changes_no_weight(backend: str) -> None:
-    trainer = new_trainer(backend)
-    before = trainer.weights()
-    x = np.ones((2, 64, 8, 8), np.float32) * np.arange(8)
-    trainer.layer("layer1.0", x, x)
-    after = trainer.weights()
+    probe = new_probe(backend)
+    before = probe.trainer.weights()
+    x = np.ones((2, WIDTH, 8, 8), np.float32) * np.arange(8)
+    probe.layer("layer1.0", x, x)
+    after = probe.trainer.weights()
     assert all(np.array_equal(after[k], a) for k, a in before.items() if SPECS[k].trainable)

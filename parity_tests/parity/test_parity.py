@@ -14,8 +14,8 @@ from parity_tests.conftest import STEPS, WHOLE, WIDTH, classes_of, trace
 OTHERS = [name for name in BACKENDS if name != "torch"]
 
 FLOAT32_TOLERANCES = {"forward": 1e-5, "gradient": 3e-5, "buffer": 1.5e-6}
-"""Relative L2 against the float64 reference: about twice the measured floor. The worst tensor of these
-batches, where no ReLU or max-pool decision flips, was at 5.7e-6 (PyTorch), 3.7e-6 (MXNet) and
+"""Relative L2 against the float64 reference: about twice the measured floor. The worst tensor of
+these batches, where no ReLU or max-pool decision flips, was at 5.7e-6 (PyTorch), 3.7e-6 (MXNet) and
 4.0e-6 (JAX) forward, 1.2e-5, 7.3e-6 and 8.3e-6 for gradients, 6.0e-7, 3.7e-7 and 4.0e-7 for
 buffers."""
 

@@ -68,7 +68,7 @@ def healthy() -> Arguments:
 def broken() -> Arguments:
     """Three traces; the last one's forward pass in train mode is wrong from layer2.1 on."""
     traces = fake_trace("one"), fake_trace("two", noise=1e-15), fake_trace("broken", faulty=True)
-    traces[-1].arrays["eval/mask"][:] = traces[0].arrays["eval/mask"]  # type: ignore[index]
+    traces[-1].arrays["eval/mask"][:] = traces[0].arrays["eval/mask"]
     return of(*traces)
 
 

@@ -48,6 +48,9 @@ app = new_app()
 SETTINGS = {"learning_rate": 0.01, "momentum": 0.9, "weight_decay": 1e-3}
 """Of every run, with a rate that falls as `poly` does: where momentum keeps the rate, it shows."""
 
+NETWORK = (Config.num_classes, Config.width)
+"""Classes and width of what every run computes."""
+
 SIZE = (2 * OUTPUT_STRIDE - 4, 3 * OUTPUT_STRIDE - 6)
 """60x90: no multiple of 32, so padding and cropping take part; computed at 64x96."""
 
@@ -71,7 +74,7 @@ class Laboratory:
         self._workers: list[Worker] = []
         self._pending: dict[str, Future[None]] = {}
         batches = max(steps, PROBES)
-        write_generic(self.weights, self.batches, architecture, batches, 2, SIZE, seed)
+        write_generic(self.weights, self.batches, architecture, batches, 2, SIZE, seed, *NETWORK)
 
     def __enter__(self) -> "Laboratory":
         return self
@@ -220,8 +223,8 @@ def print_changes(result: Result) -> None:
     if not result.probes:
         return
     console.print(
-        f"decisions (ReLU signs, max-pool winners) that change between a backend and the reference, of"
-        f" {result.probes[0].decisions} a batch, and what they do to the gradients:",
+        f"decisions (ReLU signs, max-pool winners) that change between a backend and the"
+        f" reference, of {result.probes[0].decisions} a batch, and what they do to the gradients:",
         soft_wrap=True,
     )
     for row in (probe.gradients() for probe in result.probes):
@@ -282,7 +285,7 @@ def parity(
     json_path: JsonOption = None,
     html_path: HtmlOption = None,
 ) -> None:
-    """Do all backends compute the same thing? Exit code 0 only when every tolerance holds, else 1."""
+    """Do all backends compute the same thing? Exit code 0 only if every tolerance holds, else 1."""
     chosen = choose_backends(backends)
     if dtype is Dtype.bfloat16:
         raise InputError("--dtype bfloat16: parity judges float64 and float32 alone")

@@ -24,7 +24,6 @@ NUMBERS = ("--scales",)
 def evaluate_dataset(
     trainer: Predictor,
     dataset: Dataset,
-    config: Config,
     on_image: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Any]:
     """`common.evaluation.metrics.summarize` over a split; each image whole, in its own size.
@@ -68,17 +67,15 @@ def config_of(weights: Weights, **more: Any) -> Config:
     )
 
 
-def build_predictor(
-    backend: str, weights: Weights, options: Inference, **more: Any
-) -> tuple[Predictor, Config]:
-    """What predicts with these weights as the options say, and its configuration.
+def build_predictor(backend: str, weights: Weights, options: Inference, **more: Any) -> Predictor:
+    """What predicts with these weights as the options say.
 
     Raises:
         InputError: the backend or the device cannot be had.
     """
     config = config_of(weights, **more)
     framework = load_backend(backend)
-    return predictor(framework, framework.Trainer(config, weights.arrays), options), config
+    return predictor(framework, framework.Trainer(config, weights.arrays), options)
 
 
 def print_metrics(result: dict[str, Any]) -> None:

@@ -54,7 +54,7 @@ class Stop:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.signal is not None:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
@@ -204,7 +204,7 @@ class Training:
             self._stop_if_asked(stop, step)
 
         try:
-            self.metrics = evaluate_dataset(self.trainer, self.val, self.config, show)
+            self.metrics = evaluate_dataset(self.trainer, self.val, show)
         finally:
             bar.remove_task(task)
         if self.folder.best is None or (self.metrics["mean_iou"] or 0.0) > self.folder.best:

@@ -59,7 +59,8 @@ def print_tolerances(report: Report) -> None:
         for stage, tolerance in stages.items():
             note = f" ({tolerance.note})" if tolerance.note else ""
             console.print(
-                f"  {stage}: {tolerance.limit:.1e} = {tolerance.multiplier:.3g} x {tolerance.floor:.1e}{note}",
+                f"  {stage}: {tolerance.limit:.1e} ="
+                f" {tolerance.multiplier:.3g} x {tolerance.floor:.1e}{note}",
                 soft_wrap=True,
             )
     floors = ", ".join(f"{floor:g} in {dtype}" for dtype, floor in ABSOLUTE_FLOOR.items())
@@ -78,7 +79,8 @@ def print_parted(report: Report, trace: str) -> None:
     for d in new[:ROWS]:
         ulp = f", {d.ulp_median:g} ulp (median), {d.ulp_max:g} at most" if d.ulp_max else ""
         console.print(
-            f"  new: {d.name}: {d.error:.1e}, tolerance {number(d.tolerance.limit if d.tolerance else None)},"
+            f"  new: {d.name}: {d.error:.1e},"
+            f" tolerance {number(d.tolerance.limit if d.tolerance else None)},"
             f" largest {d.largest:.1e} at {list(d.where)}{ulp}",
             soft_wrap=True,
             markup=False,

@@ -75,7 +75,7 @@ def finish(training: Training, json_path: Path | None) -> None:
     """Draws what the run has come to, and prints it."""
     folder, val, names = training.folder, training.val, training.train.class_names
     if val is not None and training.metrics is None:  # the run was at its end when it was resumed
-        training.metrics = evaluate_dataset(training.trainer, val, training.config)
+        training.metrics = evaluate_dataset(training.trainer, val)
     metrics = training.metrics
     at = folder.folder
     write_whole(at / "curves.png", lambda path: plot_run(path, folder.steps, folder.val))
