@@ -11,7 +11,7 @@ import pytest
 
 from backends import BACKENDS, load_backend, missing_packages
 from common.errors import InputError
-from parity_tests.mutations.catalogue import FAULTS as MUTATIONS
+from parity_tests.mutations.catalogue import MUTATIONS
 from scripts.pitfalls.catalogue import PITFALLS
 
 ROOT = Path(__file__).parent.parent
