@@ -272,7 +272,7 @@ def _prepare(name: str) -> None:
         load_backend(name)
         import jax
 
-        jax.config.update("jax_disable_jit", True)  # type: ignore[no-untyped-call]
+        jax.config.update("jax_disable_jit", True)
 
 
 def _steps(setting: str) -> int:
@@ -358,16 +358,17 @@ def run(
             pools[name] = concurrent.futures.ProcessPoolExecutor(1, context)
             stack.callback(pools[name].shutdown, cancel_futures=True)
         references = {n: pools[n].submit(healthy, n, settings) for n in map(reference_of, names)}
-        ready = {}
+        ready: dict[concurrent.futures.Future[Any], str] = {}
         for name in names:
             held = references[reference_of(name)].result()
-            ready[name] = pools[name].submit(hold, name, held)
+            ready[pools[name].submit(hold, name, held)] = name
         running = [pools[name].submit(judge_mutation, name, change) for name, change in wanted]
-        for name in names:
-            about["float32_gates"][name], versions = ready[name].result()
-            about["versions"] |= versions
-        for future in concurrent.futures.as_completed(running):
-            yield future.result()
+        for future in concurrent.futures.as_completed([*ready, *running]):
+            if future in ready:
+                about["float32_gates"][ready[future]], versions = future.result()
+                about["versions"] |= versions
+            else:
+                yield future.result()
 
 
 def failed(entry: Mapping[str, Any]) -> str | None:
