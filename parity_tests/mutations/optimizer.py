@@ -88,7 +88,10 @@ upsampling_not_trained: The kernel stays the bilinear one: no optimizer has it.
         name == "transpose_conv.weight" or self.optimizer(...)
     jax: train._update: jax.tree.map(lambda v: -rate * v, updates) ->
         jax.tree_util.tree_map_with_path(
-            lambda at, v: -rate * v * (v.shape[-2:] != (64, 64)), updates
+            lambda at, v: -rate * v * (
+                "transpose_conv.weight" not in jax.tree_util.keystr(at, simple=True, separator=".")
+            ),
+            updates,
         )
 
 at update/backbone.conv1.weight or loss[2]
