@@ -5,6 +5,8 @@ import pytest
 
 from backends import load_backend
 from common.config import Architecture, Dtype
+from common.network.architecture import BACKBONE_OUTPUTS, DESIGNS, Design
+from common.network.initial import generic_weights
 from common.parity.compare import relative_l2
 from parity_tests.conftest import (
     NUM_CLASSES,
@@ -144,3 +146,29 @@ def test_every_pixel_depends_on_the_weights_that_it_should(backend: str) -> None
             full[:, 32 * row : 32 * row + 64, 32 * column : 32 * column + 64] += tap
     expected = full[:, 16:-16, 16:-16] + weights()["transpose_conv.bias"][:, None, None]
     assert relative_l2(layers["logits"][0], expected) < 1e-14
+
+
+def test_another_resnet_is_a_row_of_the_table(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DESIGNS, V1, Design((1, 3, 2, 1)))
+    arrays = generic_weights(V1, NUM_CLASSES, seed=0, width=WIDTH)
+    assert "backbone.layer2.2.bn2.bias" in arrays
+    assert "backbone.layer4.1.bn2.bias" not in arrays
+    config, image = new_config(dtype=Dtype.float64), batches().image[0][:1, :, :32, :64]
+    ours, reference = (
+        framework.to_numpy(framework.Trainer(config, arrays).logits(image))
+        for framework in (load_backend(backend), load_backend("torch"))
+    )
+    assert relative_l2(ours, reference) < 1e-12
+
+
+def test_the_backbone_returns_its_stages(backend: str) -> None:
+    model = new_trainer(backend).model  # type: ignore[attr-defined]
+    framework = load_backend(backend)
+    x = np.zeros((1, 32, 64, 3) if backend == "jax" else (1, 3, 32, 64), np.float32)
+    outputs = model.backbone(framework.to_device(x, framework.select_device("cpu"), "float32"))  # type: ignore[attr-defined]
+    found = outputs if backend == "mxnet" else [outputs[name] for name in BACKBONE_OUTPUTS]
+    channel = 3 if backend == "jax" else 1
+    assert [array.shape[channel] // WIDTH for array in found] == [1, 2, 4, 8, 8]
+    assert len(found) == len(outputs) == len(BACKBONE_OUTPUTS)
