@@ -25,7 +25,9 @@ from common.data.batches import steps_per_epoch, total_steps, training_batch, tr
 from common.data.dataset import Dataset, open_dataset
 from common.data.shapes import write_shapes
 from common.errors import InputError, WorkerError
+from common.network.initial import initial_weights
 from common.runs.run_folder import RunFolder
+from common.weights.checkpoint import write_weights
 from scripts.bench.book.data import book_item
 from scripts.shared.training import Training
 
@@ -429,8 +431,11 @@ def is_running(pid: int) -> bool:
 
 @pytest.fixture
 def training(shapes: Dataset, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """`python -m scripts.train`, past its first steps, in a process group of its own."""
+    """`python -m scripts.train`, a thin network, past its first steps, in a group of its own."""
+    arrays = initial_weights(CONFIG.architecture, shapes.num_classes, seed=0, width=8)
+    write_weights(tmp_path / "W", arrays, CONFIG.architecture, shapes.class_names)
     arguments = ["--backend", "torch", "--data", str(shapes.root), "--out", str(tmp_path / "run")]
+    arguments += ["--weights", str(tmp_path / "W")]
     sizes = ["--batch-size", "2", "--crop", "32", "64", "--steps", "100000", "--device", "cpu"]
     # a shell's background job ignores Ctrl-C, and so would what it starts
     program = ["env", "--default-signal=INT", sys.executable]
@@ -476,6 +481,7 @@ def test_a_signal_to_the_whole_group_ends_the_step_and_saves(
     until(lambda: not any(map(is_running, started)))
 
 
+@pytest.mark.full
 def test_a_second_signal_stops_at_once(training: subprocess.Popen[str]) -> None:
     started = children(training.pid)
     assert training.stderr is not None
@@ -488,7 +494,39 @@ def test_a_second_signal_stops_at_once(training: subprocess.Popen[str]) -> None:
     until(lambda: not any(map(is_running, started)))
 
 
-def test_workers_end_with_a_parent_that_is_killed(training: subprocess.Popen[str]) -> None:
+READER = """
+import sys
+from pathlib import Path
+from common.config import Config
+from common.data.batches import training_batches
+from common.data.dataset import open_dataset
+config = Config(num_classes=6, batch_size=2, crop=(64, 96), steps=100000, workers=2)
+for batch in training_batches(open_dataset(Path(sys.argv[1]), "train"), config):
+    print(batch.epoch, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_workers_end_with_a_parent_that_is_killed(shapes: Dataset) -> None:
+    """The workers of whoever reads batches, a training or not."""
+    reader = subprocess.Popen(
+        [sys.executable, "-c", READER, str(shapes.root)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert reader.stdout is not None and reader.stdout.readline() == "0\n"
+    started = children(reader.pid)
+    assert len(started) == 3  # two workers, and what multiprocessing keeps itself
+    reader.kill()
+    assert reader.communicate(timeout=30)[1] == ""
+    until(lambda: not any(map(is_running, started)))
+
+
+@pytest.mark.full
+def test_workers_end_with_a_training_that_is_killed(training: subprocess.Popen[str]) -> None:
     started = children(training.pid)
     assert len(started) == 3
     training.kill()

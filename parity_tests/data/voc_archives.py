@@ -6,6 +6,7 @@ import tarfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Literal
 
 from common.data import voc2012
 from common.data.dataset import CLASS_NAMES, IMAGES
@@ -34,7 +35,11 @@ def write_published(folder: Path) -> None:
         (root / other).write_text("not for us\n")
 
 
-def packed(files: Tree, *extra: tuple[tarfile.TarInfo, bytes], kind: str = "w") -> bytes:
+def packed(
+    files: Tree,
+    *extra: tuple[tarfile.TarInfo, bytes],
+    kind: Literal["w", "w:gz", "w:bz2", "w:xz"] = "w",
+) -> bytes:
     """A tar of files, owned by somebody and open to all, and of members as they are given."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode=kind) as tar:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from backends import load_backend
-from common.config import IMAGENET_MEAN, IMAGENET_STD, Config, Dtype
+from common.config import IMAGENET_MEAN, IMAGENET_STD, Architecture, Config, Dtype
 from common.errors import InputError
 from common.files import sha256
 from common.network.initial import generic_weights
@@ -46,6 +46,13 @@ FEATURES = {V1: "layer4.1", V2: "norm"}
 """The backbone's last activation."""
 EXACT = 1e-12
 EPS = Config().bn_eps
+
+
+@pytest.fixture(params=[WIDTH, pytest.param(64, marks=pytest.mark.full)])
+def width(request: pytest.FixtureRequest) -> int:
+    """That of the tests' network, and that of the published ones."""
+    return int(request.param)
+
 
 IMAGE: Array = np.random.default_rng(0).normal(size=(1, 3, 64, 96))
 
@@ -107,8 +114,8 @@ def torchvision_backbone(model: torch.nn.Module) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("parallel", [False, True])
-def test_from_torchvision(tmp_path: Path, parallel: bool) -> None:
-    model = torch_model(torchvision_resnet18())
+def test_from_torchvision(tmp_path: Path, parallel: bool, width: int) -> None:
+    model = torch_model(torchvision_resnet18(width))
     saved = torch.nn.DataParallel(model) if parallel else model
     torch.save(saved.state_dict(), tmp_path / "in")
     loaded = load_weights(tmp_path / "in")
@@ -119,7 +126,7 @@ def test_from_torchvision(tmp_path: Path, parallel: bool) -> None:
     )
     hold(loaded, torch_logits(torchvision_backbone(model)))
     prefix = "module." if parallel else ""
-    assert loaded.notes[0].startswith(f"left out: {prefix}fc.weight (1000, 64)")
+    assert loaded.notes[0].startswith(f"left out: {prefix}fc.weight (1000, {8 * width})")
 
 
 @pytest.mark.parametrize("container", ["torch.save", "safetensors"])
@@ -219,15 +226,15 @@ SAVES = {
 @pytest.mark.needs("mxnet")
 @pytest.mark.parametrize("how", SAVES)
 @pytest.mark.parametrize("architecture", [V1, V2])
-def test_from_gluon(tmp_path: Path, architecture: str, how: str) -> None:
+def test_from_gluon(tmp_path: Path, architecture: Architecture, how: str, width: int) -> None:
     save, suffix = SAVES[how]
-    model = gluon_model(zoo(architecture))
+    model = gluon_model(zoo(architecture, width))
     save(model, tmp_path / "in")
     loaded = load_weights(tmp_path / "in", architecture=architecture)
     assert (loaded.naming, loaded.has_head) == (f"gluon{suffix}", False)
     pools = 2 if architecture == V2 else 1  # v2 flattens after it
     hold(loaded, gluon_logits(model.features[:-pools]))
-    assert "(1000, 64)" in loaded.notes[0]  # the classifier
+    assert f"(1000, {8 * width})" in loaded.notes[0]  # the classifier
     fixed = [note for note in loaded.notes if note.endswith("which change nothing")]
     assert len(fixed) == (architecture == V2)
 
@@ -312,8 +319,8 @@ def test_from_our_network_s_state_in_orbax(tmp_path: Path, architecture: str) ->
 
 
 @pytest.fixture(params=[V1, V2])
-def architecture(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+def architecture(request: pytest.FixtureRequest) -> Architecture:
+    return Architecture(request.param)
 
 
 NAMES, MEAN, STD = tuple("abcde"), (0.5, 0.25, 0.125), (1.0, 0.5, 2.0)
@@ -344,19 +351,19 @@ def written(
 
 NO_PLACE = "left out: class_names, mean, std, for which {} has no place"
 NO_HEAD = (
-    "left out: final_conv.weight (5, 64, 1, 1), final_conv.bias (5,),"
+    "left out: final_conv.weight (5, {}, 1, 1), final_conv.bias (5,),"
     " transpose_conv.weight (5, 5, 64, 64), transpose_conv.bias (5,)"
 )
 
 
-def test_torchvision_opens_it(written: Any) -> None:
-    path, expected, notes = written(V1, "torchvision")
-    model = torch_eps(torchvision_resnet18().double())
+def test_torchvision_opens_it(written: Any, width: int) -> None:
+    path, expected, notes = written(V1, "torchvision", width)
+    model = torch_eps(torchvision_resnet18(width).double())
     left = model.load_state_dict(torch.load(path), strict=False)
     assert left.unexpected_keys == []
     assert sorted(left.missing_keys) == ["fc.bias", "fc.weight"]
     assert relative_l2(torch_logits(torchvision_backbone(model)), expected["layer4.1"]) <= EXACT
-    assert notes == [NO_HEAD, NO_PLACE.format("torch.save")]
+    assert notes == [NO_HEAD.format(8 * width), NO_PLACE.format("torch.save")]
 
 
 def test_the_book_s_network_in_pytorch_opens_it(written: Any) -> None:
@@ -368,14 +375,14 @@ def test_the_book_s_network_in_pytorch_opens_it(written: Any) -> None:
 
 
 @pytest.mark.needs("mxnet")
-def test_gluon_s_zoo_opens_it(written: Any, architecture: str) -> None:
-    path, expected, notes = written(architecture, "gluon")
-    net = zoo(architecture)
+def test_gluon_s_zoo_opens_it(written: Any, architecture: Architecture, width: int) -> None:
+    path, expected, notes = written(architecture, "gluon", width)
+    net = zoo(architecture, width)
     net.cast("float64")
     net.load_parameters(str(path), allow_missing=True)
     layers = gluon_eps(net).features[: -2 if architecture == V2 else -1]
     assert relative_l2(gluon_logits(layers), expected[FEATURES[architecture]]) <= EXACT
-    assert notes == [NO_HEAD, NO_PLACE.format("MXNet .params")]
+    assert notes == [NO_HEAD.format(8 * width), NO_PLACE.format("MXNet .params")]
 
 
 @pytest.mark.needs("mxnet")
@@ -389,7 +396,7 @@ def test_gluoncv_opens_it(written: Any) -> None:
 
 
 @pytest.mark.needs("mxnet")
-def test_the_book_s_network_in_mxnet_opens_it(written: Any, architecture: str) -> None:
+def test_the_book_s_network_in_mxnet_opens_it(written: Any, architecture: Architecture) -> None:
     path, expected, notes = written(architecture, "book-mxnet")
     net = book_mxnet(architecture)
     net.cast("float64")
@@ -464,7 +471,7 @@ def flax_logits(tree: Any, architecture: str) -> Array:
 
 @pytest.mark.needs("jax")
 @pytest.mark.filterwarnings("ignore:Sharding info:UserWarning")
-def test_orbax_and_flax_open_it(written: Any, architecture: str) -> None:
+def test_orbax_and_flax_open_it(written: Any, architecture: Architecture) -> None:
     path, expected, notes = written(architecture, "orbax")
     import orbax.checkpoint
 
@@ -480,7 +487,7 @@ def test_orbax_and_flax_open_it(written: Any, architecture: str) -> None:
     assert (back.weights.class_names, back.weights.mean, back.weights.std) == (NAMES, MEAN, STD)
 
 
-def test_onnx_runtime_opens_it(written: Any, architecture: str) -> None:
+def test_onnx_runtime_opens_it(written: Any, architecture: Architecture) -> None:
     path, expected, notes = written(architecture, "onnx")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (logits,) = session.run(["logits"], {"image": IMAGE.astype(np.float32)})
@@ -599,7 +606,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path
 
 @pytest.mark.needs("mxnet")
 def test_imagenet_without_network_says_where_the_file_goes(
-    published: dict[str, Path], architecture: str
+    published: dict[str, Path], architecture: Architecture
 ) -> None:
     with pytest.raises(InputError) as error:
         load_weights(Path("imagenet"), architecture=architecture)
@@ -610,7 +617,7 @@ def test_imagenet_without_network_says_where_the_file_goes(
 
 @pytest.mark.needs("mxnet")
 def test_imagenet_with_a_cached_file_of_another_digest(
-    published: dict[str, Path], architecture: str
+    published: dict[str, Path], architecture: Architecture
 ) -> None:
     path = published[architecture]
     path.parent.mkdir(parents=True)
@@ -622,7 +629,7 @@ def test_imagenet_with_a_cached_file_of_another_digest(
 
 @pytest.mark.needs("mxnet")
 def test_imagenet_from_the_cache(
-    published: dict[str, Path], architecture: str, monkeypatch: pytest.MonkeyPatch
+    published: dict[str, Path], architecture: Architecture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Generic values in the published file's place, under the digest that they have."""
     from mxnet.gluon.model_zoo import model_store
