@@ -16,10 +16,11 @@ import pytest
 
 from backends import BACKENDS, load_backend
 from common.config import Architecture, Config, Dtype, float32
-from common.network.initial import generic_weights
+from common.data.shapes import SHAPES_CLASSES
+from common.network.initial import generic_weights, initial_weights
 from common.parity.traces import Batches, generic_batches, make_trace
 from common.protocol import Arrays, Probe, Trainer
-from common.weights.checkpoint import read_tensors, write_tensors
+from common.weights.checkpoint import read_tensors, write_tensors, write_weights
 
 WIDTH, NUM_CLASSES = 8, 5
 """A thin network: the same code at a fortieth of the arithmetic."""
@@ -72,6 +73,24 @@ def new_trainer(name: str, **settings: Any) -> Trainer:
 def new_probe(name: str, **settings: Any) -> Probe:
     """A probe of a fresh trainer on the generic weights."""
     return load_backend(name).Probe(new_trainer(name, **settings))
+
+
+@functools.cache
+def start(architecture: Architecture = V1) -> Path:
+    """A file of a thin network's initial weights, of the drawn shapes' classes, to train from."""
+    path = _shared() / f"start-{os.getpid()}-{architecture}.safetensors"
+    arrays = initial_weights(architecture, len(SHAPES_CLASSES), seed=0, width=WIDTH)
+    write_weights(path, arrays, architecture, SHAPES_CLASSES)
+    return path
+
+
+def start_of(width: int) -> tuple[object, ...]:
+    """The options of `train` that give its network a width; the real one needs none."""
+    return () if width == WHOLE else ("--weights", start())
+
+
+WIDTHS = [WIDTH, pytest.param(WHOLE, marks=pytest.mark.full)]
+"""For the tests that the real network passes too."""
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """Work done ahead: in order, no further ahead than allowed, and the fault at its turn."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -43,6 +43,7 @@ def test_nothing_runs_on_after_the_end() -> None:
     before, done = set(threading.enumerate()), list[int]()
     results = map_ahead(done.append, range(10), 2)
     next(results)
+    assert isinstance(results, Generator)
     results.close()
     assert sorted(done) in ([0], [0, 1], [0, 1, 2])
     assert set(threading.enumerate()) <= before

@@ -29,6 +29,8 @@ from scripts.shared.cli import main
 
 ROOT = Path(__file__).parents[2]
 JOB = Job("torch", "ours", "train", batch_size=4, height=64, width=96)
+TORCH_FIRST = ["torch", *(pytest.param(name, marks=pytest.mark.full) for name in ("mxnet", "jax"))]
+"""The real network, in one framework quickly and in all in full."""
 ROW_KEYS = {
     *("backend", "form", "mode", "dtype", "batch_size", "height", "width", "seconds", "spread"),
     *("cpu_seconds", "first_seconds", "peak_mb", "images_per_second", "share_of_limit"),
@@ -184,11 +186,12 @@ def test_what_a_candidate_computes(form: str, mode: str) -> None:
     assert taken["peak_mb"] > 100
 
 
+@pytest.mark.parametrize("backend", TORCH_FIRST)
 def test_the_bilinear_head_interpolates_between_centres(backend: str) -> None:
     book = importlib.import_module(f"scripts.bench.book.{backend}")
     images = np.random.default_rng(0).standard_normal((1, 3, 64, 96), np.float32)
     logits = book.Trainer(Config(device=Device.cpu), bilinear=True).logits(images)
-    logits = load_backend(backend).to_numpy(logits)  # type: ignore[attr-defined]
+    logits = load_backend(backend).to_numpy(logits)
     if backend == "jax":
         logits = logits.transpose(0, 3, 1, 2)
     assert logits.shape == (1, 21, 64, 96)
@@ -227,11 +230,12 @@ def test_a_candidate_that_dies_is_named() -> None:
         take_turns([Job("torch", "ours", "train", 2, 32, 32, dtype="int")], 1)
 
 
-def test_json_has_all_forms(tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", [(), pytest.param(("--with-data",), marks=pytest.mark.full)])
+def test_json_has_all_forms(source: tuple[str, ...], tmp_path: Path) -> None:
     path, picture = tmp_path / "bench.json", tmp_path / "bench.png"
     done = bench(
-        *("--backend", "torch", "--size", 64, 64, "--batch-size", 2, "--rounds", 1),
-        *("--with-data", "--json", path, "--plot", picture),
+        *("--backend", "torch", "--size", 32, 32, "--batch-size", 2, "--rounds", 1),
+        *(*source, "--json", path, "--plot", picture),
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(path.read_text())
@@ -246,9 +250,9 @@ def test_json_has_all_forms(tmp_path: Path) -> None:
     facts = result["machine"]
     assert facts["cores"] == len(os.sched_getaffinity(0))
     assert set(facts["versions"]) == {"python", "torch", "numpy"}
-    assert facts["gflop_per_image"]["64x64"]["train"] == pytest.approx(0.9126, rel=1e-3)
+    assert facts["gflop_per_image"]["32x32"]["train"] == pytest.approx(0.2282, rel=1e-3)
     assert facts["product_gflop_per_second"]["float32"]["torch"] > 0
-    assert facts["pictures"] == "synthetic"
+    assert facts["pictures"] == ("synthetic" if source else None)
     assert max(map(len, done.stdout.splitlines())) <= 100
     with Image.open(picture) as image:
         assert image.size[0] > 500

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,15 @@ from common.network.initial import initial_weights
 from common.parity.compare import relative_l2
 from common.parity.traces import generic_batches
 from common.weights.checkpoint import read_tensors, read_weights, write_tensors, write_weights
-from parity_tests.conftest import trace, weights
+from parity_tests.conftest import (
+    NUM_CLASSES,
+    V1,
+    WIDTHS,
+    start,
+    start_of,
+    trace,
+    weights,
+)
 
 Command = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[2]
@@ -34,12 +43,9 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def initial(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "W.safetensors"
-    arrays = initial_weights("resnet18", len(SHAPES_CLASSES), seed=0)
-    write_weights(path, arrays, "resnet18", SHAPES_CLASSES)
-    return path
+@pytest.fixture
+def initial() -> Path:
+    return start()
 
 
 def picture(path: Path) -> Image.Image:
@@ -51,12 +57,13 @@ def picture(path: Path) -> Image.Image:
 SMALL = ("--steps", 3, "--batch-size", 2, "--crop", 32, 64, "--seed", 3)
 
 
+@pytest.mark.parametrize("width", WIDTHS)
 def test_train_evaluate_predict(
-    backend: str, shapes: Path, tmp_path: Path, run_command: Command
+    backend: str, width: int, shapes: Path, tmp_path: Path, run_command: Command
 ) -> None:
     run = tmp_path / "run"
     code, out, err = run_command(
-        "train", "--backend", backend, "--data", shapes, "--out", run, *SMALL
+        "train", "--backend", backend, "--data", shapes, "--out", run, *SMALL, *start_of(width)
     )
     assert (code, err) == (0, "")
     assert "3 steps" in out
@@ -111,11 +118,14 @@ def test_train_evaluate_predict(
 def test_backends_train_on_the_same_batches_from_the_same_weights(
     other: str, shapes: Path, tmp_path: Path, run_command: Command
 ) -> None:
-    losses, finals = [], []
+    losses: list[list[float]] = []
+    finals = []
     for backend in ("torch", other):
         run = tmp_path / backend
         data = ("--data", shapes, "--out", run, "--dtype", "float64", "--workers", len(losses))
-        code, _, err = run_command("train", "--backend", backend, *data, *SMALL)
+        code, _, err = run_command(
+            "train", "--backend", backend, *data, *SMALL, "--weights", start()
+        )
         assert (code, err) == (0, "")
         text = (run / "log.jsonl").read_text()
         losses.append([json.loads(line)["loss"] for line in text.splitlines()])
@@ -127,8 +137,8 @@ def test_backends_train_on_the_same_batches_from_the_same_weights(
 
 def test_trace(backend: str, tmp_path: Path, run_command: Command) -> None:
     w, b, t = (tmp_path / f"{name}.safetensors" for name in "WBT")
-    write_tensors(w, weights(), {"architecture": "resnet18", "num_classes": "21"})
-    data = generic_batches(3, 2, 64, 96, 21, seed=0)
+    write_tensors(w, weights(), {"architecture": V1, "num_classes": str(NUM_CLASSES)})
+    data = generic_batches(3, 2, 64, 96, NUM_CLASSES, seed=0)
     write_tensors(b, {"image": data.image, "label": data.label}, {})
     code, _, err = run_command(
         *("trace", "--backend", backend, "--weights", w, "--batches", b, "--out", t),
@@ -145,9 +155,10 @@ def test_trace(backend: str, tmp_path: Path, run_command: Command) -> None:
     assert float(metadata["learning_rate"]) == 0.01
 
 
-def test_train_starts_from_weights(
-    shapes: Path, initial: Path, tmp_path: Path, run_command: Command
-) -> None:
+def test_train_starts_from_weights(shapes: Path, tmp_path: Path, run_command: Command) -> None:
+    initial = tmp_path / "W.safetensors"
+    arrays = initial_weights(V1, len(SHAPES_CLASSES), seed=0)
+    write_weights(initial, arrays, V1, SHAPES_CLASSES)
     base = ("train", "--backend", "torch", "--data", shapes, "--steps", 1, "--batch-size", 2)
     base += ("--crop", 32, 64)
     seeded, given = tmp_path / "seeded", tmp_path / "given"
@@ -319,9 +330,13 @@ def test_void_as_background_needs_a_background(tmp_path: Path, run_command: Comm
     assert "class 0 is sky, not background" in err
 
 
-TRACE_FAULTS = {
+TRACE_FAULTS: dict[str, tuple[dict[str, Any], int, str]] = {
     "more steps": ({}, 4, "holds 3 batches, --steps asks for 4"),
-    "label": ({"label": np.full((3, 2, 32, 32), 21, np.uint8)}, 2, "label 21 is neither"),
+    "label": (
+        {"label": np.full((3, 2, 32, 32), NUM_CLASSES, np.uint8)},
+        2,
+        f"label {NUM_CLASSES} is neither",
+    ),
     "label type": ({"label": np.zeros((3, 2, 32, 32), np.int64)}, 2, "label is int64, not uint8"),
     "label shape": ({"label": np.zeros((3, 2, 32, 31), np.uint8)}, 2, "label is (3, 2, 32, 31)"),
     "image shape": ({"image": np.zeros((3, 2, 32, 32, 3))}, 2, "not (steps, N, 3, H, W)"),
@@ -340,8 +355,8 @@ TRACE_FAULTS = {
 def test_trace_refuses_bad_batches(fault: str, tmp_path: Path, run_command: Command) -> None:
     change, steps, message = TRACE_FAULTS[fault]
     w, b, t = (tmp_path / f"{name}.safetensors" for name in "WBT")
-    write_tensors(w, weights(), {"architecture": "resnet18", "num_classes": "21"})
-    data = generic_batches(3, 2, 32, 32, 21, seed=0)
+    write_tensors(w, weights(), {"architecture": V1, "num_classes": str(NUM_CLASSES)})
+    data = generic_batches(3, 2, 32, 32, NUM_CLASSES, seed=0)
     arrays = {"image": data.image, "label": data.label} | change
     write_tensors(b, {name: a for name, a in arrays.items() if a is not None}, {})
     options = ("--weights", w, "--batches", b, "--out", t, "--steps", steps)

@@ -8,13 +8,14 @@ import pytest
 from common.config import Config
 from common.network.initial import initial_weights
 from common.weights.checkpoint import read_weights, write_weights
+from parity_tests.conftest import WIDTH
 from scripts.demo import app, clear
 from scripts.shared.cli import main
 
 
 def test_the_trained_weights_stay_once(tmp_path: Path) -> None:
     names = ("background", "circle")
-    arrays = initial_weights(Config.architecture, 2, 0)
+    arrays = initial_weights(Config.architecture, 2, 0, width=WIDTH)
     run = tmp_path / "run-torch"
     run.mkdir()
     kept = [run / "log.jsonl", tmp_path / "losses.png", tmp_path / "torch.json"]

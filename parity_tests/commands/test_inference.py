@@ -5,6 +5,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,17 +14,16 @@ from PIL import Image
 from torch.nn import functional
 
 from backends import load_backend
-from common.config import Config, Dtype, Inference
+from common.config import Architecture, Dtype, Inference
 from common.data.shapes import SHAPES_CLASSES, write_shapes
 from common.errors import InputError
 from common.evaluation.views import predictor, resized, scores, tiled_logits, tiles
 from common.network.initial import generic_weights
-from common.network.tensors import ARCHITECTURES
 from common.parity.compare import relative_l2
 from common.protocol import Trainer
 from common.weights.checkpoint import write_weights
+from parity_tests.conftest import V1, WIDTH, new_trainer
 
-CLASSES = 5
 EVERYTHING = Inference(flip=True, scales=(0.75, 1.25), tile=(64, 64), overlap=24)
 Command = Callable[..., tuple[int, str, str]]
 
@@ -37,14 +37,13 @@ def picture(height: int, width: int) -> np.ndarray:
 
 @functools.cache
 def trainer_of(
-    backend: str, dtype: Dtype = Dtype.float64, architecture: str = "resnet18"
+    backend: str, dtype: Dtype = Dtype.float64, architecture: Architecture = V1
 ) -> Trainer:
     """On generic weights; nothing here trains it."""
-    config = Config(architecture=architecture, num_classes=CLASSES, dtype=dtype)
-    return load_backend(backend).Trainer(config, generic_weights(architecture, CLASSES, seed=3))
+    return new_trainer(backend, dtype=dtype, architecture=architecture)
 
 
-def logits_of(backend: str, *settings: str) -> Callable[[np.ndarray], np.ndarray]:
+def logits_of(backend: str, *settings: Any) -> Callable[[np.ndarray], np.ndarray]:
     trainer = trainer_of(backend, *settings)
     return lambda images: load_backend(backend).to_numpy(trainer.logits(images))
 
@@ -82,7 +81,7 @@ def test_one_tile_fades_into_the_next() -> None:
 
 
 def tiled_against_whole(
-    image: np.ndarray, overlap: int, backend: str = "torch", architecture: str = "resnet18"
+    image: np.ndarray, overlap: int, backend: str = "torch", architecture: Architecture = V1
 ) -> float:
     logits = logits_of(backend, Dtype.float64, architecture)
     options = Inference(tile=(768, 768), overlap=overlap)
@@ -93,8 +92,8 @@ def test_tiles_that_overlap_by_640_give_the_logits_of_the_whole(backend: str) ->
     assert tiled_against_whole(picture(20, 900), 640, backend) < 1e-14
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_so_they_do_from_top_to_bottom_and_in_every_network(architecture: str) -> None:
+@pytest.mark.parametrize("architecture", Architecture)
+def test_so_they_do_from_top_to_bottom_and_in_every_network(architecture: Architecture) -> None:
     assert tiled_against_whole(picture(900, 20), 640, architecture=architecture) < 1e-14
 
 
@@ -196,8 +195,8 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def generic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "W.safetensors"
-    arrays = generic_weights("resnet18", len(SHAPES_CLASSES), seed=0)
-    write_weights(path, arrays, "resnet18", SHAPES_CLASSES)
+    arrays = generic_weights(V1, len(SHAPES_CLASSES), seed=0, width=WIDTH)
+    write_weights(path, arrays, V1, SHAPES_CLASSES)
     return path
 
 

@@ -199,7 +199,7 @@ def fresh_switches(backend: str) -> Any:
     """TF32's switches in a process where no other test has moved them."""
     path = {k: v for k, v in os.environ.items() if k != "NVIDIA_TF32_OVERRIDE"}
     code = (
-        f"import json; from scripts.pitfalls import measure; print(json.dumps(measure('tf32',"
+        f"import json; from scripts.pitfalls.__main__ import measure; print(json.dumps(measure('tf32',"
         f" {backend!r})))"
     )
     result = subprocess.run(

@@ -13,7 +13,17 @@ from common.data.shapes import write_shapes
 from common.network.tensors import decayed_tensors, tensors
 from common.parity.compare import relative_l2
 from common.runs.recipes import RECIPES, description, read_recipe, write_recipe
-from parity_tests.conftest import batches, new_trainer, weights
+from parity_tests.conftest import (
+    NUM_CLASSES,
+    V1,
+    V2,
+    WIDTH,
+    batches,
+    new_probe,
+    new_trainer,
+    start,
+    weights,
+)
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -65,7 +75,19 @@ def test_the_help_tells_each_recipe(run_command: Command) -> None:
 def test_a_run_keeps_its_recipe(tmp_path: Path, run_command: Command) -> None:
     write_shapes(tmp_path / "set", 4, 1, seed=0)
     run = tmp_path / "run"
-    size = ("--batch-size", 2, "--crop", 32, 64, "--steps", 1, "--workers", 0)
+    size = (
+        "--batch-size",
+        2,
+        "--crop",
+        32,
+        64,
+        "--steps",
+        1,
+        "--workers",
+        0,
+        "--weights",
+        start(V2),
+    )
     data = ("--data", tmp_path / "set", "--out", run, "--backend", "torch")
     assert run_command("train", "--recipe", "book-mxnet", *size, *data)[0] == 0
     config = json.loads((run / "config.json").read_text())
@@ -79,7 +101,8 @@ def test_book_torch_s_step_is_the_book_s() -> None:
     import torch
     from torch.nn import functional
 
-    from backends.torch import assemble, to_numpy, trained_tensors
+    from backends.torch import assemble, to_numpy
+    from backends.torch.weights import trained_tensors
 
     book_rate, book_decay, n = 0.001, 1e-3, 2
     recipe = read_recipe(RECIPES["book-torch"], SETTINGS)
@@ -91,7 +114,7 @@ def test_book_torch_s_step_is_the_book_s() -> None:
     book = new_trainer("torch", **settings)
     model = book.model  # type: ignore[attr-defined]
     model.train()
-    logits = assemble(model(torch.tensor(image)), *image.shape[2:])
+    logits = model(torch.tensor(image))
     truth = torch.tensor(label).long()
     losses = functional.cross_entropy(logits, truth, reduction="none").mean(1).mean(1)
     losses.sum().backward()
@@ -108,12 +131,12 @@ def test_decay_on_kernels_alone(backend: str) -> None:
     image, label = batches().image[0], batches().label[0]
     rate = float32(0.01)
     decay = float32(0.125)
-    trainer = new_trainer(
+    probe = new_probe(
         backend, dtype=Dtype.float64, weight_decay=decay, decay=Decay.kernels, momentum=0.9
     )
-    _, _, gradients = trainer.traced_step(image, label, rate)
-    after = trainer.weights()
-    specs = tensors("resnet18", 21)
+    _, _, gradients = probe.traced_step(image, label, rate)
+    after = probe.trainer.weights()
+    specs = tensors(V1, NUM_CLASSES, WIDTH)
     for name, gradient in gradients.items():
         w = weights()[name]
         pull = decay * w if specs[name].role == "weight" else 0.0

@@ -27,6 +27,7 @@ from common.network.schedule import learning_rate
 from common.parity.compare import relative_l2
 from common.runs.run_folder import BEST, DAMAGED, LAST, PREVIOUS, Checkpoint, RunFolder
 from common.weights.checkpoint import digest, read_tensors, read_weights, write_tensors
+from parity_tests.conftest import WHOLE, WIDTH, WIDTHS, start, start_of
 from scripts.shared import training
 
 Command = Callable[..., tuple[int, str, str]]
@@ -82,11 +83,12 @@ def lines(path: Path) -> list[dict[str, Any]]:
 # Going on
 
 
+@pytest.mark.parametrize("width", WIDTHS)
 def test_a_run_goes_on_bit_for_bit(
-    backend: str, shapes: Path, tmp_path: Path, run_command: Command, at_step: Any
+    backend: str, width: int, shapes: Path, tmp_path: Path, run_command: Command, at_step: Any
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    arguments = ("--backend", backend, "--data", shapes, *SMALL, "--epochs", 3)
+    arguments = ("--backend", backend, "--data", shapes, *SMALL, "--epochs", 3, *start_of(width))
     assert run_command("train", *arguments, "--out", whole)[0] == 0
     at_step(4, interrupt)  # in the middle of the second epoch
     code, _, err = run_command("train", *arguments, "--out", broken)
@@ -111,7 +113,12 @@ def test_a_run_goes_on_bit_for_bit(
     assert [part["step"] for part in config["history"]] == [0, 5, 6]
 
 
-SIX = list(itertools.permutations(BACKENDS))
+FIRST, *OTHERS = itertools.permutations(BACKENDS)
+RELAYS = [
+    pytest.param(FIRST, WIDTH),
+    *(pytest.param(order, WIDTH, marks=pytest.mark.full) for order in OTHERS),
+    pytest.param(FIRST, WHOLE, marks=pytest.mark.full),
+]
 
 
 @pytest.fixture(scope="module")
@@ -124,11 +131,17 @@ def relay_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def relay(
-    folder: Path, data: Path, order: tuple[str, ...], run_command: Command, at_step: Any
+    folder: Path,
+    data: Path,
+    order: tuple[str, ...],
+    width: int,
+    run_command: Command,
+    at_step: Any,
 ) -> dict[str, Any]:
     """What nine steps in float64 come to, three in each framework."""
     arguments = ("--data", data, *SMALL, "--epochs", 1, "--dtype", "float64", "--out", folder)
     settings = ("--lr", 0.05, "--weight-decay", 1e-3, "--scale", 0.7, 1.4, "--warmup", 0.3)
+    settings += start_of(width)
     at_step(2, interrupt)
     assert run_command("train", "--backend", order[0], *arguments, *settings)[0] == 130
     at_step(5, interrupt)
@@ -144,18 +157,26 @@ def relay(
     return found
 
 
-_STAYED: dict[str, dict[str, Any]] = {}
+_STAYED: dict[tuple[str, int], dict[str, Any]] = {}
 """What the runs that never change framework come to; made once."""
 
 
-@pytest.mark.parametrize("order", SIX, ids="-".join)
+@pytest.mark.parametrize("order, width", RELAYS)
 def test_a_relay_ends_where_a_run_does_that_never_changes_framework(
-    order: tuple[str, ...], relay_data: Path, tmp_path: Path, run_command: Command, at_step: Any
+    order: tuple[str, ...],
+    width: int,
+    relay_data: Path,
+    tmp_path: Path,
+    run_command: Command,
+    at_step: Any,
 ) -> None:
-    stayed = order[0]
+    def run(name: str, order: tuple[str, ...]) -> dict[str, Any]:
+        return relay(tmp_path / name, relay_data, order, width, run_command, at_step)
+
+    stayed = order[0], width
     if stayed not in _STAYED:
-        _STAYED[stayed] = relay(tmp_path / "s", relay_data, (stayed,) * 3, run_command, at_step)
-    found = relay(tmp_path / "relay", relay_data, order, run_command, at_step)
+        _STAYED[stayed] = run("stayed", order[:1] * 3)
+    found = run("relay", order)
     apart = {name: relative_l2(found[name], array) for name, array in _STAYED[stayed].items()}
     assert len(apart) == 1 + 104 + 64
     assert max(apart.values()) <= 1e-9, max(apart, key=apart.__getitem__)
@@ -168,7 +189,7 @@ def test_a_finished_run_is_left_as_it_is(
 ) -> None:
     run = tmp_path / "run"
     arguments = ("--backend", "torch", "--data", shapes, *SMALL, "--steps", 2, "--out", run)
-    assert run_command("train", *arguments)[0] == 0
+    assert run_command("train", *arguments, "--weights", start())[0] == 0
     before = {p.name: p.read_bytes() for p in run.iterdir() if p.suffix in (".jsonl", ".json")}
     before.pop("config.json")
     weights = (run / LAST).stat().st_mtime_ns
@@ -184,7 +205,7 @@ def stopped(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """A run of two steps, stopped after one."""
     run = tmp_path_factory.mktemp("stopped") / "run"
     command = [sys.executable, "-m", "scripts.train", "--backend", "torch", "--data", shapes]
-    command += [*SMALL, "--steps", 2, "--stop-after", 1, "--out", run]
+    command += [*SMALL, "--steps", 2, "--stop-after", 1, "--out", run, "--weights", start()]
     subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, check=True)
     yield run
     shutil.rmtree(run)
@@ -202,7 +223,7 @@ def test_a_file_that_goes_missing_on_the_way(
     away = tmp_path / "away"
     at_step(3, lambda: (data / "JPEGImages").rename(away))
     arguments = ("--backend", "torch", "--data", data, *SMALL[:-1], workers, "--epochs", 3)
-    code, _, err = run_command("train", *arguments, "--out", run)
+    code, _, err = run_command("train", *arguments, "--out", run, "--weights", start())
     assert (code, err.count("\n")) == (2, 1)
     assert ".jpg: no such file; saved after step" in err
     assert f"--resume {run} goes on" in err
@@ -266,8 +287,9 @@ def test_a_digest_covers_names_types_shapes_values_and_metadata() -> None:
     assert base not in [digest(*each) for each in changed]
 
 
-def test_kill_9_while_saving_loses_nothing(tmp_path: Path) -> None:
-    """A hundred children save as fast as they can, each is killed at a moment of its own."""
+@pytest.mark.parametrize("kills", [10, pytest.param(100, marks=pytest.mark.full)])
+def test_kill_9_while_saving_loses_nothing(kills: int, tmp_path: Path) -> None:
+    """Children save as fast as they can, each is killed at a moment of its own."""
     (tmp_path / "run").mkdir()
     path, previous = tmp_path / "run" / LAST, tmp_path / "run" / PREVIOUS
     random, lost, kept = np.random.default_rng(0), 0, 0
@@ -287,7 +309,7 @@ def test_kill_9_while_saving_loses_nothing(tmp_path: Path) -> None:
         "    print(step, flush=True)\n"
     )
     step = 0
-    for _ in range(100):
+    for _ in range(kills):
         program = [sys.executable, "-c", code, str(path), str(step + 1)]
         with subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
@@ -303,8 +325,8 @@ def test_kill_9_while_saving_loses_nothing(tmp_path: Path) -> None:
         if previous.exists():
             older, old = read_tensors(previous)
             assert digest(older, old) == old["content_sha256"]
-    assert (kept, lost) == (100, 0)
-    assert step > 100
+    assert (kept, lost) == (kills, 0)
+    assert step > kills
 
 
 def test_a_new_run_clears_what_a_kill_left_behind(stopped: Path, tmp_path: Path) -> None:
@@ -391,7 +413,7 @@ def test_tensorboard_shows_the_run(
     run = tmp_path / "run"
     at_step(4, interrupt)
     arguments = ("--backend", "torch", "--data", shapes, *SMALL, "--epochs", 2, "--out", run)
-    assert run_command("train", *arguments)[0] == 130
+    assert run_command("train", *arguments, "--weights", start())[0] == 130
     at_step(-1, interrupt)
     assert run_command("train", "--resume", run)[0] == 0
     curves = events(run / "tensorboard")
