@@ -101,7 +101,7 @@ def test_book_torch_s_step_is_the_book_s() -> None:
     import torch
     from torch.nn import functional
 
-    from backends.torch import assemble, to_numpy
+    from backends.torch import to_numpy
     from backends.torch.weights import trained_tensors
 
     book_rate, book_decay, n = 0.001, 1e-3, 2
