@@ -199,8 +199,8 @@ def fresh_switches(backend: str) -> Any:
     """TF32's switches in a process where no other test has moved them."""
     path = {k: v for k, v in os.environ.items() if k != "NVIDIA_TF32_OVERRIDE"}
     code = (
-        f"import json; from scripts.pitfalls.__main__ import measure; print(json.dumps(measure('tf32',"
-        f" {backend!r})))"
+        "import json; from scripts.pitfalls.__main__ import measure;"
+        f" print(json.dumps(measure('tf32', {backend!r})))"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=path, capture_output=True, text=True, check=True

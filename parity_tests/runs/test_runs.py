@@ -131,6 +131,10 @@ def relay_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def relay_id(value: tuple[str, ...] | int) -> str:
+    return str(value) if isinstance(value, int) else "-".join(value)
+
+
 def relay(
     folder: Path,
     data: Path,
@@ -162,7 +166,7 @@ _STAYED: dict[tuple[str, int], dict[str, Any]] = {}
 """What the runs that never change framework come to; made once."""
 
 
-@pytest.mark.parametrize("order, width", RELAYS)
+@pytest.mark.parametrize("order, width", RELAYS, ids=relay_id)
 def test_a_relay_ends_where_a_run_does_that_never_changes_framework(
     order: tuple[str, ...],
     width: int,
