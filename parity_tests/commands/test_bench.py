@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from scripts.bench.turns import Measured, take_turns
 from scripts.bench.worker import SIDE, Job, build, make_batch, measure
 from scripts.shared.cli import main
 
+Command = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[2]
 JOB = Job("torch", "ours", "train", batch_size=4, height=64, width=96)
 TORCH_FIRST = ["torch", *(pytest.param(name, marks=pytest.mark.full) for name in ("mxnet", "jax"))]
@@ -230,12 +232,12 @@ def test_a_candidate_that_dies_is_named() -> None:
         take_turns([Job("torch", "ours", "train", 2, 32, 32, dtype="int")], 1)
 
 
-@pytest.mark.parametrize("source", [(), pytest.param(("--with-data",), marks=pytest.mark.full)])
-def test_json_has_all_forms(source: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.full
+def test_json_has_all_forms(tmp_path: Path) -> None:
     path, picture = tmp_path / "bench.json", tmp_path / "bench.png"
     done = bench(
-        *("--backend", "torch", "--size", 32, 32, "--batch-size", 2, "--rounds", 1),
-        *(*source, "--json", path, "--plot", picture),
+        *("--backend", "torch", "--size", 64, 64, "--batch-size", 2, "--rounds", 1),
+        *("--with-data", "--json", path, "--plot", picture),
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(path.read_text())
@@ -250,21 +252,21 @@ def test_json_has_all_forms(source: tuple[str, ...], tmp_path: Path) -> None:
     facts = result["machine"]
     assert facts["cores"] == len(os.sched_getaffinity(0))
     assert set(facts["versions"]) == {"python", "torch", "numpy"}
-    assert facts["gflop_per_image"]["32x32"]["train"] == pytest.approx(0.2282, rel=1e-3)
+    assert facts["gflop_per_image"]["64x64"]["train"] == pytest.approx(0.9126, rel=1e-3)
     assert facts["product_gflop_per_second"]["float32"]["torch"] > 0
-    assert facts["pictures"] == ("synthetic" if source else None)
+    assert facts["pictures"] == "synthetic"
     assert max(map(len, done.stdout.splitlines())) <= 100
     with Image.open(picture) as image:
         assert image.size[0] > 500
 
 
-def test_several_batch_sizes_and_sizes_of_reading(tmp_path: Path) -> None:
+def test_several_batch_sizes_and_sizes_of_reading(tmp_path: Path, run_command: Command) -> None:
     path, picture = tmp_path / "bench.json", tmp_path / "bench.png"
-    done = bench(
-        *("--mode", "data", "--size", 32, 64, "--size", 64, 96, "--batch-size", 1, 2),
+    code, _, err = run_command(
+        *("bench", "--mode", "data", "--size", 32, 64, "--size", 64, 96, "--batch-size", 1, 2),
         *("--rounds", 1, "--json", path, "--plot", picture),
     )
-    assert done.returncode == 0, done.stderr
+    assert code == 0, err
     rows = json.loads(path.read_text())["rows"]
     combinations = [(n, h, w) for n in (1, 2) for h, w in ((32, 64), (64, 96))]
     assert [(r["batch_size"], r["height"], r["width"]) for r in rows[::2]] == combinations
@@ -308,7 +310,6 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_worker_s_bad_input_is_one_line_and_exit_code_2() -> None:
-    done = bench("--backend", "torch", "--device", "gpu")
-    assert done.returncode == 2
-    assert done.stderr == "error: --device gpu: torch sees no GPU\n"
+def test_a_worker_s_bad_input_is_one_line_and_exit_code_2(run_command: Command) -> None:
+    code, _, err = run_command("bench", "--backend", "torch", "--device", "gpu")
+    assert (code, err) == (2, "error: --device gpu: torch sees no GPU\n")

@@ -114,7 +114,7 @@ def test_train_evaluate_predict(
         assert overlay.height > mask.height
 
 
-@pytest.mark.parametrize("other", ["mxnet", "jax"])
+@pytest.mark.parametrize("other", ["mxnet", pytest.param("jax", marks=pytest.mark.full)])
 def test_backends_train_on_the_same_batches_from_the_same_weights(
     other: str, shapes: Path, tmp_path: Path, run_command: Command
 ) -> None:
@@ -299,7 +299,7 @@ def test_predict_holds_few_of_many_images_and_prints_few(
         return Image.fromarray(image)
 
     monkeypatch.setattr(
-        "scripts.predict.load_backend", lambda name: SimpleNamespace(Trainer=Trainer)
+        "scripts.shared.evaluation.load_backend", lambda name: SimpleNamespace(Trainer=Trainer)
     )
     monkeypatch.setattr("scripts.predict.read_image", read)
     monkeypatch.setattr("scripts.predict.overlay", overlay)

@@ -13,17 +13,7 @@ from common.data.shapes import write_shapes
 from common.network.tensors import decayed_tensors, tensors
 from common.parity.compare import relative_l2
 from common.runs.recipes import RECIPES, description, read_recipe, write_recipe
-from parity_tests.conftest import (
-    NUM_CLASSES,
-    V1,
-    V2,
-    WIDTH,
-    batches,
-    new_probe,
-    new_trainer,
-    start,
-    weights,
-)
+from parity_tests.conftest import NUM_CLASSES, V1, WIDTH, batches, new_probe, new_trainer, weights
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -75,19 +65,7 @@ def test_the_help_tells_each_recipe(run_command: Command) -> None:
 def test_a_run_keeps_its_recipe(tmp_path: Path, run_command: Command) -> None:
     write_shapes(tmp_path / "set", 4, 1, seed=0)
     run = tmp_path / "run"
-    size = (
-        "--batch-size",
-        2,
-        "--crop",
-        32,
-        64,
-        "--steps",
-        1,
-        "--workers",
-        0,
-        "--weights",
-        start(V2),
-    )
+    size = ("--batch-size", 2, "--crop", 32, 64, "--steps", 1, "--workers", 0)
     data = ("--data", tmp_path / "set", "--out", run, "--backend", "torch")
     assert run_command("train", "--recipe", "book-mxnet", *size, *data)[0] == 0
     config = json.loads((run / "config.json").read_text())
@@ -101,7 +79,7 @@ def test_book_torch_s_step_is_the_book_s() -> None:
     import torch
     from torch.nn import functional
 
-    from backends.torch import assemble, to_numpy
+    from backends.torch import to_numpy
     from backends.torch.weights import trained_tensors
 
     book_rate, book_decay, n = 0.001, 1e-3, 2

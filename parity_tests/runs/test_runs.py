@@ -27,8 +27,9 @@ from common.network.schedule import learning_rate
 from common.parity.compare import relative_l2
 from common.runs.run_folder import BEST, DAMAGED, LAST, PREVIOUS, Checkpoint, RunFolder
 from common.weights.checkpoint import digest, read_tensors, read_weights, write_tensors
-from parity_tests.conftest import WHOLE, WIDTH, WIDTHS, start, start_of
+from parity_tests.conftest import WHOLE, WIDTH, WIDTHS, command_module, start, start_of
 from scripts.shared import training
+from scripts.shared.cli import main
 
 Command = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[2]
@@ -130,6 +131,10 @@ def relay_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def relay_id(value: tuple[str, ...] | int) -> str:
+    return str(value) if isinstance(value, int) else "-".join(value)
+
+
 def relay(
     folder: Path,
     data: Path,
@@ -161,7 +166,7 @@ _STAYED: dict[tuple[str, int], dict[str, Any]] = {}
 """What the runs that never change framework come to; made once."""
 
 
-@pytest.mark.parametrize("order, width", RELAYS)
+@pytest.mark.parametrize("order, width", RELAYS, ids=relay_id)
 def test_a_relay_ends_where_a_run_does_that_never_changes_framework(
     order: tuple[str, ...],
     width: int,
@@ -204,9 +209,12 @@ def test_a_finished_run_is_left_as_it_is(
 def stopped(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A run of two steps, stopped after one."""
     run = tmp_path_factory.mktemp("stopped") / "run"
-    command = [sys.executable, "-m", "scripts.train", "--backend", "torch", "--data", shapes]
+    command = ["scripts.train", "--backend", "torch", "--data", shapes]
     command += [*SMALL, "--steps", 2, "--stop-after", 1, "--out", run, "--weights", start()]
-    subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, check=True)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit_:
+        patch.setattr("sys.argv", list(map(str, command)))
+        main(command_module("train").app)
+    assert exit_.value.code == 0
     yield run
     shutil.rmtree(run)
 
@@ -287,7 +295,7 @@ def test_a_digest_covers_names_types_shapes_values_and_metadata() -> None:
     assert base not in [digest(*each) for each in changed]
 
 
-@pytest.mark.parametrize("kills", [10, pytest.param(100, marks=pytest.mark.full)])
+@pytest.mark.parametrize("kills", [5, pytest.param(100, marks=pytest.mark.full)])
 def test_kill_9_while_saving_loses_nothing(kills: int, tmp_path: Path) -> None:
     """Children save as fast as they can, each is killed at a moment of its own."""
     (tmp_path / "run").mkdir()
