@@ -124,10 +124,9 @@ def find_root(folder: Path) -> Path:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    for root in (folder, folder / "VOC2012", folder / "VOCdevkit/VOC2012"):
-        if (root / IMAGES).is_dir():
-            break
-    else:
+    places = (folder, folder / "VOC2012", folder / "VOCdevkit/VOC2012")
+    root = next((place for place in places if (place / IMAGES).is_dir()), None)
+    if root is None:
         raise InputError(f"{folder}: holds no {IMAGES}, by itself or in VOCdevkit/VOC2012")
     for part in (MASKS, SPLITS):
         if not (root / part).is_dir():
@@ -193,14 +192,10 @@ def _manifest_check(root: Path) -> Check | None:
 
 
 def _raise_first(faults: list[str], root: Path) -> None:
-    if not faults:
-        return
-    more = ""
-    if len(faults) > 1:
-        more = (
-            f" (and {len(faults) - 1} more; `python -m scripts.data check {root}` lists them all)"
-        )
-    raise InputError(faults[0] + more)
+    others = len(faults) - 1
+    more = f" (and {others} more; `python -m scripts.data check {root}` lists them all)"
+    if faults:
+        raise InputError(faults[0] + more * (others > 0))
 
 
 def _check_files(root: Path, split: str, names: Iterable[str]) -> None:
@@ -372,12 +367,3 @@ def keep_manifest(folder: Path) -> tuple[Survey, bool]:
     if not found.faults:
         Manifest(root, files).write()
     return found, not found.faults
-
-
-def find_faults(folder: Path) -> list[str]:
-    """Every fault of every split, each as `path: fault`.
-
-    Raises:
-        InputError: the folder is not in VOC's layout.
-    """
-    return survey(folder).faults

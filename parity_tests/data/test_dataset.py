@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from common.data.dataset import IMAGES, MASKS, SPLITS, check_split, find_faults, open_dataset
+from common.data.dataset import IMAGES, MASKS, SPLITS, check_split, open_dataset, survey
 from common.data.images import read_image, read_mask
 from common.data.voc import VOC_CLASSES, voc_palette
 from common.errors import InputError
@@ -65,7 +65,7 @@ def test_a_split_is_read(folder: Path) -> None:
     assert image.dtype == label.dtype == np.uint8
     np.testing.assert_array_equal(label, label_of(1))
     check_split(dataset)
-    assert find_faults(folder) == []
+    assert survey(folder).faults == []
 
 
 @pytest.mark.parametrize("below", ["VOCdevkit/VOC2012", "VOC2012"])
@@ -159,7 +159,7 @@ def test_a_bad_picture_is_named(folder: Path, kind: str) -> None:
     message = fault(lambda: read_image(path))
     assert message.startswith(f"{path}: ")
     assert reason in message
-    assert find_faults(folder) == [message]
+    assert survey(folder).faults == [message]
     assert fault(lambda: check_split(open_dataset(folder, "train"))) == message
 
 
@@ -219,13 +219,13 @@ def test_a_bad_mask_is_named(folder: Path, kind: str) -> None:
     message = fault(lambda: dataset.read(1))
     assert message.startswith(f"{path}: ")
     assert reason in message
-    assert find_faults(folder) == [message]
+    assert survey(folder).faults == [message]
     assert fault(lambda: check_split(dataset)) == message
 
 
 def test_the_number_of_classes_bounds_the_labels(folder: Path) -> None:
     (folder / "class_names.txt").write_text("sky\nroad\n")
-    (message,) = find_faults(folder)
+    (message,) = survey(folder).faults
     assert message == (
         f"{folder / MASKS / 'c.png'}: label 2 is neither a class (0 to 1) nor void (255)"
     )
@@ -254,7 +254,7 @@ def test_a_bad_split_file_is_named(folder: Path, kind: str) -> None:
     path.write_bytes(data)
     message = fault(lambda: open_dataset(folder, "train"))
     assert message.startswith(f"{path}: {reason}")
-    assert message in find_faults(folder)
+    assert message in survey(folder).faults
     assert open_dataset(folder, "val").names == ("c",)
 
 
@@ -278,14 +278,14 @@ def test_bad_class_names_are_named(folder: Path, kind: str) -> None:
     path.write_bytes(data)
     message = fault(lambda: open_dataset(folder, "train"))
     assert message.startswith(f"{path}: {reason}")
-    assert find_faults(folder) == [message]
+    assert survey(folder).faults == [message]
 
 
 def test_folders_that_are_none(folder: Path) -> None:
     missing = folder / "none"
     assert fault(lambda: open_dataset(missing, "train")) == f"{missing}: no such folder"
     inside = folder / IMAGES
-    assert fault(lambda: find_faults(inside)).startswith(f"{inside}: holds no JPEGImages")
+    assert fault(lambda: survey(inside).faults).startswith(f"{inside}: holds no JPEGImages")
     (folder / SPLITS).rename(folder / "ImageSets/other")
     assert fault(lambda: open_dataset(folder, "train")) == f"{folder}: holds no {SPLITS}"
 
@@ -304,7 +304,7 @@ def test_every_fault_is_found_once_and_in_order(folder: Path) -> None:
         f"{folder / MASKS / 'd.png'}: no such file",
         f"{folder / MASKS / 'c.png'}: void everywhere",
     ]
-    faults = find_faults(folder)
+    faults = survey(folder).faults
     assert len(faults) == len(starts)
     assert all(line.startswith(start) for line, start in zip(faults, starts, strict=True))
     hint = f"(and 1 more; `python -m scripts.data check {folder}` lists them all)"

@@ -13,9 +13,9 @@ from common.data.dataset import (
     MASKS,
     SPLITS,
     check_split,
-    find_faults,
     keep_manifest,
     open_dataset,
+    survey,
 )
 from common.data.manifest import MANIFEST
 from common.data.shapes import write_shapes
@@ -68,7 +68,7 @@ def test_a_flipped_bit_that_decoders_do_not_notice(folder: Path, run_command: Co
     with Image.open(folder / IMAGE) as image:
         image.load()
     line = f"{folder / IMAGE}: {FLIPPED}"
-    assert find_faults(folder) == [line]
+    assert survey(folder).faults == [line]
     dataset = open_dataset(folder, "train")
     assert fault(lambda: check_split(dataset)) == line
     check_split(open_dataset(folder, "val"))
@@ -80,18 +80,18 @@ def test_a_flipped_bit_that_decoders_do_not_notice(folder: Path, run_command: Co
     code, _, err = run_command(*train, "--out", run)
     assert (code, err) == (2, f"error: {line}\n")
     (folder / MANIFEST).unlink()
-    assert find_faults(folder) == []  # without it, nobody sees
+    assert survey(folder).faults == []  # without it, nobody sees
 
 
 @pytest.mark.parametrize("name", [IMAGE, MASK, f"{SPLITS}/train.txt", CLASS_NAMES])
 def test_every_kind_of_file_is_held_against_it(folder: Path, name: str) -> None:
     flip(folder / name)
-    assert f"{folder / name}: {FLIPPED}" in find_faults(folder)
+    assert f"{folder / name}: {FLIPPED}" in survey(folder).faults
     message = fault(lambda: check_split(open_dataset(folder, "train")))
     assert message.startswith(f"{folder / name}: {FLIPPED}")
     size = (folder / name).stat().st_size
     (folder / name).write_bytes((folder / name).read_bytes() + b"\n")
-    assert f"differs from manifest.json: {size + 1} bytes, not {size}" in str(find_faults(folder))
+    assert f"differs from manifest.json: {size + 1} bytes, not {size}" in str(survey(folder).faults)
 
 
 def test_what_is_gone_and_what_is_new(folder: Path) -> None:
@@ -99,7 +99,7 @@ def test_what_is_gone_and_what_is_new(folder: Path) -> None:
     (folder / CLASS_NAMES).unlink()
     (folder / MASK).unlink()
     (folder / SPLITS / "mine.txt").write_text("train_00001\n")  # a new split is no fault
-    assert find_faults(folder) == [
+    assert survey(folder).faults == [
         f"{folder / SPLITS / 'val.txt'}: no such file, but in manifest.json",
         f"{folder / CLASS_NAMES}: no such file, but in manifest.json",
         f"{folder / MASK}: no such file",
@@ -115,7 +115,7 @@ def test_each_file_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -
         return read(path)
 
     monkeypatch.setattr(Path, "read_bytes", counted)
-    assert find_faults(folder) == []
+    assert survey(folder).faults == []
     assert len(seen) == len(set(seen)) == 2 * 4 + 3 + 2
     (folder / MANIFEST).unlink()
     seen.clear()
@@ -144,7 +144,7 @@ def test_a_damaged_manifest_is_one_line(folder: Path, kind: str, run_command: Co
     path = folder / MANIFEST
     path.write_text(DAMAGES[kind](path.read_text()), errors="surrogateescape")
     start = f"{path}: damaged, or no manifest of ours ("
-    (line,) = find_faults(folder)
+    (line,) = survey(folder).faults
     assert line.startswith(start)
     assert fault(lambda: open_dataset(folder, "train")).startswith(start)
     code, _, err = run_command("data", "manifest", folder)
@@ -158,7 +158,7 @@ def test_another_program_s_manifest_is_none_of_ours(
 ) -> None:
     path = folder / MANIFEST
     path.write_text(text)
-    assert find_faults(folder) == []
+    assert survey(folder).faults == []
     assert len(open_dataset(folder, "train")) > 0
     code, _, err = run_command("data", "manifest", folder)
     assert (code, err) == (2, f"error: {path}: is another program's; it stays as it is\n")

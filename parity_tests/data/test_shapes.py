@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from common.data.dataset import IMAGES, MASKS, find_faults, open_dataset, survey
+from common.data.dataset import IMAGES, MASKS, open_dataset, survey
 from common.data.shapes import SHAPES_CLASSES, write_shapes
 from common.data.voc import voc_palette
 from common.errors import InputError
@@ -79,7 +79,7 @@ def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be written"):
         write_shapes(tmp_path / "full/file/set", 1, 1, seed=0)
     write_shapes(tmp_path / "empty", 1, 1, seed=0)
-    assert find_faults(tmp_path / "empty") == []
+    assert survey(tmp_path / "empty").faults == []
     assert (tmp_path / "full/file").read_text() == "mine"
 
 
