@@ -3,6 +3,8 @@
 # its Python first on PATH.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# Else every process compiles the frameworks' Python files anew, which takes seconds.
+unset PYTHONDONTWRITEBYTECODE
 
 python=""
 for candidate in python3.11 python3; do

@@ -140,6 +140,8 @@ class Trainer:
 
     def load_momentum(self, arrays: Mapping[str, Array]) -> None:
         import_momentum(self.model, self.optimizer, arrays)
+        # fast: where a step leaves it; else the next step would be compiled anew.
+        self.optimizer.state = jax.device_put(self.optimizer.state, self.device)
 
     def _images(self, images: Array) -> jax.Array:
         return images_to_device(images, self.device, self.config)
