@@ -442,7 +442,7 @@ def test_light_and_dark(browser: Browser) -> None:
 def test_a_parity_run(browser: Browser) -> None:
     browser.open(parity())
     titles = browser.js("$$('h2').map((h2) => h2.textContent)")
-    for title in ("One layer at a time", "Growth", "Decisions that flipped", "Noise", "Cost"):
+    for title in ("One layer at a time", "Growth", "Decisions that changed", "Noise", "Cost"):
         assert title in titles
     assert titles.count("All values, float64") == 2
     told = "(td) => [td.dataset.kind, td.dataset.layer, td.dataset.trace]"
