@@ -172,3 +172,9 @@ def test_the_backbone_returns_its_stages(backend: str) -> None:
     channel = 3 if backend == "jax" else 1
     assert [array.shape[channel] // WIDTH for array in found] == [1, 2, 4, 8, 8]
     assert len(found) == len(outputs) == len(BACKBONE_OUTPUTS)
+
+
+def test_pytorch_s_counters_of_batches_begin_at_0() -> None:
+    state = new_trainer("torch").model.state_dict()  # type: ignore[attr-defined]
+    counters = [int(tensor) for name, tensor in state.items() if name.endswith("batches_tracked")]
+    assert counters == [0] * 20
