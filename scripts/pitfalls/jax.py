@@ -25,11 +25,8 @@ from scripts.pitfalls.catalogue import Values
 
 def _without_x64(function: Callable[[], Any]) -> Any:
     """What a function returns where JAX's 64-bit types are off, as they are by default."""
-    if hasattr(jax, "enable_x64"):  # jax 0.8 and later
-        context = jax.enable_x64(False)
-    else:
-        context = jax.experimental.enable_x64(False)
-    with context:
+    home = jax if hasattr(jax, "enable_x64") else jax.experimental  # jax 0.8 and later, or before
+    with home.enable_x64(False):
         return function()
 
 
@@ -71,11 +68,7 @@ def bn_running_variance() -> Values:
 def bn_update() -> Values:
     layer, x = _batch_norm(momentum=0.0), jnp.float32([[1], [3]])
     structure, state = nnx.split(layer)
-
-    def function(state: nnx.State) -> Any:
-        return nnx.merge(structure, state)(x)
-
-    jax.jit(function)(state)
+    jax.jit(lambda state: nnx.merge(structure, state)(x))(state)
     after_jit = layer.mean[...]
     layer(x)
     after_forward = layer.mean[...]
@@ -172,8 +165,8 @@ def lr_schedule() -> Values:
         seen.append(int(n))
         return 1 - n / 4
 
-    rates = _falls(optax.sgd(schedule), 0, 1, steps=3)
-    return [seen[0], rates]
+    falls = _falls(optax.sgd(schedule), 0, 1, steps=3)
+    return [seen[0], falls]
 
 
 def float32_hyperparameters() -> Values:
@@ -240,12 +233,9 @@ def tf32() -> Values:
 def safetensors_transpose() -> Values:
     w = jnp.arange(6.0).reshape(2, 3).T
     array = np.asarray(w)
-    return [
-        array.flags.c_contiguous,
-        load_arrays(save_arrays({"w": array}))["w"][0],
-        load_arrays(save_arrays({"w": np.ascontiguousarray(array)}))["w"][0],
-        load_arrays(save_jax({"w": w}))["w"][0],
-    ]
+    files = [save_arrays({"w": a}) for a in (array, np.ascontiguousarray(array))]
+    rows = [load_arrays(file)["w"][0] for file in files]
+    return [array.flags.c_contiguous, *rows, load_arrays(save_jax({"w": w}))["w"][0]]
 
 
 def sgd_without_momentum() -> Values:

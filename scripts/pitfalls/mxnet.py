@@ -164,13 +164,12 @@ def weight_decay() -> Values:
 def lr_schedule() -> Values:
     seen = []
 
-    class Schedule(mx.lr_scheduler.LRScheduler):  # type: ignore[misc]  # MXNet has no types
-        def __call__(self, n: int) -> float:
-            seen.append(n)
-            return 1 - n / 4
+    def schedule(n: int) -> float:
+        seen.append(n)
+        return 1 - n / 4
 
     w, path = nd.zeros(1), [0.0]
-    optimizer = mx.optimizer.SGD(lr_scheduler=Schedule())
+    optimizer = mx.optimizer.SGD(lr_scheduler=schedule)
     for _ in range(3):
         optimizer.update(0, w, nd.ones(1), None)
         path.append(float(w.asscalar()))
@@ -238,12 +237,9 @@ def tf32() -> Values:
 
 def safetensors_transpose() -> Values:
     array = nd.arange(6).reshape((2, 3)).T.asnumpy()
-    return [
-        array.flags.c_contiguous,
-        load_arrays(save_arrays({"w": array}))["w"][0],
-        load_arrays(save_arrays({"w": np.ascontiguousarray(array)}))["w"][0],
-        "none",
-    ]
+    files = [save_arrays({"w": a}) for a in (array, np.ascontiguousarray(array))]
+    rows = [load_arrays(file)["w"][0] for file in files]
+    return [array.flags.c_contiguous, *rows, "none"]
 
 
 def sgd_without_momentum() -> Values:

@@ -25,10 +25,10 @@ def _gradient(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor)
     return torch.autograd.grad(function(x.requires_grad_()).sum(), x)[0]
 
 
-def _or_error(function: Callable[[], Any]) -> Any:
+def _or_error(function: Callable[..., Any], *arguments: Any) -> Any:
     """What a function returns, or the name of what it raises."""
     try:
-        return function()
+        return function(*arguments)
     except Exception as error:  # which one it is, is what is measured
         return type(error).__name__
 
@@ -120,18 +120,15 @@ def bilinear_init() -> Values:
 def label_255() -> Values:
     logits, labels = torch.tensor([[2.0, 1, 0], [2.0, 1, 0]]), torch.tensor([0, 255])
     return [
-        _or_error(lambda: functional.cross_entropy(logits[1:], labels[1:])),
-        _or_error(lambda: functional.cross_entropy(logits, labels)),
+        _or_error(functional.cross_entropy, logits[1:], labels[1:]),
+        _or_error(functional.cross_entropy, logits, labels),
         functional.cross_entropy(logits, labels, ignore_index=255),
     ]
 
 
 def label_outside() -> Values:
-    def loss(label: int) -> Any:
-        logits, labels = torch.tensor([[2.0, 1, 0]]), torch.tensor([label])
-        return _or_error(lambda: functional.cross_entropy(logits, labels))
-
-    return [loss(200), loss(-1)]
+    logits, labels = torch.tensor([[2.0, 1, 0]]), (torch.tensor([k]) for k in (200, -1))
+    return [_or_error(functional.cross_entropy, logits, label) for label in labels]
 
 
 def sgd_momentum() -> Values:
@@ -232,12 +229,10 @@ def tf32() -> Values:
 def safetensors_transpose() -> Values:
     w = torch.arange(6.0).view(2, 3).T
     array = w.numpy()
-    return [
-        array.flags.c_contiguous,
-        load_arrays(save_arrays({"w": array}))["w"][0],
-        load_arrays(save_arrays({"w": np.ascontiguousarray(array)}))["w"][0],
-        _or_error(lambda: load_arrays(save_tensors({"w": w}))["w"][0]),
-    ]
+    files = [save_arrays({"w": a}) for a in (array, np.ascontiguousarray(array))]
+    rows = [load_arrays(file)["w"][0] for file in files]
+    own = _or_error(lambda: load_arrays(save_tensors({"w": w}))["w"][0])
+    return [array.flags.c_contiguous, *rows, own]
 
 
 def sgd_without_momentum() -> Values:
