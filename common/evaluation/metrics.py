@@ -34,15 +34,13 @@ def confusion_matrix(
     return counts.reshape(num_classes, num_classes).astype(np.int64)
 
 
-def _ratio(numerator: NDArray[np.int64], denominator: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Numerator / denominator, NaN where the denominator is 0."""
-    safe = np.where(denominator > 0, denominator, 1)
-    return np.where(denominator > 0, numerator / safe, np.nan)
-
-
 def _mean(values: NDArray[np.float64]) -> float | None:
     present = values[~np.isnan(values)]
     return float(present.mean()) if present.size else None
+
+
+def _number(value: np.float64) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def summarize(confusion: Matrix, class_names: Sequence[str]) -> dict[str, Any]:
@@ -55,21 +53,20 @@ def summarize(confusion: Matrix, class_names: Sequence[str]) -> dict[str, Any]:
     hits = np.diag(confusion)
     truth = confusion.sum(axis=1)
     prediction = confusion.sum(axis=0)
-    accuracy = _ratio(hits, truth)
-    iou = _ratio(hits, truth + prediction - hits)
-    total = int(truth.sum())
+    total = truth.sum()
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: what there is none of
+        accuracy = hits / truth
+        iou = hits / (truth + prediction - hits)
+        pixel_accuracy = hits.sum() / total
+        frequency_weighted_iou = np.nansum(truth * iou) / total
+    per_class = zip(class_names, iou, accuracy, strict=True)
     return {
-        "pixel_accuracy": float(hits.sum() / total) if total else None,
+        "pixel_accuracy": _number(pixel_accuracy),
         "mean_accuracy": _mean(accuracy),
         "mean_iou": _mean(iou),
-        "frequency_weighted_iou": float(np.nansum(truth * iou) / total) if total else None,
+        "frequency_weighted_iou": _number(frequency_weighted_iou),
         "per_class": [
-            {
-                "name": name,
-                "iou": None if np.isnan(iou[k]) else float(iou[k]),
-                "accuracy": None if np.isnan(accuracy[k]) else float(accuracy[k]),
-            }
-            for k, name in enumerate(class_names)
+            {"name": name, "iou": _number(i), "accuracy": _number(a)} for name, i, a in per_class
         ],
         "confusion": confusion.tolist(),
     }

@@ -4,9 +4,10 @@ A picture is looked at in several scales, and in each also mirrored; each view m
 tiles. All of it needs one function, the logits of a picture of any size, and no framework.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,24 +150,13 @@ def scores(logits: Logits, image: Picture, options: Inference) -> Iterator[Array
     The mean of the classes' probabilities, as TensorFlow's DeepLab takes it in
     `predict_labels_multi_scale`. Of a single view they are its logits, which have the same order.
     """
-    mirrored = (False, True) if options.flip else (False,)
-    views = [
-        _view(logits, image, scale, mirror, options)
-        for scale in options.scales
-        for mirror in mirrored
-    ]
+    kinds = itertools.product(options.scales, (False, True) if options.flip else (False,))
+    views = [_view(logits, image, scale, mirrored, options) for scale, mirrored in kinds]
     if len(views) == 1:
         yield from views[0]
     else:
         for rows in zip(*views, strict=True):
             yield np.mean([_softmax(x) for x in rows], axis=0)
-
-
-class Predictor(Protocol):
-    """What finds the most likely class of each pixel: a trainer, or `Views` of one."""
-
-    def predict(self, images: Picture) -> Picture:
-        """(N, H, W, 3) uint8 RGB to (N, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +177,10 @@ class Views:
 
     def _logits(self, images: Picture) -> Array:
         return self.backend.to_numpy(self.trainer.logits(images))
+
+
+Predictor = Trainer | Views
+"""What finds the most likely class of each pixel."""
 
 
 def predictor(backend: Backend, trainer: Trainer, options: Inference) -> Predictor:

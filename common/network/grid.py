@@ -28,12 +28,6 @@ def image_size(images: Array) -> tuple[int, int]:
     return height, width
 
 
-def padded_size(images: Array) -> tuple[int, int]:
-    """`image_size`, rounded up to multiples of 32."""
-    rows, columns = _padding(*image_size(images))
-    return image_size(images)[0] + rows[1], image_size(images)[1] + columns[1]
-
-
 def pad_images(images: Array) -> Array:
     """Either kind of `image_size` with zeros at the bottom and right, to multiples of 32."""
     rows, columns = _padding(*image_size(images))

@@ -28,29 +28,27 @@ def layer_names(architecture: str) -> tuple[str, ...]:
     return ("stem", *block_names(architecture), *norm, "final_conv", "logits")
 
 
+def activation_names(architecture: str) -> tuple[str, ...]:
+    """The layers, and before each the BatchNorms in it whose output a ReLU takes, in order."""
+    pre_activation = DESIGNS[Architecture(architecture)].pre_activation
+    inner = dict.fromkeys(block_names(architecture), ("bn1", "bn2") if pre_activation else ("bn1",))
+    inner["stem"] = ("bn1",)
+    return tuple(
+        name
+        for layer in layer_names(architecture)
+        for name in (*(f"{layer}.{norm}" for norm in inner.get(layer, ())), layer)
+    )
+
+
 def relu_names(architecture: str) -> tuple[str, ...]:
     """The activations whose sign is a ReLU's decision, in order of execution.
 
     Each is what a BatchNorm puts out, which the ReLU behind it takes (`layer1.0.bn1`), or what a
     ReLU puts out itself: a block of resnet18, `norm` of v2.
     """
-    names = ["stem.bn1"]
-    for block in block_names(architecture):
-        if DESIGNS[Architecture(architecture)].pre_activation:
-            names += [f"{block}.bn1", f"{block}.bn2"]
-        else:
-            names += [f"{block}.bn1", block]
-    return (*names, *(name for name in layer_names(architecture) if name == "norm"))
-
-
-def activation_names(architecture: str) -> tuple[str, ...]:
-    """The layers, and inside them the activations of `relu_names`, in order of execution."""
-    inner = [name for name in relu_names(architecture) if name.split(".")[-1].startswith("bn")]
-    return tuple(
-        name
-        for layer in layer_names(architecture)
-        for name in (*(n for n in inner if n.rpartition(".")[0] == layer), layer)
-    )
+    pre_activation = DESIGNS[Architecture(architecture)].pre_activation
+    outputs = {"norm"} if pre_activation else {*block_names(architecture)}
+    return tuple(n for n in activation_names(architecture) if ".bn" in n or n in outputs)
 
 
 def watched_modules(architecture: str) -> dict[str, tuple[str, str]]:
@@ -59,21 +57,16 @@ def watched_modules(architecture: str) -> dict[str, tuple[str, str]]:
     The side is `input` or `output`. What stands between modules is seen as the next one's input.
     `logits` is not among them: what is seen there are the cells of the upsampling.
     """
-    places = {}
-    for name in activation_names(architecture):
-        if name == "stem":
-            places[name] = ("backbone.layer1.0", "input")
-        elif name == "norm":
-            places[name] = ("final_conv", "input")
-        elif name == "final_conv":
-            places[name] = (name, "output")
-        elif name != "logits":
-            places[name] = (f"backbone.{name.removeprefix('stem.')}", "output")
-    return places
-
-
-UPSAMPLE_KERNEL = 2 * OUTPUT_STRIDE
-"""The transposed convolution: kernel 64, stride 32, padding 16."""
+    elsewhere = {
+        "stem": ("backbone.layer1.0", "input"),
+        "norm": ("final_conv", "input"),
+        "final_conv": ("final_conv", "output"),
+    }
+    return {
+        name: elsewhere.get(name, (f"backbone.{name.removeprefix('stem.')}", "output"))
+        for name in activation_names(architecture)
+        if name != "logits"
+    }
 
 
 @dataclass(frozen=True)
@@ -123,28 +116,21 @@ def _batch_norm(name: str, channels: int, stride: int) -> list[TensorSpec]:
     ]
 
 
-def _basic_block(at: str, block: Block, stride: int) -> list[TensorSpec]:
-    """A block with the activations behind the convolutions; `stride` is that of its output."""
-    in_channels, channels, _ = block
-    specs = _conv(f"{at}.conv1", (channels, in_channels, 3, 3), stride)
-    specs += _batch_norm(f"{at}.bn1", channels, stride)
-    specs += _conv(f"{at}.conv2", (channels, channels, 3, 3), stride)
-    specs += _batch_norm(f"{at}.bn2", channels, stride)
-    if in_channels != channels:
-        specs += _conv(f"{at}.downsample.0", (channels, in_channels, 1, 1), stride)
-        specs += _batch_norm(f"{at}.downsample.1", channels, stride)
-    return specs
-
-
-def _pre_act_block(at: str, block: Block, stride: int) -> list[TensorSpec]:
-    """A pre-activation block; its first BatchNorm is on the input's grid."""
+def _block(at: str, block: Block, stride: int, pre_activation: bool) -> list[TensorSpec]:
+    """A block; `stride` is that of its output."""
     in_channels, channels, own_stride = block
-    specs = _batch_norm(f"{at}.bn1", in_channels, stride // own_stride)
-    specs += _conv(f"{at}.conv1", (channels, in_channels, 3, 3), stride)
-    specs += _batch_norm(f"{at}.bn2", channels, stride)
-    specs += _conv(f"{at}.conv2", (channels, channels, 3, 3), stride)
+    conv1 = _conv(f"{at}.conv1", (channels, in_channels, 3, 3), stride)
+    conv2 = _conv(f"{at}.conv2", (channels, channels, 3, 3), stride)
+    bn2 = _batch_norm(f"{at}.bn2", channels, stride)
+    if pre_activation:  # the first BatchNorm is on the input's grid
+        bn1 = _batch_norm(f"{at}.bn1", in_channels, stride // own_stride)
+        specs, shortcut = [*bn1, *conv1, *bn2, *conv2], f"{at}.downsample"
+    else:
+        bn1 = _batch_norm(f"{at}.bn1", channels, stride)
+        specs, shortcut = [*conv1, *bn1, *conv2, *bn2], f"{at}.downsample.0"
     if in_channels != channels:
-        specs += _conv(f"{at}.downsample", (channels, in_channels, 1, 1), stride)
+        specs += _conv(shortcut, (channels, in_channels, 1, 1), stride)
+        specs += [] if pre_activation else _batch_norm(f"{at}.downsample.1", channels, stride)
     return specs
 
 
@@ -169,10 +155,9 @@ def tensors(
     for stage, blocks in enumerate(stages(Architecture(architecture), width), start=1):
         for k, block in enumerate(blocks):
             stride, channels = stride * block.stride, block.channels
-            block_specs = _pre_act_block if pre_activation else _basic_block
-            specs += block_specs(f"backbone.layer{stage}.{k}", block, stride)
+            specs += _block(f"backbone.layer{stage}.{k}", block, stride, pre_activation)
     specs += _batch_norm("backbone.bn2", channels, stride) if pre_activation else []
-    kernel = (UPSAMPLE_KERNEL, UPSAMPLE_KERNEL)
+    kernel = (2 * OUTPUT_STRIDE, 2 * OUTPUT_STRIDE)  # its stride is 32, its padding 16
     specs += [
         TensorSpec("final_conv.weight", (num_classes, channels, 1, 1), "weight", stride),
         TensorSpec("final_conv.bias", (num_classes,), "bias", stride),

@@ -2,16 +2,16 @@
 
 import importlib
 import math
-from collections.abc import Sequence
 from typing import Annotated, Any
 
+import numpy as np
 import rich.box
 import rich.table
 import rich.text
 import typer
 
 from backends import BACKENDS, load_backend, missing_packages
-from scripts.pitfalls.catalogue import PITFALLS, Measured, Pitfall, find
+from scripts.pitfalls.catalogue import PITFALLS, Pitfall, Values, find
 from scripts.shared.cli import BackendName, JsonOption, console, main, new_app, write_json
 
 NOT_INSTALLED = "not installed"
@@ -39,31 +39,40 @@ def pitfalls(
         for pitfall in chosen:
             measured = {backend: measure(pitfall.name, backend) for backend in names}
             results.append(_result(pitfall, measured))
-            _print(pitfall, measured, versions)
+            _print(results[-1], versions)
     write_json(json, {"versions": versions, "pitfalls": results})
 
 
-def measure(name: str, backend: str) -> Measured | None:
-    """What a framework does in pitfall `name`; None where it is not installed."""
+def measure(name: str, backend: str) -> dict[str, Any] | None:
+    """What a framework does in pitfall `name`, by quantity; None where it is not installed."""
     if missing_packages(backend):
         return None
     load_backend(backend)  # before all else: it sets the framework up
-    function = getattr(importlib.import_module(f"scripts.pitfalls.{backend}"), name)
-    measured: Measured = function()
-    return measured
+    values: Values = getattr(importlib.import_module(f"scripts.pitfalls.{backend}"), name)()
+    return {row: _plain(value) for row, value in zip(find(name).rows, values, strict=False)}
+
+
+def _plain(value: Any) -> Any:
+    """A tensor of any framework as a number or a flat list of numbers; all else as it is."""
+    if hasattr(value, "asnumpy"):  # MXNet's
+        value = value.asnumpy()
+    if hasattr(value, "tolist"):
+        numbers = np.ravel(value.tolist()).tolist()
+        return numbers if len(numbers) > 1 else numbers[0]
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _version(backend: str) -> str:
     return NOT_INSTALLED if missing_packages(backend) else load_backend(backend).versions()[backend]
 
 
-def _result(pitfall: Pitfall, measured: dict[str, Measured | None]) -> dict[str, Any]:
+def _result(pitfall: Pitfall, measured: dict[str, dict[str, Any] | None]) -> dict[str, Any]:
     """For JSON, which has no NaN: there it is a word."""
     return {
         "name": pitfall.name,
         "title": pitfall.title,
-        "why": pitfall.why,
-        "instead": {backend: pitfall.instead[backend] for backend in measured},
+        "why": " ".join(pitfall.why.split()),
+        "instead": {backend: getattr(pitfall, backend) for backend in measured},
         "measured": {
             backend: rows and {row: _word_if_nan(value) for row, value in rows.items()}
             for backend, rows in measured.items()
@@ -81,43 +90,31 @@ def _cell(value: Any) -> str:
         return ", ".join(_cell(item) for item in value)
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, float):
-        return "NaN" if math.isnan(value) else f"{value:.4g}"
-    return str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _column(rows: Measured | None, names: Sequence[str]) -> list[str]:
-    """One framework's cells; empty for a quantity that it does not have."""
-    if rows is None:
-        return [NOT_INSTALLED] * len(names)
-    return [_cell(rows[name]) if name in rows else "" for name in names]
-
-
-def _print(
-    pitfall: Pitfall, measured: dict[str, Measured | None], versions: dict[str, str]
-) -> None:
-    console.print(rich.text.Text(f"{pitfall.name}: {pitfall.title}", style="bold"))
-    console.print(_table(measured, versions))
-    text = rich.table.Table.grid(padding=(0, 1))
-    text.add_row(" why", rich.text.Text(pitfall.why))
-    for backend in measured:
-        text.add_row(f" {backend}", rich.text.Text(pitfall.instead[backend]))
-    console.print(text)
-    console.print()
-
-
-def _table(measured: dict[str, Measured | None], versions: dict[str, str]) -> rich.table.Table:
-    """A column once a framework, a row once a quantity."""
-    names = list(dict.fromkeys(name for rows in measured.values() for name in rows or {})) or [""]
+def _print(result: dict[str, Any], versions: dict[str, str]) -> None:
+    """A table with a column once a framework and a row once a quantity, and the words to it."""
+    measured = result["measured"]
     table = rich.table.Table(box=rich.box.SIMPLE, pad_edge=False)
     table.add_column("", max_width=36)
     for backend, rows in measured.items():
         head = backend if rows is None else f"{backend} {versions[backend]}"
         table.add_column(head, overflow="fold")
-    columns = [_column(rows, names) for rows in measured.values()]
-    for name, *cells in zip(names, *columns, strict=True):
+    for name in dict.fromkeys(row for rows in measured.values() for row in rows or ()) or [""]:
+        cells = (
+            NOT_INSTALLED if rows is None else _cell(rows.get(name, ""))
+            for rows in measured.values()
+        )
         table.add_row(*map(rich.text.Text, (name, *cells)))
-    return table
+    text = rich.table.Table.grid(padding=(0, 1))
+    text.add_row(" why", rich.text.Text(result["why"]))
+    for backend, instead in result["instead"].items():
+        text.add_row(f" {backend}", rich.text.Text(instead))
+    console.print(rich.text.Text(f"{result['name']}: {result['title']}", style="bold"))
+    console.print(table)
+    console.print(text)
+    console.print()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""JAX, Flax and Optax: each pitfall as a case of a few lines, which returns what it measures.
+"""JAX, Flax, Optax: each pitfall as a case of a few lines, which returns its quantities' values.
 
-The same functions stand in the same order beside this file, once a framework; a quantity that two
-frameworks share has one name in both. `catalogue.py` says why they differ and what to write.
+`catalogue.py` says what is measured. The same functions stand in the same order beside this file,
+once a framework.
 
 JAX's 64-bit types are on, as in `backends.jax`; arrays that should be float32 say so.
 """
@@ -20,23 +20,19 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from common.network.bilinear import bilinear_weight
-from scripts.pitfalls.catalogue import Measured
+from scripts.pitfalls.catalogue import Values
 
 
 def _without_x64(function: Callable[[], Any]) -> Any:
     """What a function returns where JAX's 64-bit types are off, as they are by default."""
-    if hasattr(jax, "enable_x64"):  # jax 0.8 and later
-        context = jax.enable_x64(False)
-    else:
-        context = jax.experimental.enable_x64(False)
-    with context:
+    home = jax if hasattr(jax, "enable_x64") else jax.experimental  # jax 0.8 and later, or before
+    with home.enable_x64(False):
         return function()
 
 
-def _gradient(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> list[float]:
-    """The gradient of sum(function(x)) at x, flat."""
-    gradients: list[float] = jax.grad(lambda x: function(x).sum())(x).ravel().tolist()
-    return gradients
+def _gradient(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> Any:
+    """The gradient of sum(function(x)) at x."""
+    return jax.grad(lambda x: function(x).sum())(x)
 
 
 def _batch_norm(**options: Any) -> Any:
@@ -56,94 +52,51 @@ def _falls(
     return falls
 
 
-def _first_row(saved: bytes) -> list[float]:
-    """The first row of tensor w in a safetensors file."""
-    row: list[float] = load_arrays(saved)["w"][0].tolist()
-    return row
-
-
-def bn_momentum() -> Measured:
-    """The running mean, 0 at first, after one batch of mean 10."""
+def bn_momentum() -> Values:
     x = jnp.float32([[9], [11]])
     default, nine_tenths = _batch_norm(), _batch_norm(momentum=0.9)
     default(x), nine_tenths(x)
-    return {
-        "momentum, default": default.momentum,
-        "running mean after a batch of mean 10": default.mean[...].item(),
-        "the same, momentum=0.9": nine_tenths.mean[...].item(),
-    }
+    return [default.momentum, default.mean[...], nine_tenths.mean[...]]
 
 
-def bn_running_variance() -> Measured:
-    """What the batch [1, 3] leaves when nothing of the old value is kept."""
+def bn_running_variance() -> Values:
     layer = _batch_norm(momentum=0.0)
     output = layer(jnp.float32([[1], [3]]))
-    return {
-        "running variance after the batch 1, 3": layer.var[...].item(),
-        "output for the 3": output[1].item(),
-    }
+    return [layer.var[...], output[1]]
 
 
-def bn_update() -> Measured:
-    """The running mean, 0 at first, as a batch of mean 2 passes."""
+def bn_update() -> Values:
     layer, x = _batch_norm(momentum=0.0), jnp.float32([[1], [3]])
     structure, state = nnx.split(layer)
-
-    def function(state: nnx.State) -> jax.Array:
-        output: jax.Array = nnx.merge(structure, state)(x)
-        return output
-
-    jax.jit(function)(state)
-    after_jit = layer.mean[...].item()
+    jax.jit(lambda state: nnx.merge(structure, state)(x))(state)
+    after_jit = layer.mean[...]
     layer(x)
-    after_forward = layer.mean[...].item()
+    after_forward = layer.mean[...]
     nnx.grad(lambda layer: layer(x).sum())(layer)
-    return {
-        "running mean after forward": after_forward,
-        "running mean after backward": layer.mean[...].item(),
-        "after forward under jit, state not returned": after_jit,
-    }
+    return [after_forward, layer.mean[...], after_jit]
 
 
-def bn_batch_variance() -> Measured:
-    """A float32 batch far from zero: mean 1000, standard deviation 0.01."""
+def bn_batch_variance() -> Values:
     x = jnp.float32([[1000.01], [999.99], [1000.01], [999.99]])
-    return {
-        "largest output (exact: 0.9535)": _batch_norm()(x).max().item(),
-        "the same, use_fast_variance=False": _batch_norm(use_fast_variance=False)(x).max().item(),
-    }
+    return [_batch_norm(**options)(x).max() for options in ({}, {"use_fast_variance": False})]
 
 
-def bn_eps() -> Measured:
-    """A batch whose variance is 1e-4, with gamma 2: the layer and the raw operator."""
-    x = jnp.float32([[-0.01], [0.01]])
+def bn_eps() -> Values:
     layer = _batch_norm(scale_init=nnx.initializers.constant(2.0))
-    return {
-        "eps of the layer, default": layer.epsilon,
-        "layer's output (exact: 1.907)": layer(x)[1].item(),
-        "raw operator's output, default": "none",
-    }
+    return [layer.epsilon, layer(jnp.float32([[-0.01], [0.01]]))[1], "none"]
 
 
-def conv_layout() -> Measured:
-    """A 7x7 convolution with stride 2 on 8x8 ones, all weights 1."""
+def conv_layout() -> Values:
     x, ones = jnp.ones((1, 8, 8, 1)), nnx.initializers.ones
 
     def conv(channels: int, out: int, **options: Any) -> Any:
         return nnx.Conv(channels, out, (7, 7), 2, kernel_init=ones, rngs=nnx.Rngs(0), **options)
 
-    default, padded = conv(1, 1), conv(1, 1, padding=((3, 3), (3, 3)))
-    return {
-        "weight, 3 channels to 8": list(conv(3, 8).kernel.shape),
-        "output's height, default padding": default(x).shape[1],
-        "first output, default padding": default(x)[0, 0, 0, 0].item(),
-        "output's height, padding 3": padded(x).shape[1],
-        "first output, padding 3": padded(x)[0, 0, 0, 0].item(),
-    }
+    y, z = conv(1, 1)(x), conv(1, 1, padding=((3, 3), (3, 3)))(x)
+    return [conv(3, 8).kernel.shape, y.shape[1], y[0, 0, 0, 0], z.shape[1], z[0, 0, 0, 0]]
 
 
-def conv_transpose() -> Measured:
-    """Kernel 64, stride 32, padding 16 on 2x2 pixels, of which the first is 1 and the rest 0."""
+def conv_transpose() -> Values:
     kernel = jnp.arange(64.0 * 64).reshape(64, 64, 1, 1)  # kernel[i, j] = 64 i + j
     x = jnp.zeros((1, 2, 2, 1)).at[0, 0, 0, 0].set(1)
 
@@ -152,240 +105,158 @@ def conv_transpose() -> Measured:
         return jax.lax.conv_transpose(x, kernel, (32, 32), both, **options)
 
     layer = nnx.ConvTranspose(2, 3, (64, 64), transpose_kernel=True, rngs=nnx.Rngs(0))
-    return {
-        "weight, 2 channels to 3": list(layer.kernel.shape),
-        "output's height, padding=16": output(16).shape[1],
-        "output's height, padding=47": output(47).shape[1],
-        "first output (tap 16, 16 is 1040)": output(47)[0, 0, 0, 0].item(),
-        "the same, transpose_kernel=True": output(47, transpose_kernel=True)[0, 0, 0, 0].item(),
-    }
+    y, z, flipped = output(16), output(47), output(47, transpose_kernel=True)
+    return [layer.kernel.shape, y.shape[1], z.shape[1], z[0, 0, 0, 0], flipped[0, 0, 0, 0]]
 
 
-def bilinear_init() -> Measured:
-    """Two class maps, all 1 and all 0, upsampled twice: the middle of each."""
+def bilinear_init() -> Values:
     x = jnp.stack([jnp.ones((4, 4)), jnp.zeros((4, 4))], axis=-1)[None]
     kernel = jnp.asarray(bilinear_weight(2, 4)).transpose(2, 3, 1, 0)
     both = ((2, 2), (2, 2))
     output = jax.lax.conv_transpose(x, kernel, (2, 2), both, transpose_kernel=True)
-    return {
-        "bilinear initializer": "none",
-        "common.network.bilinear, class maps 1 and 0": output[0, 4, 4].tolist(),
-    }
+    return ["none", output[0, 4, 4]]
 
 
-def label_255() -> Measured:
-    """Two pixels, logits 2, 1, 0, labels 0 and 255 (void). One loss alone is 0.4076."""
+def label_255() -> Values:
     logits, labels = jnp.float32([[2, 1, 0], [2, 1, 0]]), jnp.array([0, 255])
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)  # (pixels,)
     one_hot = optax.softmax_cross_entropy(logits, jax.nn.one_hot(labels, 3))
-    return {
-        "loss of the pixel labelled 255": losses[1].item(),
-        "mean over both, default": losses.mean().item(),
-        "mean with void left out (exact: 0.4076)": (one_hot.sum() / (labels != 255).sum()).item(),
-        "one-hot: loss of the pixel labelled 255": abs(one_hot[1].item()),  # it is -0
-        "one-hot: mean over both": one_hot.mean().item(),
-    }
+    return [
+        losses[1],
+        losses.mean(),
+        one_hot.sum() / (labels != 255).sum(),
+        abs(one_hot[1]),  # it is -0
+        one_hot.mean(),
+    ]
 
 
-def label_outside() -> Measured:
-    """Labels that are no class: logits 2, 1, 0, whose losses are 0.4076, 1.4076, 2.4076."""
-
-    def loss(label: int) -> float:
-        logits = jnp.float32([[2, 1, 0]])
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.array([label]))
-        return float(losses[0])
-
-    return {"loss, label 200": loss(200), "loss, label -1": loss(-1)}
+def label_outside() -> Values:
+    logits, labels = jnp.float32([[2, 1, 0], [2, 1, 0]]), jnp.array([200, -1])
+    return [*optax.softmax_cross_entropy_with_integer_labels(logits, labels)]
 
 
-def sgd_momentum() -> Measured:
-    """Momentum 0.9, gradient 1 in both steps, from weight 0."""
-
+def sgd_momentum() -> Values:
     def sgd(*rates: float) -> optax.GradientTransformation:
         return optax.sgd(lambda n: jnp.float64(rates)[n], momentum=0.9)
 
     _, state = sgd(0.1).update(jnp.float64(1), sgd(0.1).init(jnp.float64(0)))
-    return {
-        "buffer after a step, rate 0.1": float(state[0].trace),
-        "w falls by, rates 0.1, 0.1": _falls(sgd(0.1, 0.1), 0, 1),
-        "w falls by, rates 0.1, 0.01": _falls(sgd(0.1, 0.01), 0, 1),
-    }
+    return [state[0].trace, _falls(sgd(0.1, 0.1), 0, 1), _falls(sgd(0.1, 0.01), 0, 1)]
 
 
-def weight_decay() -> Measured:
-    """Weight 1, gradient 0, rate 0.1, decay 0.5: what two steps take off."""
-
-    def decayed(momentum: float) -> optax.GradientTransformation:
-        return optax.chain(optax.add_decayed_weights(0.5), optax.sgd(0.1, momentum))
-
+def weight_decay() -> Values:
+    sgd, decay = optax.sgd(0.1), optax.add_decayed_weights(0.5)
+    decayed = optax.chain(decay, sgd)
     layer = nnx.state(_batch_norm(), nnx.Param)
     zeros = jax.tree.map(jnp.zeros_like, layer)
-    update, _ = decayed(0).update(zeros, decayed(0).init(layer), layer)
-    return {
-        "w falls by, no momentum": _falls(decayed(0.0), 1, 0),
-        "w falls by, momentum 0.9": _falls(decayed(0.9), 1, 0),
-        "BatchNorm's gamma, 1, falls by": -update["scale"][...].item(),
-        "w falls by, optax.sgd alone": _falls(optax.sgd(0.1), 1, 0),
-        "w falls by, decay after sgd": _falls(
-            optax.chain(optax.sgd(0.1), optax.add_decayed_weights(0.5)), 1, 0
-        ),
-    }
+    update, _ = decayed.update(zeros, decayed.init(layer), layer)
+    return [
+        _falls(decayed, 1, 0),
+        _falls(optax.chain(decay, optax.sgd(0.1, 0.9)), 1, 0),
+        -update["scale"][...],
+        _falls(sgd, 1, 0),
+        _falls(optax.chain(sgd, decay), 1, 0),
+    ]
 
 
-def lr_schedule() -> Measured:
-    """A schedule 1 - n / 4 over three updates with gradient 1."""
+def lr_schedule() -> Values:
     seen = []
 
     def schedule(n: jax.Array) -> jax.Array:
         seen.append(int(n))
         return 1 - n / 4
 
-    rates = _falls(optax.sgd(schedule), 0, 1, steps=3)
-    return {
-        "n in the first update": seen[0],
-        "rates of updates 1 to 3": rates,
-    }
+    falls = _falls(optax.sgd(schedule), 0, 1, steps=3)
+    return [seen[0], falls]
 
 
-def float32_hyperparameters() -> Measured:
-    """Errors of float64 computations whose hyper-parameters are no float32 numbers."""
+def float32_hyperparameters() -> Values:
     layer = _batch_norm(momentum=0.9, dtype=jnp.float64, param_dtype=jnp.float64)
     layer.mean, layer.var = nnx.BatchStat(jnp.zeros(1)), nnx.BatchStat(jnp.ones(1))  # float64
     layer(jnp.float64([[0], [2]]))
     small = jnp.float64([[-0.01], [0.01]])
     decayed = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(1.0))
-    exact = 0.01 / math.sqrt(1e-4 + 1e-5)
-    return {
-        "error of a step, rate 0.1": abs(_falls(optax.sgd(0.1), 0, 1)[0] - 0.1),
-        "error of a step, momentum 0.9": abs(_falls(optax.sgd(1.0, 0.9), 0, 1)[1] - 1.9),
-        "error of a step, weight decay 0.1": abs(_falls(decayed, 1, 0)[0] - 0.1),
-        "error of a running mean, decay 0.9": abs(layer.mean[...].item() - 0.1),
-        "error of an output, eps 1e-5": abs(layer(small)[1].item() - exact),
-        "error of x * 0.1": abs((jnp.ones(1, jnp.float64) * 0.1).item() - 0.1),
-    }
+    return [
+        abs(_falls(optax.sgd(0.1), 0, 1)[0] - 0.1),
+        abs(_falls(optax.sgd(1.0, 0.9), 0, 1)[1] - 1.9),
+        abs(_falls(decayed, 1, 0)[0] - 0.1),
+        abs(layer.mean[...] - 0.1),
+        abs(layer(small)[1] - 0.01 / math.sqrt(1e-4 + 1e-5)),
+        abs(jnp.ones(1, jnp.float64) * 0.1 - 0.1),
+    ]
 
 
-def relu_at_zero() -> Measured:
-    """The derivative at 0 of three ways to write max(x, 0)."""
-    return {
-        "gradient of relu(0)": _gradient(nnx.relu, jnp.zeros(1))[0],
-        "gradient of maximum(0, 0)": _gradient(lambda x: jnp.maximum(x, 0), jnp.zeros(1))[0],
-        "gradient of clip(0, 0, 6)": _gradient(lambda x: jnp.clip(x, 0, 6), jnp.zeros(1))[0],
-    }
+def relu_at_zero() -> Values:
+    functions = (nnx.relu, lambda x: jnp.maximum(x, 0), lambda x: jnp.clip(x, 0, 6))
+    return [_gradient(function, jnp.zeros(1)) for function in functions]
 
 
-def max_pool_ties() -> Measured:
-    """Four equal values: which one takes the gradient."""
+def max_pool_ties() -> Values:
     x = jnp.ones((1, 2, 2, 1))
-    return {
-        "gradient of max-pool": _gradient(lambda x: nnx.max_pool(x, (2, 2)), x),
-        "gradient of max()": _gradient(jnp.max, x),
-    }
+    return [_gradient(lambda x: nnx.max_pool(x, (2, 2)), x), _gradient(jnp.max, x)]
 
 
-def nan() -> Measured:
-    """What NaN becomes, in float32."""
+def nan() -> Values:
     x = jnp.float32([1, math.nan, 2, 3])
-    return {
-        "activation layer, relu": nnx.relu(x)[1].item(),
-        "activation layer, float64": nnx.relu(x.astype(jnp.float64))[1].item(),
-        "operator relu": jax.nn.relu(x)[1].item(),
-        "max-pool of 1, NaN, 2, 3": nnx.max_pool(x[None, :, None], (4,)).item(),
-        "max() of the same": x.max().item(),
-    }
+    pooled, double = nnx.max_pool(x[None, :, None], (4,)), x.astype(jnp.float64)
+    return [nnx.relu(x)[1], nnx.relu(double)[1], jax.nn.relu(x)[1], pooled, x.max()]
 
 
-def float64_arrays() -> Measured:
-    """What becomes of NumPy's float64 and of Python's floats."""
+def float64_arrays() -> Values:
     array = np.array([1 + 1e-9])
     layer = _batch_norm(dtype=jnp.float64, param_dtype=jnp.float64)
-    return {
-        "array of a float64 array": _without_x64(lambda: jnp.asarray(array).dtype.name),
-        "array of [0.1]": _without_x64(lambda: jnp.asarray([0.1]).dtype.name),
-        "(1 + 1e-9) - 1": _without_x64(lambda: (jnp.asarray(array) - 1).item()),
-        "the same, float64 asked for": (jnp.asarray(array, jnp.float64) - 1).item(),
-        "BatchNorm's buffers, float64 layer": layer.mean[...].dtype.name,
-        "x64 on: array of a float64 array": jnp.asarray(array).dtype.name,
-        "x64 on: array of [0.1]": jnp.asarray([0.1]).dtype.name,
-    }
+
+    def dtypes() -> list[str]:
+        return [jnp.asarray(array).dtype.name, jnp.asarray([0.1]).dtype.name]
+
+    return [
+        *_without_x64(dtypes),
+        _without_x64(lambda: jnp.asarray(array) - 1),
+        jnp.asarray(array, jnp.float64) - 1,
+        layer.mean[...].dtype.name,
+        *dtypes(),
+    ]
 
 
-def resize() -> Measured:
-    """Bilinear resizing of one row of pixels."""
+def resize() -> Values:
+    def resized(row: list[float], width: int, **options: Any) -> Any:
+        return jax.image.resize(jnp.float32(row), (width,), "bilinear", **options)
 
-    def resized(row: list[float], width: int, **options: Any) -> list[float]:
-        y = jax.image.resize(jnp.float32(row), (width,), "bilinear", **options)
-        numbers: list[float] = y.tolist()
-        return numbers
-
-    ramp = [0.0, 1, 2, 3, 4, 5, 6, 7]
-    return {
-        "0, 1 to four pixels, default": resized([0.0, 1.0], 4),
-        "0, 1 to four pixels, half-pixel": resized([0.0, 1.0], 4),
-        "0 to 7 to two pixels, default": resized(ramp, 2),
-        "0 to 7 to two, half-pixel, no antialias": resized(ramp, 2, antialias=False),
-    }
+    pair, ramp = [0.0, 1], [0.0, 1, 2, 3, 4, 5, 6, 7]
+    return [resized(pair, 4), resized(pair, 4), resized(ramp, 2), resized(ramp, 2, antialias=False)]
 
 
-def tf32() -> Measured:
-    """The switches as they stand when the framework has been imported."""
+def tf32() -> Values:
     value = str(jax.config.jax_default_matmul_precision)  # type: ignore[attr-defined]
-    return {
-        "matrix products: switch": "jax_default_matmul_precision",
-        "matrix products: value": value,
-        "convolutions: switch": "jax_default_matmul_precision",
-        "convolutions: value": value,
-    }
+    return ["jax_default_matmul_precision", value] * 2
 
 
-def safetensors_transpose() -> Measured:
-    """The transpose of [[0, 1, 2], [3, 4, 5]], saved and read back."""
+def safetensors_transpose() -> Values:
     w = jnp.arange(6.0).reshape(2, 3).T
     array = np.asarray(w)
-    return {
-        "w.T as an array: contiguous": array.flags.c_contiguous,
-        "first row read back (exact: 0, 3)": _first_row(save_arrays({"w": array})),
-        "the same, ascontiguousarray": _first_row(save_arrays({"w": np.ascontiguousarray(array)})),
-        "the same, safetensors' own save": _first_row(save_jax({"w": w})),
-    }
+    files = [save_arrays({"w": a}) for a in (array, np.ascontiguousarray(array))]
+    rows = [load_arrays(file)["w"][0] for file in files]
+    return [array.flags.c_contiguous, *rows, load_arrays(save_jax({"w": w}))["w"][0]]
 
 
-def sgd_without_momentum() -> Measured:
-    """Whether there is a momentum buffer after a step."""
-
-    def has_buffer(**options: float) -> bool:
-        return bool(jax.tree.leaves(optax.sgd(0.1, **options).init(jnp.zeros(1))))
-
-    return {
-        "buffer, momentum not given": has_buffer(),
-        "buffer, momentum=0.0": has_buffer(momentum=0.0),
-        "buffer, momentum=5e-324": has_buffer(momentum=math.ulp(0.0)),
-    }
+def sgd_without_momentum() -> Values:
+    states = (
+        optax.sgd(0.1, momentum).init(jnp.zeros(1)) for momentum in (None, 0.0, math.ulp(0.0))
+    )
+    return [bool(jax.tree.leaves(state)) for state in states]
 
 
-def late_errors() -> Measured:
-    """When a draw from a Poisson distribution with rate -1 fails."""
-    draw = jax.random.poisson(jax.random.key(0), -1.0)
-    return {"Poisson(-1) fails": f"never: {draw.item()}"}
+def late_errors() -> Values:
+    return [f"never: {jax.random.poisson(jax.random.key(0), -1.0).item()}"]
 
 
-def channels_last() -> Measured:
-    """A 1x3x4x5 image, channels last."""
-    x = jnp.zeros((1, 3, 4, 5)).transpose(0, 2, 3, 1)
-    array = np.asarray(x)
-    return {
-        "shape": list(x.shape),
-        "strides, in elements": [step // array.itemsize for step in array.strides],
-        "as an array: contiguous": array.flags.c_contiguous,
-    }
+def channels_last() -> Values:
+    array = np.asarray(jnp.zeros((1, 3, 4, 5)).transpose(0, 2, 3, 1))
+    strides = [step // array.itemsize for step in array.strides]
+    return [array.shape, strides, array.flags.c_contiguous]
 
 
-def argmax_dtype() -> Measured:
-    """The type of an index, the index of a tie and of NaN."""
-    x = jnp.float32([1, 3, 2])
-    return {
-        "type of an index": _without_x64(lambda: jnp.argmax(x).dtype.name),
-        "argmax of 3, 3": jnp.argmax(jnp.float32([3, 3])).item(),
-        "argmax of 1, NaN, 2": jnp.argmax(jnp.float32([1, math.nan, 2])).item(),
-        "x64 on: type of an index": jnp.argmax(x).dtype.name,
-    }
+def argmax_dtype() -> Values:
+    rows = jnp.float32([[1, 3, 2], [3, 3, 0], [1, math.nan, 2]])
+    index = rows.argmax(1)
+    narrow = _without_x64(lambda: rows.argmax(1))
+    return [narrow.dtype.name, index[1], index[2], index.dtype.name]
