@@ -78,17 +78,15 @@ def check_inputs(traces: Sequence[Trace]) -> None:
 
 def _notes(traces: Sequence[Trace], truth: Trace | None) -> list[str]:
     """Settings and versions that differ, and what traces leave unsaid or out."""
+    own = {key: [t for t in traces if key != "dtype" or t is not truth] for key in SETTINGS}
+    told = [(key, [(t.label, t.metadata.get(key)) for t in own[key]]) for key in SETTINGS]
+    packages = sorted({package for t in traces for package in t.versions})
+    told += [(name, [(t.label, t.versions.get(name)) for t in traces]) for name in packages]
     notes = []
-    for key in SETTINGS:
-        told = {t.label: t.metadata[key] for t in traces if key in t.metadata}
-        if key == "dtype" and truth is not None:
-            told.pop(truth.label, None)
-        if len(set(told.values())) > 1:
-            notes.append(f"{key}: " + ", ".join(f"{value} ({t})" for t, value in told.items()))
-    for package in sorted({package for t in traces for package in t.versions}):
-        told = {t.label: t.versions[package] for t in traces if package in t.versions}
-        if len(set(told.values())) > 1:
-            notes.append(f"{package}: " + ", ".join(f"{value} ({t})" for t, value in told.items()))
+    for key, pairs in told:
+        said = [(label, value) for label, value in pairs if value is not None]
+        if len({value for _, value in said}) > 1:
+            notes.append(f"{key}: " + ", ".join(f"{value} ({label})" for label, value in said))
     for key, what in INPUTS.items():
         silent = [t.label for t in traces if key not in t.metadata]
         if silent:
@@ -126,9 +124,7 @@ def _own_findings(trace: Trace, order: Sequence[str]) -> list[Finding]:
     return findings
 
 
-def _difference(
-    trace: str, name: str, a: Array, b: Array, dtype: str, layer: str | None
-) -> Difference:
+def _difference(trace: str, name: str, a: Array, b: Array, dtype: str) -> Difference:
     """`a`, of `trace`, against `b`, which has the same shape."""
     if name == "eval/mask":
         differ = a != b
@@ -143,7 +139,7 @@ def _difference(
         trace,
         name,
         stage_of(name),
-        layer,
+        layer_of(name),
         error,
         float(np.linalg.norm(b.astype(np.float64))),
         float(gap.max(initial=0.0)),
@@ -167,9 +163,7 @@ def stage_tolerance(difference: Difference, trace: Trace, against: str) -> Toler
     if tolerance is None:
         return None
     limit, floor, source = tolerance.limit, tolerance.floor, tolerance.source
-    if (
-        against == "float32"
-    ):  # each may be a tolerance away from the reference, on either side of it
+    if against == "float32":  # each may be a tolerance from the reference, on either side of it
         limit, floor, source = 2 * limit, 2 * floor, f"between two float32 traces twice: {source}"
     if dtype == "float32" and difference.stage == "update" and difference.norm:
         final = trace.arrays.get(difference.name.replace("update/", "final/", 1))
@@ -200,8 +194,7 @@ def _mask(a: Trace, reference: Trace) -> Mask:
     logits = reference.arrays["eval/logits"].astype(np.float64)
     dtype = coarser(a.dtype, reference.dtype)
     tolerance = fixed_tolerance(dtype, "forward")
-    # ten times: an error of the tolerance's size, as a whole, may be several times larger at a
-    # pixel
+    # ten times: an error of the tolerance's size as a whole may be several times that at a pixel
     noise = 10 * (tolerance.limit if tolerance else 0) * float(np.sqrt(np.mean(logits**2)))
     best = np.sort(logits, axis=1)[:, -2:]
     clear = best[:, -1] - best[:, 0] > noise
@@ -229,7 +222,7 @@ def _measure(
             text = f"{name} is {a.shape}, not {b.shape} as in {reference.label}"
             findings.append(Finding(trace.label, name, text))
             continue
-        d = _difference(trace.label, name, a, b, dtype, layer_of(name))
+        d = _difference(trace.label, name, a, b, dtype)
         d.tolerance = stage_tolerance(d, trace, reference.dtype)
         if name == "eval/mask":
             logits = theirs.get("eval/logits")
@@ -339,21 +332,13 @@ def compare(traces: Sequence[Trace], truth: Trace | None = None) -> Report:
         raise InputError(f"other networks: {told} classes: nothing to compare")
     steps = max(t.steps for t in everyone)
     order = execution_order(*networks.pop(), steps)
-    odd: list[str] = []
-    if truth is not None:
-        reference, reason = truth, TRUTH
-    else:
-        reference, reason, odd = _choose(traces, order)
-    report = Report(
-        reference.label, reason, [t.describe() for t in everyone], _notes(everyone, truth), odd=odd
-    )
+    reference, reason, odd = (truth, TRUTH, []) if truth else _choose(traces, order)
+    about, notes = [t.describe() for t in everyone], _notes(everyone, truth)
+    report = Report(reference.label, reason, about, notes, odd=odd)
     if truth is None and len({t.dtype for t in traces}) > 1:
         told = ", ".join(f"{t.dtype} ({t.label})" for t in traces)
-        report.findings.append(
-            Finding(
-                traces[0].label, "", f"dtypes differ: {told}; give the float64 one as the reference"
-            )
-        )
+        text = f"dtypes differ: {told}; give the float64 one as the reference"
+        report.findings.append(Finding(traces[0].label, "", text))
     for trace in everyone:
         report.findings += _own_findings(trace, order)
     for trace in everyone:

@@ -76,6 +76,7 @@ class Result:
     growth: dict[str, dict[str, list[float]]]
     proof: Report | None = None
     probes: list[Probe] = field(default_factory=list)
+    traces: Sequence[Trace] = ()
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -203,8 +204,10 @@ def judge(files: Files, seed: int, witnesses: Sequence[Trace] = ()) -> Result:
     if files.dtype == "float64":
         truth, two = (files.trace(first, "float64", threads) for threads in (1, 2))
         growth = {"float64": _growth(exact, truth, [(truth, two)])}
-        comparison = compare([truth, *exact])
-        return Result(files.dtype, files.steps, seed, comparison, _layers(files), growth)
+        return Result(
+            *(files.dtype, files.steps, seed, compare([truth, *exact]), _layers(files), growth),
+            traces=[truth, *exact],
+        )
     truth = files.trace(first, "float64", label=f"{first} float64")
     proof = None
     if exact:
@@ -220,7 +223,10 @@ def judge(files: Files, seed: int, witnesses: Sequence[Trace] = ()) -> Result:
     both = list(zip(traces, twice, strict=True))
     ratio_tolerances(samples, _noise(probes, both, truth))
     growth = {"float64": _growth(exact, truth), "float32": _growth(traces, truth, both)}
-    return Result(files.dtype, files.steps, seed, comparison, _layers(files), growth, proof, probes)
+    return Result(
+        *(files.dtype, files.steps, seed, comparison, _layers(files), growth, proof, probes),
+        traces=[truth, *traces, *witnesses],
+    )
 
 
 def _probes(files: Files) -> list[Probe]:

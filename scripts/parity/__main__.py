@@ -17,9 +17,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
-import rich.box
-import rich.table
 import typer
+from rich.table import Column
 
 from common.config import OUTPUT_STRIDE, Config, Dtype
 from common.errors import InputError, WorkerError
@@ -38,9 +37,16 @@ from scripts.shared.cli import (
     new_app,
     progress,
     setting,
-    write_json,
 )
-from scripts.shared.verdicts import HtmlOption, number, print_report, print_verdict
+from scripts.shared.verdicts import (
+    HtmlOption,
+    new_table,
+    number,
+    print_report,
+    print_verdict,
+    say,
+    write_reports,
+)
 from scripts.shared.workers import Worker
 
 app = new_app()
@@ -184,12 +190,9 @@ def _witness(laboratory: Laboratory, backends: Sequence[str]) -> list[Trace]:
 
 def print_layers(result: Result) -> None:
     """Each layer alone: forward and backward error of each backend."""
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
-    table.title = "each layer alone, fed with the reference's input: own error, forward | backward"
-    table.add_column("layer", no_wrap=True)
+    title = "each layer alone, fed with the reference's input: own error, forward | backward"
     names = list(dict.fromkeys(row["backend"] for row in result.layers))
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
+    table = new_table(title, [Column("layer", no_wrap=True)], names)
     found = {(r["backend"], r["layer"], r["direction"]): r["error"] for r in result.layers}
     for layer in dict.fromkeys(row["layer"] for row in result.layers):
         cells = [
@@ -207,11 +210,8 @@ def print_growth(result: Result) -> None:
             continue
         longest = max(map(len, lines.values()))
         steps = [*(s for s in (0, 1, 5, 20, 100, 500) if s < longest - 1), longest - 1]
-        table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
-        table.title = f"{dtype}: relative error of the loss at step"
-        table.add_column("", no_wrap=True)
-        for step in steps:
-            table.add_column(str(step), justify="right", no_wrap=True)
+        title = f"{dtype}: relative error of the loss at step"
+        table = new_table(title, [Column("", no_wrap=True)], map(str, steps))
         for label, errors in lines.items():
             cells = [number(errors[s]) if s < len(errors) else "" for s in steps]
             table.add_row(label, *cells)
@@ -222,10 +222,9 @@ def print_changes(result: Result) -> None:
     """Decisions that change, and how the gradients were judged."""
     if not result.probes:
         return
-    console.print(
+    say(
         f"decisions (ReLU signs, max-pool winners) that change between a backend and the"
-        f" reference, of {result.probes[0].decisions} a batch, and what they do to the gradients:",
-        soft_wrap=True,
+        f" reference, of {result.probes[0].decisions} a batch, and what they do to the gradients:"
     )
     for row in (probe.gradients() for probe in result.probes):
         changes = f"{row['flips']} in {row['where']}" if row["flips"] else "none"
@@ -235,8 +234,7 @@ def print_changes(result: Result) -> None:
         if row["gated"] < row["of"]:
             judged += f"; the others, behind the change, up to {number(row['error'])}"
         held = "" if row["held"] else " NOT HELD"
-        line = f"  {row['backend']} batch {row['batch']}: changes: {changes}; {judged}{held}"
-        console.print(line, soft_wrap=True)
+        say(f"  {row['backend']} batch {row['batch']}: changes: {changes}; {judged}{held}")
 
 
 def print_chaos(result: Result) -> None:
@@ -246,10 +244,9 @@ def print_chaos(result: Result) -> None:
         twice = [error for label, error in last.items() if label.endswith("two threads")]
         others = [error for label, error in last.items() if not label.endswith("two threads")]
         if twice and others:
-            console.print(
+            say(
                 f"{dtype}, after the last step: backends up to {number(max(others))} apart, one"
-                f" backend with one and with two threads up to {number(max(twice))}",
-                soft_wrap=True,
+                f" backend with one and with two threads up to {number(max(twice))}"
             )
 
 
@@ -257,16 +254,16 @@ def print_result(result: Result) -> None:
     """All that was found, the verdict last."""
     print_report(result.comparison, with_verdict=False)
     if result.proof is not None:
-        console.print(f"the float64 reference: {result.proof.verdict()}", soft_wrap=True)
+        say(f"the float64 reference: {result.proof.verdict()}")
     print_layers(result)
     print_growth(result)
     print_chaos(result)
     print_changes(result)
     for name, stages in result.noise.items():
         told = ", ".join(f"{stage} {number(error)}" for stage, error in stages.items())
-        console.print(f"own noise of {name}: {told}", soft_wrap=True)
+        say(f"own noise of {name}: {told}")
     facts = result.facts
-    console.print(f"{facts['seconds']:.0f} s, at most {facts['peak_mb'] / 1024:.1f} GiB at a time")
+    say(f"{facts['seconds']:.0f} s, at most {facts['peak_mb'] / 1024:.1f} GiB at a time")
     print_verdict(result.passed, result.verdict())
 
 
@@ -314,15 +311,7 @@ def parity(
         peaks = sorted(laboratory.peaks.values())[-2:]  # two runs at a time, then this process
         result.facts |= {"seconds": time.monotonic() - begin, "peak_mb": max(own, sum(peaks))}
         print_result(result)
-        write_json(json_path, result.to_dict())
-        if html_path is not None:
-            from scripts.shared.report import write_html
-
-            traces = [files.trace(name, dtype) for name in chosen] + witnesses
-            if dtype is Dtype.float32:
-                label = result.comparison.reference
-                traces.insert(0, files.trace(chosen[0], Dtype.float64, label=label))
-            write_html(html_path, result.to_dict(), {t.label: t.arrays for t in traces})
+        write_reports(result.to_dict(), result.traces, json_path, html_path)
     if not result.passed:
         raise typer.Exit(1)
 
