@@ -134,6 +134,7 @@ def _difference(trace: str, name: str, a: Array, b: Array, dtype: str) -> Differ
             error = relative_l2(a, b)
             gap = np.abs(a.astype(np.float64) - b)
         error = float("inf") if math.isnan(error) else error
+    rms = np.sqrt(np.mean(gap**2)) if gap.size else np.inf
     place = np.unravel_index(int(gap.argmax()), gap.shape) if gap.size else ()
     result = Difference(
         trace,
@@ -144,9 +145,7 @@ def _difference(trace: str, name: str, a: Array, b: Array, dtype: str) -> Differ
         float(np.linalg.norm(b.astype(np.float64))),
         float(gap.max(initial=0.0)),
         tuple(int(index) for index in place),
-        vanishes=bool(
-            gap.size and np.sqrt(np.mean(gap**2)) <= ABSOLUTE_FLOOR[Dtype(dtype).storage]
-        ),
+        vanishes=bool(rms <= ABSOLUTE_FLOOR[Dtype(dtype).storage]),
     )
     if a.dtype == np.float32 and name != "eval/mask" and np.isfinite(gap).all():
         apart = ulps(a, b.astype(np.float32))
@@ -276,11 +275,8 @@ def _choose(traces: Sequence[Trace], order: Sequence[str]) -> tuple[Trace, str, 
     Those that stay together longest in order of execution hold the reference; a trace that leaves
     them earlier is odd, unless there are as many of its own kind.
     """
-    first, *others = traces
-    if not others:
-        return first, "the only one", []
-    if len(traces) == 2:
-        return first, "the first of two: which one is odd cannot be said without a third", []
+    if len(traces) < 3:
+        return traces[0], "the first of two: which one is odd cannot be said without a third", []
     together = {}
     for i, a in enumerate(traces):
         for j in range(i):

@@ -55,9 +55,7 @@ class Trace:
     @property
     def network(self) -> tuple[str, int]:
         """The architecture and the number of classes."""
-        classes = self.metadata.get("num_classes", "")
-        if not classes.isdigit():
-            classes = str(self.arrays["eval/logits"].shape[1])
+        classes = self.metadata.get("num_classes") or self.arrays["eval/logits"].shape[1]
         return self.metadata.get("architecture", ARCHITECTURES[0]), int(classes)
 
     @property
@@ -107,11 +105,9 @@ def _trace_fault(arrays: Arrays, metadata: Mapping[str, str]) -> str | None:
         return "holds no arrays"
     if "num_classes" not in metadata and arrays.get("eval/logits", np.zeros(0)).ndim != 4:
         return "does not tell num_classes and has no eval/logits (N, classes, H, W)"
-    if (
-        metadata.get("num_classes", "1") in ("", "0")
-        or not metadata.get("num_classes", "1").isdigit()
-    ):
-        return f"num_classes {metadata['num_classes']!r} is not a number of classes"
+    classes = metadata.get("num_classes", "1")
+    if not classes.isdigit() or classes == "0":
+        return f"num_classes {classes!r} is not a number of classes"
     if "loss" in arrays and arrays["loss"].ndim != 1:
         return f"loss is {arrays['loss'].shape}, not (steps,)"
     return None

@@ -75,7 +75,8 @@ class Laboratory:
         self.weights, self.batches = folder / "W.safetensors", folder / "B.safetensors"
         self.inputs = folder / "layer_inputs.safetensors"
         self.bar = bar
-        self.peaks: dict[str, float] = {}
+        self.peaks: list[float] = []
+        """The most memory that each run has held, in MiB."""
         self.pool = ThreadPoolExecutor(max_workers=2)
         self._workers: list[Worker] = []
         self._pending: dict[str, Future[None]] = {}
@@ -96,16 +97,8 @@ class Laboratory:
         """Queues a run; its results are in `folder / label`."""
         target = self.folder / label
         target.mkdir()
-        work = Job(
-            backend,
-            self.architecture,
-            dtype,
-            str(target),
-            str(self.weights),
-            str(self.batches),
-            SETTINGS,
-            **job,
-        )
+        files = str(target), str(self.weights), str(self.batches)
+        work = Job(backend, self.architecture, dtype, *files, SETTINGS, **job)
         task = self.bar.add_task("", total=work.turns, status=label)
         self._pending[label] = self.pool.submit(self._execute, label, work, threads, task)
 
@@ -126,8 +119,8 @@ class Laboratory:
         with Worker(label, "scripts.parity.worker", job, threads, **flags) as worker:
             self._workers.append(worker)
             for said in worker.answers():
-                if isinstance(said, dict):
-                    self.peaks[label] = said["peak_mb"]
+                if isinstance(said, float):
+                    self.peaks.append(said)
                 else:
                     self.bar.update(task, advance=1, status=f"{label}: {said}")
         self.bar.update(task, visible=False)
@@ -137,39 +130,35 @@ def run_all(laboratory: Laboratory, backends: Sequence[str], dtype: Dtype) -> No
     """Every run that the comparison needs, the longest first."""
     exact, first = Dtype.float64, backends[0]
     single = dtype is Dtype.float32
-    inputs = str(laboratory.inputs)
     probes = PROBES if single else 0
     slow_first = sorted(backends, key=lambda name: name != "jax")
-    proof = PROOF_STEPS if single else laboratory.steps
 
-    def run_whole(name: str) -> None:
-        steps = laboratory.steps if name == first else min(proof, laboratory.steps)
-        label = whole_run(name, exact)
-        laboratory.submit(label, name, exact, steps=steps, of_steps=laboratory.steps)
+    def whole(name: str, dtype: Dtype, threads: int = 1) -> None:
+        proof = single and dtype is exact and name != first
+        steps = min(PROOF_STEPS, laboratory.steps) if proof else laboratory.steps
+        about = {"steps": steps, "of_steps": laboratory.steps}
+        laboratory.submit(whole_run(name, dtype, threads), name, dtype, threads, **about)
 
-    run_whole(slow_first[0])
-    laboratory.submit(
-        layer_run(first, exact), first, exact, probes=probes, makes_inputs=True, layer_inputs=inputs
-    )
+    def layers(name: str, dtype: Dtype, **more: Any) -> None:
+        more |= {"layer_inputs": str(laboratory.inputs)}
+        laboratory.submit(layer_run(name, dtype), name, dtype, probes=probes, **more)
+
+    whole(slow_first[0], exact)
+    layers(first, exact, makes_inputs=True)
     laboratory.wait(layer_run(first, exact))
     for name in slow_first[1:]:
-        run_whole(name)
-    of = {"steps": laboratory.steps, "of_steps": laboratory.steps}
+        whole(name, exact)
     if single:
         for name in slow_first:
-            laboratory.submit(whole_run(name, dtype), name, dtype, **of)
-            laboratory.submit(
-                layer_run(name, dtype), name, dtype, probes=probes, layer_inputs=inputs
-            )
-            laboratory.submit(whole_run(name, dtype, 2), name, dtype, 2, **of)
+            whole(name, dtype)
+            layers(name, dtype)
+            whole(name, dtype, threads=2)
             label = noise_run(name, dtype)
             laboratory.submit(label, name, dtype, 2, probes=probes, reversed_batch=True)
     else:
         for name in backends[1:]:
-            laboratory.submit(
-                layer_run(name, exact), name, exact, probes=probes, layer_inputs=inputs
-            )
-        laboratory.submit(whole_run(first, exact, 2), first, exact, 2, **of)
+            layers(name, exact)
+        whole(first, exact, threads=2)
     laboratory.wait()
 
 
@@ -291,10 +280,10 @@ def parity(
     check_places(json_path, html_path)
     begin = time.monotonic()
     with contextlib.ExitStack() as stack:
-        if keep is None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parity-")))
-        else:
-            folder = _new_folder(keep)
+        folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parity-")))
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise InputError(f"{folder}: is not empty")
         bar = stack.enter_context(progress("parity"))
         laboratory = stack.enter_context(Laboratory(folder, architecture, steps, seed, bar))
         try:
@@ -308,24 +297,12 @@ def parity(
         with console.status("comparing"):
             result = judge(files, seed, witnesses)
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        peaks = sorted(laboratory.peaks.values())[-2:]  # two runs at a time, then this process
+        peaks = sorted(laboratory.peaks)[-2:]  # two runs at a time, then this process
         result.facts |= {"seconds": time.monotonic() - begin, "peak_mb": max(own, sum(peaks))}
         print_result(result)
         write_reports(result.to_dict(), result.traces, json_path, html_path)
     if not result.passed:
         raise typer.Exit(1)
-
-
-def _new_folder(path: Path) -> Path:
-    """Makes a folder that is not there yet, or uses an empty one.
-
-    Raises:
-        InputError: it holds something.
-    """
-    path.mkdir(parents=True, exist_ok=True)
-    if any(path.iterdir()):
-        raise InputError(f"{path}: is not empty")
-    return path
 
 
 if __name__ == "__main__":
