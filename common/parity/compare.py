@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +12,8 @@ from common.parity.order import execution_order, inherits, layer_of, stage_of
 from common.parity.report import TRUTH, Difference, Finding, Mask, Report
 from common.parity.tolerances import ABSOLUTE_FLOOR, EPS, Tolerance, coarser, fixed_tolerance
 from common.parity.traces import Trace
+from common.protocol import Array
 
-Array = NDArray[Any]
 ToleranceFor = Callable[[Difference], Tolerance | None]
 
 INPUTS = {"weights_sha256": "weights", "batches_sha256": "batches"}

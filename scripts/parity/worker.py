@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends import load_backend
-from common.config import VOID, Architecture, Config, Device, Dtype, Schedule
+from common.config import VOID, Device, Dtype, Schedule
 from common.files import sha256
 from common.network.grid import pad_images
 from common.network.schedule import learning_rate
@@ -23,6 +23,7 @@ from common.network.tensors import layer_names
 from common.parity.traces import Batches, make_trace, read_batches, trace_metadata
 from common.protocol import Array, Arrays, Probe
 from common.weights.checkpoint import read_tensors, read_weights, write_tensors
+from scripts.shared.evaluation import config_of
 from scripts.shared.workers import Say, keep_to_cores, serve
 
 
@@ -115,14 +116,8 @@ def run(job: Job, say: Say) -> None:
     folder = Path(job.folder)
     start = read_weights(Path(job.weights))
     batches = read_batches(Path(job.batches), start.num_classes, max(job.steps, job.probes, 1))
-    config = Config(
-        architecture=Architecture(job.architecture),
-        num_classes=start.num_classes,
-        width=start.width,
-        dtype=Dtype(job.dtype),
-        device=Device.cpu,
-        schedule=Schedule.poly,
-    ).replace(**job.settings)
+    about = {"dtype": Dtype(job.dtype), "device": Device.cpu, "schedule": Schedule.poly}
+    config = config_of(start, **about, **job.settings)
     backend = load_backend(job.backend)
 
     def probe() -> Probe:
