@@ -241,8 +241,17 @@ def _judge(differences: Sequence[Difference]) -> None:
     """Sets the status of one trace's differences, in order of execution, from their tolerances."""
     parted: list[str] = []
     for d in differences:
-        d.status = _status(d, parted)
-        if d.parted:
+        if d.tolerance is None:
+            d.status = "ungated"
+        elif d.vanishes or d.error <= d.tolerance.limit:
+            d.status = "within" if d.largest else "equal"
+        else:
+            if d.stage == "update":
+                gradient = d.name.replace("update/", "grad/", 1)
+                follows = gradient in parted and (d.own or 0) <= d.tolerance.limit
+            else:
+                follows = inherits(d.name, parted)
+            d.status = "follows" if follows else "new"
             parted.append(d.name)
 
 
@@ -255,17 +264,6 @@ def judge_again(report: Report, tolerance_for: ToleranceFor) -> None:
                 d.tolerance = tolerance_for(d)
         _judge(differences)
     report.odd = [trace for trace in report.compared if report.first(trace) is not None]
-
-
-def _status(d: Difference, parted: Sequence[str]) -> str:
-    if d.tolerance is None:
-        return "ungated"
-    if d.vanishes or d.error <= d.tolerance.limit:
-        return "within" if d.largest else "equal"
-    if d.stage == "update":
-        explained = d.name.replace("update/", "grad/", 1) in parted
-        return "follows" if explained and (d.own or 0) <= d.tolerance.limit else "new"
-    return "follows" if inherits(d.name, parted) else "new"
 
 
 def _choose(traces: Sequence[Trace], order: Sequence[str]) -> tuple[Trace, str, list[str]]:

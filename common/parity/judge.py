@@ -204,10 +204,10 @@ def judge(files: Files, seed: int, witnesses: Sequence[Trace] = ()) -> Result:
     if files.dtype == "float64":
         truth, two = (files.trace(first, "float64", threads) for threads in (1, 2))
         growth = {"float64": _growth(exact, truth, [(truth, two)])}
-        return Result(
-            *(files.dtype, files.steps, seed, compare([truth, *exact]), _layers(files), growth),
-            traces=[truth, *exact],
-        )
+        comparison = compare([truth, *exact])
+        result = Result(files.dtype, files.steps, seed, comparison, _layers(files), growth)
+        result.traces = [truth, *exact]
+        return result
     truth = files.trace(first, "float64", label=f"{first} float64")
     proof = None
     if exact:
@@ -223,10 +223,9 @@ def judge(files: Files, seed: int, witnesses: Sequence[Trace] = ()) -> Result:
     both = list(zip(traces, twice, strict=True))
     ratio_tolerances(samples, _noise(probes, both, truth))
     growth = {"float64": _growth(exact, truth), "float32": _growth(traces, truth, both)}
-    return Result(
-        *(files.dtype, files.steps, seed, comparison, _layers(files), growth, proof, probes),
-        traces=[truth, *traces, *witnesses],
-    )
+    result = Result(files.dtype, files.steps, seed, comparison, _layers(files), growth)
+    result.proof, result.probes, result.traces = proof, probes, [truth, *traces, *witnesses]
+    return result
 
 
 def _probes(files: Files) -> list[Probe]:

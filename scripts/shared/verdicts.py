@@ -75,11 +75,10 @@ def print_tolerances(report: Report) -> None:
 
 def print_parted(report: Report, trace: str) -> None:
     """The first divergence of a trace, and what is new after it."""
-    first = report.first(trace)
-    if first is None:
-        return
-    say(f"{trace}: first divergence at {first.name}", style="bold")
     parted = [d for d in report.of(trace) if d.parted]
+    if not parted:
+        return
+    say(f"{trace}: first divergence at {parted[0].name}", style="bold")
     new = [d for d in parted if d.status == "new"]
     for d in new[:ROWS]:
         ulp = f", {d.ulp_median:g} ulp (median), {d.ulp_max:g} at most" if d.ulp_max else ""
