@@ -77,15 +77,14 @@ def check_inputs(traces: Sequence[Trace]) -> None:
 
 def _notes(traces: Sequence[Trace], truth: Trace | None) -> list[str]:
     """Settings and versions that differ, and what traces leave unsaid or out."""
-    own = {key: [t for t in traces if key != "dtype" or t is not truth] for key in SETTINGS}
-    told = [(key, [(t.label, t.metadata.get(key)) for t in own[key]]) for key in SETTINGS]
-    packages = sorted({package for t in traces for package in t.versions})
-    told += [(name, [(t.label, t.versions.get(name)) for t in traces]) for name in packages]
+    facts = {t.label: {**t.metadata, **t.versions} for t in traces}
+    if truth is not None:
+        facts[truth.label].pop("dtype", None)
     notes = []
-    for key, pairs in told:
-        said = [(label, value) for label, value in pairs if value is not None]
-        if len({value for _, value in said}) > 1:
-            notes.append(f"{key}: " + ", ".join(f"{value} ({label})" for label, value in said))
+    for key in (*SETTINGS, *sorted({package for t in traces for package in t.versions})):
+        told = {label: own[key] for label, own in facts.items() if key in own}
+        if len(set(told.values())) > 1:
+            notes.append(f"{key}: " + ", ".join(f"{value} ({t})" for t, value in told.items()))
     for key, what in INPUTS.items():
         silent = [t.label for t in traces if key not in t.metadata]
         if silent:

@@ -147,16 +147,13 @@ class Result:
                 nearest[d.name] = min(nearest.get(d.name, d), d, key=lambda d: d.error)
             own = worst_by_stage([*nearest.values()], lambda d: d.error)
             found = {report.reference: own, **found}
+
+        def told(d: Difference) -> dict[str, Any]:
+            limit = d.tolerance and d.tolerance.limit
+            return {"error": d.error, "tensor": d.name, "gate": limit, "margin": d.margin}
+
         return {
-            trace: {
-                stage: {
-                    "error": d.error,
-                    "tensor": d.name,
-                    "gate": d.tolerance and d.tolerance.limit,
-                    "margin": d.margin,
-                }
-                for stage, d in stages.items()
-            }
+            trace: {stage: told(d) for stage, d in stages.items()}
             for trace, stages in found.items()
         }
 
