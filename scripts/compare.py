@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from common.errors import InputError
-from common.parity.compare import check_inputs, compare
+from common.parity.compare import compare
 from common.parity.traces import Trace, read_trace
-from scripts.shared.cli import JsonOption, main, new_app, write_json
-from scripts.shared.verdicts import HtmlOption, print_report
+from scripts.shared.cli import JsonOption, main, new_app
+from scripts.shared.verdicts import HtmlOption, print_report, write_reports
 
 app = new_app()
 
@@ -39,14 +39,9 @@ def run(
     if len(paths) < 2:
         raise InputError(f"{paths[0]}: one trace alone: give another, or a --truth")
     read = _relabelled([read_trace(path) for path in paths], paths)
-    check_inputs(read)
     report = compare(read[:-1], read[-1]) if truth is not None else compare(read)
     print_report(report)
-    write_json(json_path, report.to_dict())
-    if html_path is not None:
-        from scripts.shared.report import write_html
-
-        write_html(html_path, report.to_dict(), {t.label: t.arrays for t in read})
+    write_reports(report.to_dict(), read, json_path, html_path)
     if not report.passed:
         raise typer.Exit(1)
 

@@ -23,6 +23,7 @@ from scripts.shared.cli import (
     progress,
     setting,
 )
+from scripts.shared.evaluation import config_of
 
 app = new_app()
 
@@ -45,10 +46,8 @@ def trace(
 ) -> None:
     """Write every named value of a training run in one backend to a safetensors file."""
     start = read_weights(weights)
-    config = Config(
-        architecture=start.architecture,
-        num_classes=start.num_classes,
-        width=start.width,
+    config = config_of(
+        start,
         dtype=dtype,
         device=device,
         learning_rate=lr,

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +12,8 @@ from common.parity.order import execution_order, inherits, layer_of, stage_of
 from common.parity.report import TRUTH, Difference, Finding, Mask, Report
 from common.parity.tolerances import ABSOLUTE_FLOOR, EPS, Tolerance, coarser, fixed_tolerance
 from common.parity.traces import Trace
+from common.protocol import Array
 
-Array = NDArray[Any]
 ToleranceFor = Callable[[Difference], Tolerance | None]
 
 INPUTS = {"weights_sha256": "weights", "batches_sha256": "batches"}
@@ -78,17 +77,14 @@ def check_inputs(traces: Sequence[Trace]) -> None:
 
 def _notes(traces: Sequence[Trace], truth: Trace | None) -> list[str]:
     """Settings and versions that differ, and what traces leave unsaid or out."""
+    facts = {t.label: {**t.metadata, **t.versions} for t in traces}
+    if truth is not None:
+        facts[truth.label].pop("dtype", None)
     notes = []
-    for key in SETTINGS:
-        told = {t.label: t.metadata[key] for t in traces if key in t.metadata}
-        if key == "dtype" and truth is not None:
-            told.pop(truth.label, None)
+    for key in (*SETTINGS, *sorted({package for t in traces for package in t.versions})):
+        told = {label: own[key] for label, own in facts.items() if key in own}
         if len(set(told.values())) > 1:
             notes.append(f"{key}: " + ", ".join(f"{value} ({t})" for t, value in told.items()))
-    for package in sorted({package for t in traces for package in t.versions}):
-        told = {t.label: t.versions[package] for t in traces if package in t.versions}
-        if len(set(told.values())) > 1:
-            notes.append(f"{package}: " + ", ".join(f"{value} ({t})" for t, value in told.items()))
     for key, what in INPUTS.items():
         silent = [t.label for t in traces if key not in t.metadata]
         if silent:
@@ -126,9 +122,7 @@ def _own_findings(trace: Trace, order: Sequence[str]) -> list[Finding]:
     return findings
 
 
-def _difference(
-    trace: str, name: str, a: Array, b: Array, dtype: str, layer: str | None
-) -> Difference:
+def _difference(trace: str, name: str, a: Array, b: Array, dtype: str) -> Difference:
     """`a`, of `trace`, against `b`, which has the same shape."""
     if name == "eval/mask":
         differ = a != b
@@ -138,19 +132,18 @@ def _difference(
             error = relative_l2(a, b)
             gap = np.abs(a.astype(np.float64) - b)
         error = float("inf") if math.isnan(error) else error
+    rms = np.sqrt(np.mean(gap**2)) if gap.size else np.inf
     place = np.unravel_index(int(gap.argmax()), gap.shape) if gap.size else ()
     result = Difference(
         trace,
         name,
         stage_of(name),
-        layer,
+        layer_of(name),
         error,
         float(np.linalg.norm(b.astype(np.float64))),
         float(gap.max(initial=0.0)),
         tuple(int(index) for index in place),
-        vanishes=bool(
-            gap.size and np.sqrt(np.mean(gap**2)) <= ABSOLUTE_FLOOR[Dtype(dtype).storage]
-        ),
+        vanishes=bool(rms <= ABSOLUTE_FLOOR[Dtype(dtype).storage]),
     )
     if a.dtype == np.float32 and name != "eval/mask" and np.isfinite(gap).all():
         apart = ulps(a, b.astype(np.float32))
@@ -167,9 +160,7 @@ def stage_tolerance(difference: Difference, trace: Trace, against: str) -> Toler
     if tolerance is None:
         return None
     limit, floor, source = tolerance.limit, tolerance.floor, tolerance.source
-    if (
-        against == "float32"
-    ):  # each may be a tolerance away from the reference, on either side of it
+    if against == "float32":  # each may be a tolerance from the reference, on either side of it
         limit, floor, source = 2 * limit, 2 * floor, f"between two float32 traces twice: {source}"
     if dtype == "float32" and difference.stage == "update" and difference.norm:
         final = trace.arrays.get(difference.name.replace("update/", "final/", 1))
@@ -200,8 +191,7 @@ def _mask(a: Trace, reference: Trace) -> Mask:
     logits = reference.arrays["eval/logits"].astype(np.float64)
     dtype = coarser(a.dtype, reference.dtype)
     tolerance = fixed_tolerance(dtype, "forward")
-    # ten times: an error of the tolerance's size, as a whole, may be several times larger at a
-    # pixel
+    # ten times: an error of the tolerance's size as a whole may be several times that at a pixel
     noise = 10 * (tolerance.limit if tolerance else 0) * float(np.sqrt(np.mean(logits**2)))
     best = np.sort(logits, axis=1)[:, -2:]
     clear = best[:, -1] - best[:, 0] > noise
@@ -229,7 +219,7 @@ def _measure(
             text = f"{name} is {a.shape}, not {b.shape} as in {reference.label}"
             findings.append(Finding(trace.label, name, text))
             continue
-        d = _difference(trace.label, name, a, b, dtype, layer_of(name))
+        d = _difference(trace.label, name, a, b, dtype)
         d.tolerance = stage_tolerance(d, trace, reference.dtype)
         if name == "eval/mask":
             logits = theirs.get("eval/logits")
@@ -250,8 +240,17 @@ def _judge(differences: Sequence[Difference]) -> None:
     """Sets the status of one trace's differences, in order of execution, from their tolerances."""
     parted: list[str] = []
     for d in differences:
-        d.status = _status(d, parted)
-        if d.parted:
+        if d.tolerance is None:
+            d.status = "ungated"
+        elif d.vanishes or d.error <= d.tolerance.limit:
+            d.status = "within" if d.largest else "equal"
+        else:
+            if d.stage == "update":
+                gradient = d.name.replace("update/", "grad/", 1)
+                follows = gradient in parted and (d.own or 0) <= d.tolerance.limit
+            else:
+                follows = inherits(d.name, parted)
+            d.status = "follows" if follows else "new"
             parted.append(d.name)
 
 
@@ -266,28 +265,14 @@ def judge_again(report: Report, tolerance_for: ToleranceFor) -> None:
     report.odd = [trace for trace in report.compared if report.first(trace) is not None]
 
 
-def _status(d: Difference, parted: Sequence[str]) -> str:
-    if d.tolerance is None:
-        return "ungated"
-    if d.vanishes or d.error <= d.tolerance.limit:
-        return "within" if d.largest else "equal"
-    if d.stage == "update":
-        explained = d.name.replace("update/", "grad/", 1) in parted
-        return "follows" if explained and (d.own or 0) <= d.tolerance.limit else "new"
-    return "follows" if inherits(d.name, parted) else "new"
-
-
 def _choose(traces: Sequence[Trace], order: Sequence[str]) -> tuple[Trace, str, list[str]]:
     """The trace to measure from, why, and which ones are odd.
 
     Those that stay together longest in order of execution hold the reference; a trace that leaves
     them earlier is odd, unless there are as many of its own kind.
     """
-    first, *others = traces
-    if not others:
-        return first, "the only one", []
-    if len(traces) == 2:
-        return first, "the first of two: which one is odd cannot be said without a third", []
+    if len(traces) < 3:
+        return traces[0], "the first of two: which one is odd cannot be said without a third", []
     together = {}
     for i, a in enumerate(traces):
         for j in range(i):
@@ -339,21 +324,13 @@ def compare(traces: Sequence[Trace], truth: Trace | None = None) -> Report:
         raise InputError(f"other networks: {told} classes: nothing to compare")
     steps = max(t.steps for t in everyone)
     order = execution_order(*networks.pop(), steps)
-    odd: list[str] = []
-    if truth is not None:
-        reference, reason = truth, TRUTH
-    else:
-        reference, reason, odd = _choose(traces, order)
-    report = Report(
-        reference.label, reason, [t.describe() for t in everyone], _notes(everyone, truth), odd=odd
-    )
+    reference, reason, odd = (truth, TRUTH, []) if truth else _choose(traces, order)
+    about, notes = [t.describe() for t in everyone], _notes(everyone, truth)
+    report = Report(reference.label, reason, about, notes, odd=odd)
     if truth is None and len({t.dtype for t in traces}) > 1:
         told = ", ".join(f"{t.dtype} ({t.label})" for t in traces)
-        report.findings.append(
-            Finding(
-                traces[0].label, "", f"dtypes differ: {told}; give the float64 one as the reference"
-            )
-        )
+        text = f"dtypes differ: {told}; give the float64 one as the reference"
+        report.findings.append(Finding(traces[0].label, "", text))
     for trace in everyone:
         report.findings += _own_findings(trace, order)
     for trace in everyone:

@@ -6,14 +6,12 @@ output by next to nothing and the gradient by as much as that pixel carries.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.network.tensors import relu_names
-
-Array = NDArray[Any]
+from common.protocol import Array
 
 MAX_POOL = "stem"
 
@@ -44,8 +42,3 @@ def changes(mine: Mapping[str, Array], truth: Mapping[str, Array]) -> dict[str, 
     """
     counts = {name: int((mine[name] != taken).sum()) for name, taken in truth.items()}
     return {name: count for name, count in counts.items() if count}
-
-
-def count(taken: Mapping[str, Array]) -> int:
-    """How many decisions there are."""
-    return sum(array.size for array in taken.values())

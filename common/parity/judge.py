@@ -5,24 +5,22 @@ In float64 the backends are held against one another at the fixed tolerances of
 may be further from it than twice the furthest of the others, or than its own noise, and a few eps.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from common.network.tensors import layer_names
 from common.parity.compare import compare, relative_l2
-from common.parity.ratio import Probe, Sample, apart, make_probe, ratio_tolerances, worst_noise
-from common.parity.report import Difference, Report, finite
-from common.parity.tolerances import STAGES, TOLERANCES
+from common.parity.order import stage_of
+from common.parity.ratio import Probe, Sample, apart, make_probe, ratio_tolerances
+from common.parity.report import Difference, Report, finite, worst_by_stage
+from common.parity.tolerances import TOLERANCES
 from common.parity.traces import Trace, read_trace
+from common.protocol import Arrays
 from common.weights.checkpoint import read_tensors
-
-Array = NDArray[Any]
-Arrays = Mapping[str, Array]
 
 
 def whole_run(backend: str, dtype: str, threads: int = 1) -> str:
@@ -78,6 +76,7 @@ class Result:
     growth: dict[str, dict[str, list[float]]]
     proof: Report | None = None
     probes: list[Probe] = field(default_factory=list)
+    traces: Sequence[Trace] = ()
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -110,20 +109,22 @@ class Result:
     @property
     def noise(self) -> dict[str, dict[str, float]]:
         """How far each backend is from itself, by stage, in float32."""
-        names = dict.fromkeys(p.backend for p in self.probes)
-        return {n: worst_noise([p for p in self.probes if p.backend == n]) for n in names}
+        worst: dict[str, dict[str, float]] = {}
+        for probe in self.probes:
+            own = worst.setdefault(probe.backend, {})
+            for name, value in probe.noise.items():
+                own[stage_of(name)] = max(own.get(stage_of(name), 0.0), value)
+        return worst
 
     def unjudged(self) -> list[tuple[str, str]]:
-        """Per backend, the first gradient that had no tolerance on any batch, since changes
-        touch it.
-        """
-        judged: dict[tuple[str, str], bool] = {}
-        for d in (d for probe in self.probes for d in probe.report.differences):
-            if d.stage == "gradient":
-                key = d.trace, d.name
-                judged[key] = judged.get(key, False) or d.tolerance is not None
-        missed = [key for key, held in judged.items() if not held]
-        return list({backend: (backend, name) for backend, name in reversed(missed)}.values())
+        """Per backend, the first gradient without a tolerance: on every batch changes touch it."""
+        every = [d for probe in self.probes for d in probe.report.differences]
+        judged = {(d.trace, d.name) for d in every if d.tolerance}
+        first: dict[str, str] = {}
+        for d in every:
+            if d.stage == "gradient" and (d.trace, d.name) not in judged:
+                first.setdefault(d.trace, d.name)
+        return list(first.items())
 
     def verdict(self) -> str:
         """The result in a few sentences."""
@@ -143,29 +144,22 @@ class Result:
         if self.dtype == "float64":
             nearest: dict[str, Difference] = {}
             for d in report.differences:
-                if d.name not in nearest or d.error < nearest[d.name].error:
-                    nearest[d.name] = d
-            worst: dict[str, Difference] = {}
-            for d in nearest.values():
-                if d.stage not in worst or d.error > worst[d.stage].error:
-                    worst[d.stage] = d
-            found = {report.reference: {s: worst[s] for s in STAGES if s in worst}, **found}
+                nearest[d.name] = min(nearest.get(d.name, d), d, key=lambda d: d.error)
+            own = worst_by_stage([*nearest.values()], lambda d: d.error)
+            found = {report.reference: own, **found}
+
+        def told(d: Difference) -> dict[str, Any]:
+            limit = d.tolerance and d.tolerance.limit
+            return {"error": d.error, "tensor": d.name, "gate": limit, "margin": d.margin}
+
         return {
-            trace: {
-                stage: {
-                    "error": d.error,
-                    "tensor": d.name,
-                    "gate": d.tolerance and d.tolerance.limit,
-                    "margin": d.margin,
-                }
-                for stage, d in stages.items()
-            }
+            trace: {stage: told(d) for stage, d in stages.items()}
             for trace, stages in found.items()
         }
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        result: dict[str, Any] = {
+        result = {
             "passed": self.passed,
             "verdict": self.verdict(),
             "versions": {t["label"]: t["versions"] for t in self.comparison.traces},
@@ -186,8 +180,7 @@ class Result:
             "comparison_float64": self.proof and self.proof.to_dict(),
             **self.facts,
         }
-        strict: dict[str, Any] = finite(result)
-        return strict
+        return {key: finite(value) for key, value in result.items()}
 
 
 def _beginning(trace: Trace, steps: int) -> Trace:
@@ -203,69 +196,70 @@ def _beginning(trace: Trace, steps: int) -> Trace:
 
 def judge(files: Files, seed: int, witnesses: Sequence[Trace] = ()) -> Result:
     """The result of all runs. `witnesses` join the float32 comparison."""
+    first, *others = files.backends
+    exact = [files.trace(name, "float64") for name in others]
     if files.dtype == "float64":
-        comparison = compare([files.trace(name, "float64") for name in files.backends])
-        growth = {"float64": _growth64(files)}
-        return Result(files.dtype, files.steps, seed, comparison, _layers(files), growth)
-    return _judge_float32(files, seed, witnesses)
-
-
-def _judge_float32(files: Files, seed: int, witnesses: Sequence[Trace]) -> Result:
-    first = files.backends[0]
+        truth, two = (files.trace(first, "float64", threads) for threads in (1, 2))
+        growth = {"float64": _growth(exact, truth, [(truth, two)])}
+        comparison = compare([truth, *exact])
+        result = Result(files.dtype, files.steps, seed, comparison, _layers(files), growth)
+        result.traces = [truth, *exact]
+        return result
     truth = files.trace(first, "float64", label=f"{first} float64")
-    others = [files.trace(name, "float64") for name in files.backends[1:]]
     proof = None
-    if others:
-        steps = min(trace.steps for trace in others)
-        proof = compare([_beginning(t, steps) for t in (truth, *others)])
+    if exact:
+        steps = min(trace.steps for trace in exact)
+        proof = compare([_beginning(t, steps) for t in (truth, *exact)])
     traces = [files.trace(name, "float32") for name in files.backends]
     twice = [files.trace(name, "float32", threads=2) for name in files.backends]
     comparison = compare([*traces, *witnesses], truth)
     probes = _probes(files)
-    samples = [Sample(comparison, {p.backend: p.changes for p in probes if p.batch == 0})]
-    samples += [Sample(p.report, {p.backend: p.changes}) for p in probes]
-    ratio_tolerances(samples, _noise(probes, traces, twice, truth))
-    growth = {
-        "float64": _growth64(files),
-        "float32": _growth32(traces, twice, truth),
-    }
-    return Result(files.dtype, files.steps, seed, comparison, _layers(files), growth, proof, probes)
+    samples: list[Sample]
+    samples = [(comparison, {p.backend: p.changes for p in probes if p.batch == 0})]
+    samples += [(p.report, {p.backend: p.changes}) for p in probes]
+    both = list(zip(traces, twice, strict=True))
+    ratio_tolerances(samples, _noise(probes, both, truth))
+    growth = {"float64": _growth(exact, truth), "float32": _growth(traces, truth, both)}
+    result = Result(files.dtype, files.steps, seed, comparison, _layers(files), growth)
+    result.proof, result.probes, result.traces = proof, probes, [truth, *traces, *witnesses]
+    return result
 
 
 def _probes(files: Files) -> list[Probe]:
     """The first step of each backend on each batch, in the usual order and in reverse."""
     first = files.backends[0]
+    reference = layer_run(first, "float64")
     probes = []
-    k = 0
-    while (files.folder / layer_run(first, "float64") / f"probe{k}.safetensors").exists():
-        truth = files.probe(layer_run(first, "float64"), f"{first} float64", k)
+    for k in range(len([*(files.folder / reference).glob("probe*.safetensors")])):
+        truth = files.probe(reference, f"{first} float64", k)
         for name in files.backends:
             usual = files.probe(layer_run(name, "float32"), name, k)
             backward = files.probe(noise_run(name, "float32"), name, k)
             probes.append(make_probe(name, k, usual, backward, truth))
-        k += 1
     return probes
 
 
 def _noise(
-    probes: Sequence[Probe], traces: Sequence[Trace], twice: Sequence[Trace], truth: Trace
+    probes: Sequence[Probe], both: Sequence[tuple[Trace, Trace]], truth: Trace
 ) -> dict[str, dict[str, float]]:
     """How far each backend is from itself, relative to the reference, by value.
 
     Between a batch and the same in reverse order, which also has another number of threads, where
     no decision changes; and, in eval mode and of the buffers, between one and two threads.
     """
-    noise: dict[str, dict[str, float]] = {trace.label: {} for trace in traces}
-    found = [(probe.backend, probe.noise) for probe in probes]
-    for a, b in zip(traces, twice, strict=True):
+    noise: dict[str, dict[str, float]] = {}
+    for a, b in both:  # these values are in no probe
         names = [n for n in truth.arrays if n.startswith(("eval/", "buffer/")) and "mask" not in n]
-        found.append(
-            (a.label, {n: apart(a.arrays[n], b.arrays[n], truth.arrays[n]) for n in names})
-        )
-    for backend, values in found:
-        for name, value in values.items():
-            noise[backend][name] = max(noise[backend].get(name, 0.0), value)
+        noise[a.label] = {n: apart(a.arrays[n], b.arrays[n], truth.arrays[n]) for n in names}
+    for probe in probes:
+        own = noise[probe.backend]
+        for name, value in probe.noise.items():
+            own[name] = max(own.get(name, 0.0), value)
     return noise
+
+
+_DIRECTIONS = (("forward", "output", "forward"), ("backward", "by ", "gradient"))
+"""What is measured of a layer alone, how its values' names begin, and whose tolerance they have."""
 
 
 def _layers(files: Files) -> list[dict[str, Any]]:
@@ -276,11 +270,10 @@ def _layers(files: Files) -> list[dict[str, Any]]:
     for name in others if files.dtype == "float64" else files.backends:
         mine = files.layers(name, files.dtype)
         for layer in layer_names(files.architecture):
-            for direction, own in (("forward", "output"), ("backward", "by ")):
+            for direction, own, stage in _DIRECTIONS:
                 keys = [key for key in truth if key.startswith(f"{layer}/{own}")]
                 errors = {key: relative_l2(mine[key], truth[key]) for key in keys}
                 worst = max(errors, key=errors.__getitem__)
-                stage = "forward" if direction == "forward" else "gradient"
                 tolerance = TOLERANCES[stage] if files.dtype == "float64" else None
                 rows.append(
                     {
@@ -297,29 +290,17 @@ def _layers(files: Files) -> list[dict[str, Any]]:
     return rows
 
 
-def _apart(losses: Array, others: Array) -> list[float]:
-    """The relative difference of two losses at each step that both have."""
-    n = min(len(losses), len(others))
-    a, b = losses[:n].astype(np.float64), others[:n].astype(np.float64)
-    return [float(x) for x in np.abs(a - b) / np.abs(b)]
-
-
-def _growth64(files: Files) -> dict[str, list[float]]:
-    """The loss's error at each step in float64, against the first backend's."""
-    first, *others = files.backends
-    loss = files.trace(first, "float64").arrays["loss"]
-    found = {name: _apart(files.trace(name, "float64").arrays["loss"], loss) for name in others}
-    if files.dtype == "float64":
-        twice = files.trace(first, "float64", threads=2).arrays["loss"]
-        found[f"{first}, two threads"] = _apart(twice, loss)
+def _apart(trace: Trace, other: Trace) -> list[float]:
+    """The relative difference of the losses at each step that both have."""
+    n = min(trace.steps, other.steps)
+    a, b = (t.arrays["loss"][:n].astype(np.float64) for t in (trace, other))
+    found: list[float] = (np.abs(a - b) / np.abs(b)).tolist()
     return found
 
 
-def _growth32(
-    traces: Sequence[Trace], twice: Sequence[Trace], truth: Trace
+def _growth(
+    traces: Sequence[Trace], truth: Trace, both: Sequence[tuple[Trace, Trace]] = ()
 ) -> dict[str, list[float]]:
-    """The loss's error at each step in float32, against the reference; and against more threads."""
-    found = {t.label: _apart(t.arrays["loss"], truth.arrays["loss"]) for t in traces}
-    for one, two in zip(traces, twice, strict=True):
-        found[f"{one.label}, two threads"] = _apart(two.arrays["loss"], one.arrays["loss"])
-    return found
+    """The loss's error at each step, against the reference; and of one thread against two."""
+    found = {trace.label: _apart(trace, truth) for trace in traces}
+    return found | {f"{one.label}, two threads": _apart(two, one) for one, two in both}

@@ -12,17 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from common.network.tensors import layer_names, relu_names
 from common.parity.compare import compare, judge_again
-from common.parity.decisions import changes, count, decisions
+from common.parity.decisions import changes, decisions
 from common.parity.order import layer_of, place_of, stage_of
 from common.parity.report import Difference, Report
 from common.parity.tolerances import EPS, Tolerance
 from common.parity.traces import Trace
-
-Array = NDArray[Any]
+from common.protocol import Array
 
 FEW_EPS = 8 * EPS["float32"]
 """Allowed beyond the ratio: of values that are all rounded well one is still the furthest off, and
@@ -34,12 +32,8 @@ SOURCE = (
 )
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Differences from the reference, and for each backend what changes."""
-
-    report: Report
-    changes: Mapping[str, Mapping[str, int]]
+Sample = tuple[Report, Mapping[str, Mapping[str, int]]]
+"""Differences from the reference, and for each backend the decisions that change."""
 
 
 @dataclass(frozen=True)
@@ -109,13 +103,12 @@ def make_probe(backend: str, batch: int, usual: Trace, backward: Trace, truth: T
         for name, array in truth.arrays.items()
         if not touched(name, {**changed, **otherwise})
     }
-    return Probe(backend, batch, compare([usual], truth), changed, count(taken), noise)
+    total = sum(array.size for array in taken.values())
+    return Probe(backend, batch, compare([usual], truth), changed, total, noise)
 
 
 def touched(name: str, changed: Mapping[str, int]) -> bool:
-    """Whether a changed decision changes a value: a gradient or update of its layer, or of one
-    before it.
-    """
+    """Whether a changed decision changes a value: its layer's gradients, and those before it."""
     if stage_of(name) not in ("gradient", "update"):
         return False
     last = max((place_of(change.partition(".bn")[0]) for change in changed), default=-1)
@@ -123,39 +116,23 @@ def touched(name: str, changed: Mapping[str, int]) -> bool:
 
 
 def ratio_tolerances(samples: Sequence[Sample], noise: Mapping[str, Mapping[str, float]]) -> None:
-    """Gives float32 reports the tolerances of this run; none where a changed decision changes
-    it, or later.
-    """
+    """Gives float32 reports the tolerances of this run; none behind a changed decision."""
     errors: dict[str, dict[str, float]] = {}
-    for sample in samples:
-        for d in sample.report.differences:
-            if not touched(d.name, sample.changes.get(d.trace, {})):
+    for report, changed in samples:
+        for d in report.differences:
+            if not touched(d.name, changed.get(d.trace, {})):
                 found = errors.setdefault(d.name, {})
                 found[d.trace] = max(found.get(d.trace, 0.0), d.error)
-    for sample in samples:
-        judge_again(sample.report, functools.partial(_tolerance, sample.changes, errors, noise))
 
+    def tolerance(changed: Mapping[str, Mapping[str, int]], d: Difference) -> Tolerance | None:
+        if d.stage == "steps" or touched(d.name, changed.get(d.trace, {})):
+            return None
+        others = [error for trace, error in errors[d.name].items() if trace != d.trace]
+        if not others:
+            return d.tolerance
+        furthest, own = max(others), noise.get(d.trace, {}).get(d.name, 0.0)
+        note = f"{d.name}: the furthest of the others {furthest:.1e}, own noise {own:.1e}"
+        return Tolerance(max(2 * furthest, own) + FEW_EPS, furthest, SOURCE, note)
 
-def _tolerance(
-    changed: Mapping[str, Mapping[str, int]],
-    errors: Mapping[str, Mapping[str, float]],
-    noise: Mapping[str, Mapping[str, float]],
-    d: Difference,
-) -> Tolerance | None:
-    if d.stage == "steps" or touched(d.name, changed.get(d.trace, {})):
-        return None
-    others = [error for trace, error in errors[d.name].items() if trace != d.trace]
-    if not others:
-        return d.tolerance
-    furthest, own = max(others), noise.get(d.trace, {}).get(d.name, 0.0)
-    note = f"{d.name}: the furthest of the others {furthest:.1e}, own noise {own:.1e}"
-    return Tolerance(max(2 * furthest, own) + FEW_EPS, furthest, SOURCE, note)
-
-
-def worst_noise(probes: Sequence[Probe]) -> dict[str, float]:
-    """The largest noise of each stage."""
-    worst: dict[str, float] = {}
-    for probe in probes:
-        for name, value in probe.noise.items():
-            worst[stage_of(name)] = max(worst.get(stage_of(name), 0.0), value)
-    return worst
+    for report, changed in samples:
+        judge_again(report, functools.partial(tolerance, changed))

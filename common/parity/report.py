@@ -1,7 +1,7 @@
 """What a comparison of traces has found: differences, findings, a report in words and rows."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -39,9 +39,7 @@ class Difference:
 
     @property
     def margin(self) -> float | None:
-        """How many times its error would still fit below the tolerance; below 1 it does not
-        hold.
-        """
+        """How many times its error would fit below the tolerance; below 1 it does not hold."""
         if self.tolerance is None:
             return None
         if self.vanishes or not self.error:
@@ -109,17 +107,10 @@ class Report:
 
     def worst(self, trace: str) -> dict[str, Difference]:
         """Per stage, the difference with the least margin; unjudged ones last, by error."""
-        found: dict[str, Difference] = {}
-        for d in self.of(trace):
-            if d.stage not in found or _severity(d) > _severity(found[d.stage]):
-                found[d.stage] = d
-        return {stage: found[stage] for stage in STAGES if stage in found}
+        return worst_by_stage(self.of(trace), _severity)
 
     def verdict(self) -> str:
         """The result in a sentence or two."""
-        return " ".join(self._sentences())
-
-    def _sentences(self) -> list[str]:
         sentences = []
         for trace in self.compared:
             first, faults = self.first(trace), [f for f in self.findings if f.trace == trace]
@@ -134,25 +125,21 @@ class Report:
                     f" {len(parted) - new} that follow."
                 )
             elif not faults and (judged := [d for d in self.of(trace) if d.tolerance]):
-                if not any(d.largest for d in judged):
-                    sentences.append(
-                        f"{trace} equals {self.reference} to the last bit, {len(judged)} values."
-                    )
-                    continue
-                tight = min(judged, key=lambda d: d.margin or 0, default=None)
+                tight = min(judged, key=lambda d: d.margin or 0)
+                how, margin = "to the last bit", ""
+                if any(d.largest for d in judged):
+                    how, margin = "within every tolerance", f"; least margin {tight.margin:.3g}"
+                    margin += f", {tight.name}"
                 sentences.append(
-                    f"{trace} equals {self.reference} within every tolerance, {len(judged)} values"
-                    + (f"; least margin {tight.margin:.3g}, {tight.name}." if tight else ".")
+                    f"{trace} equals {self.reference} {how}, {len(judged)} values{margin}."
                 )
         if self.findings:
-            first_finding = self.findings[0]
-            sentences.append(
-                f"{_count(len(self.findings), 'finding')}, the first: {first_finding.trace}:"
-                f" {first_finding.text}."
-            )
+            finding = self.findings[0]
+            count = _count(len(self.findings), "finding")
+            sentences.append(f"{count}, the first: {finding.trace}: {finding.text}.")
         if self.odd and self.reason != TRUTH:
             sentences.append(f"Odd one out: {', '.join(self.odd)}; {self.reason}.")
-        return sentences
+        return " ".join(sentences)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: numbers that JSON lacks are strings, `nan` and `inf`."""
@@ -161,7 +148,7 @@ class Report:
             for trace in self.compared
         }
         firsts = {trace: self.first(trace) for trace in self.compared}
-        result: dict[str, Any] = {
+        result = {
             "passed": self.passed,
             "verdict": self.verdict(),
             "reference": {"label": self.reference, "why": self.reason},
@@ -176,8 +163,15 @@ class Report:
             "absolute_floor": ABSOLUTE_FLOOR,
             "tensors": [_row(d) for d in self.differences],
         }
-        strict: dict[str, Any] = finite(result)
-        return strict
+        return {key: finite(value) for key, value in result.items()}
+
+
+def worst_by_stage(
+    differences: Sequence[Difference], severity: Callable[[Difference], Any]
+) -> dict[str, Difference]:
+    """Of each stage that there is, the first of the largest by `severity`."""
+    stages = {stage: [d for d in differences if d.stage == stage] for stage in STAGES}
+    return {stage: max(found, key=severity) for stage, found in stages.items() if found}
 
 
 def _count(number: int, noun: str) -> str:
@@ -185,34 +179,16 @@ def _count(number: int, noun: str) -> str:
 
 
 def _severity(d: Difference) -> tuple[bool, float, float]:
-    """For `max`: a tolerance comes before none, then the smallest margin, then the largest
-    error.
-    """
+    """A tolerance comes before none, then the smallest margin, then the largest error."""
     return (d.margin is not None, -(d.margin or 0.0), d.error)
 
 
 def _row(d: Difference) -> dict[str, Any]:
-    tolerance = d.tolerance
-    return {
-        "trace": d.trace,
-        "name": d.name,
-        "stage": d.stage,
-        "layer": d.layer,
-        "status": d.status,
-        "error": d.error,
-        "gate": tolerance and tolerance.limit,
-        "floor": tolerance and tolerance.floor,
-        "multiplier": tolerance and tolerance.multiplier,
-        "margin": d.margin,
-        "source": tolerance and tolerance.source,
-        "note": tolerance and tolerance.note,
-        "norm": d.norm,
-        "largest": d.largest,
-        "where": list(d.where),
-        "ulp_median": d.ulp_median,
-        "ulp_max": d.ulp_max,
-        "own": d.own,
-    }
+    """A difference and its tolerance, whose limit is `gate`."""
+    row = {key: value for key, value in vars(d).items() if key not in ("tolerance", "vanishes")}
+    none: dict[str, Any] = dict.fromkeys(("limit", "floor", "multiplier", "source", "note"))
+    tolerance = d.tolerance.to_dict() if d.tolerance else none
+    return row | {"margin": d.margin, "gate": tolerance.pop("limit"), **tolerance}
 
 
 def _tolerances(differences: Sequence[Difference]) -> list[dict[str, Any]]:
@@ -220,14 +196,7 @@ def _tolerances(differences: Sequence[Difference]) -> list[dict[str, Any]]:
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for d in differences:
         if d.tolerance is not None and (d.stage, d.tolerance.source) not in found:
-            found[d.stage, d.tolerance.source] = {
-                "stage": d.stage,
-                "limit": d.tolerance.limit,
-                "floor": d.tolerance.floor,
-                "multiplier": d.tolerance.multiplier,
-                "source": d.tolerance.source,
-                "note": d.tolerance.note,
-            }
+            found[d.stage, d.tolerance.source] = {"stage": d.stage, **d.tolerance.to_dict()}
     return list(found.values())
 
 

@@ -1,6 +1,7 @@
 """How far two values may be apart, and where each of these limits comes from."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 STAGES = ("forward", "gradient", "update", "buffer", "steps")
 """The stages of a run; `forward` includes the first loss, `steps` is all after the first step."""
@@ -39,6 +40,10 @@ class Tolerance:
     def multiplier(self) -> float:
         """How many floors the limit is."""
         return self.limit / self.floor if self.floor else float("inf")
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"multiplier": self.multiplier}
 
 
 _RUN = (

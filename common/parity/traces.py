@@ -1,7 +1,7 @@
 """Traces: every named value of a training run, in canonical names and layouts, in one file."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,9 +55,7 @@ class Trace:
     @property
     def network(self) -> tuple[str, int]:
         """The architecture and the number of classes."""
-        classes = self.metadata.get("num_classes", "")
-        if not classes.isdigit():
-            classes = str(self.arrays["eval/logits"].shape[1])
+        classes = self.metadata.get("num_classes") or self.arrays["eval/logits"].shape[1]
         return self.metadata.get("architecture", ARCHITECTURES[0]), int(classes)
 
     @property
@@ -107,11 +105,9 @@ def _trace_fault(arrays: Arrays, metadata: Mapping[str, str]) -> str | None:
         return "holds no arrays"
     if "num_classes" not in metadata and arrays.get("eval/logits", np.zeros(0)).ndim != 4:
         return "does not tell num_classes and has no eval/logits (N, classes, H, W)"
-    if (
-        metadata.get("num_classes", "1") in ("", "0")
-        or not metadata.get("num_classes", "1").isdigit()
-    ):
-        return f"num_classes {metadata['num_classes']!r} is not a number of classes"
+    classes = metadata.get("num_classes", "1")
+    if not classes.isdigit() or classes == "0":
+        return f"num_classes {classes!r} is not a number of classes"
     if "loss" in arrays and arrays["loss"].ndim != 1:
         return f"loss is {arrays['loss'].shape}, not (steps,)"
     return None
@@ -220,10 +216,6 @@ def read_batches(path: Path, num_classes: int, steps: int) -> Batches:
     return Batches(arrays["image"][:steps], arrays["label"][:steps])
 
 
-def _with_prefix(prefix: str, arrays: Arrays) -> Iterator[tuple[str, Array]]:
-    return ((f"{prefix}/{name}", array) for name, array in arrays.items())
-
-
 def make_trace(
     probe: Probe,
     batches: Batches,
@@ -241,31 +233,30 @@ def make_trace(
     """
     specs = config_tensors(config)
     layers = layer_names(config.architecture)
-    image, label = batches.image, batches.label
     trainer = probe.trainer
     before = trainer.weights()
-    activations = probe.activations(image[0])
+    activations = probe.activations(batches.image[0])
     trace = {f"eval/{name}": activations[name] for name in layers}
-    trace["eval/mask"] = trainer.predict(image[0])
-    loss, activations, gradients = probe.traced_step(image[0], label[0], rates[0])
-    losses = [loss]
-    on_step(0, loss)
-    after = trainer.weights()
-    trace.update({f"train/{name}": activations[name] for name in layers})
-    trace.update(_with_prefix("grad", gradients))
-    for name, spec in specs.items():
-        if spec.trainable:
-            trace[f"update/{name}"] = after[name] - before[name]
-        else:
-            trace[f"buffer/{name}"] = after[name]
-    for step, rate in enumerate(rates[1:], start=1):
-        # traced as the first: where a step is compiled, one program is enough
-        losses.append(probe.traced_step(image[step], label[step], rate)[0])
-        on_step(step, losses[-1])
+    trace["eval/mask"] = trainer.predict(batches.image[0])
+    losses = []
+    for step, rate in enumerate(rates):
+        # all are traced as the first: where a step is compiled, one program is enough
+        image, label = batches.image[step], batches.label[step]
+        loss, activations, gradients = probe.traced_step(image, label, rate)
+        losses.append(loss)
+        on_step(step, loss)
+        if step == 0:
+            after = trainer.weights()
+            trace |= {f"train/{name}": activations[name] for name in layers}
+            trace |= {f"grad/{name}": array for name, array in gradients.items()}
+            for name, spec in specs.items():
+                if spec.trainable:
+                    trace[f"update/{name}"] = after[name] - before[name]
+                else:
+                    trace[f"buffer/{name}"] = after[name]
     trace["loss"] = np.array(losses, config.dtype.storage)
-    trace.update(_with_prefix("final", trainer.weights()))
-    trace.update(_with_prefix("momentum", trainer.momentum()))
-    return trace
+    trace |= {f"final/{name}": array for name, array in trainer.weights().items()}
+    return trace | {f"momentum/{name}": array for name, array in trainer.momentum().items()}
 
 
 def trace_metadata(name: str, backend: Backend, config: Config, steps: int) -> dict[str, str]:

@@ -17,9 +17,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
-import rich.box
-import rich.table
 import typer
+from rich.table import Column
 
 from common.config import OUTPUT_STRIDE, Config, Dtype
 from common.errors import InputError, WorkerError
@@ -38,9 +37,16 @@ from scripts.shared.cli import (
     new_app,
     progress,
     setting,
-    write_json,
 )
-from scripts.shared.verdicts import HtmlOption, number, print_report, print_verdict
+from scripts.shared.verdicts import (
+    HtmlOption,
+    new_table,
+    number,
+    print_report,
+    print_verdict,
+    say,
+    write_reports,
+)
 from scripts.shared.workers import Worker
 
 app = new_app()
@@ -69,7 +75,8 @@ class Laboratory:
         self.weights, self.batches = folder / "W.safetensors", folder / "B.safetensors"
         self.inputs = folder / "layer_inputs.safetensors"
         self.bar = bar
-        self.peaks: dict[str, float] = {}
+        self.peaks: list[float] = []
+        """The most memory that each run has held, in MiB."""
         self.pool = ThreadPoolExecutor(max_workers=2)
         self._workers: list[Worker] = []
         self._pending: dict[str, Future[None]] = {}
@@ -90,16 +97,8 @@ class Laboratory:
         """Queues a run; its results are in `folder / label`."""
         target = self.folder / label
         target.mkdir()
-        work = Job(
-            backend,
-            self.architecture,
-            dtype,
-            str(target),
-            str(self.weights),
-            str(self.batches),
-            SETTINGS,
-            **job,
-        )
+        files = str(target), str(self.weights), str(self.batches)
+        work = Job(backend, self.architecture, dtype, *files, SETTINGS, **job)
         task = self.bar.add_task("", total=work.turns, status=label)
         self._pending[label] = self.pool.submit(self._execute, label, work, threads, task)
 
@@ -120,8 +119,8 @@ class Laboratory:
         with Worker(label, "scripts.parity.worker", job, threads, **flags) as worker:
             self._workers.append(worker)
             for said in worker.answers():
-                if isinstance(said, dict):
-                    self.peaks[label] = said["peak_mb"]
+                if isinstance(said, float):
+                    self.peaks.append(said)
                 else:
                     self.bar.update(task, advance=1, status=f"{label}: {said}")
         self.bar.update(task, visible=False)
@@ -131,39 +130,35 @@ def run_all(laboratory: Laboratory, backends: Sequence[str], dtype: Dtype) -> No
     """Every run that the comparison needs, the longest first."""
     exact, first = Dtype.float64, backends[0]
     single = dtype is Dtype.float32
-    inputs = str(laboratory.inputs)
     probes = PROBES if single else 0
     slow_first = sorted(backends, key=lambda name: name != "jax")
-    proof = PROOF_STEPS if single else laboratory.steps
 
-    def run_whole(name: str) -> None:
-        steps = laboratory.steps if name == first else min(proof, laboratory.steps)
-        label = whole_run(name, exact)
-        laboratory.submit(label, name, exact, steps=steps, of_steps=laboratory.steps)
+    def whole(name: str, dtype: Dtype, threads: int = 1) -> None:
+        proof = single and dtype is exact and name != first
+        steps = min(PROOF_STEPS, laboratory.steps) if proof else laboratory.steps
+        about = {"steps": steps, "of_steps": laboratory.steps}
+        laboratory.submit(whole_run(name, dtype, threads), name, dtype, threads, **about)
 
-    run_whole(slow_first[0])
-    laboratory.submit(
-        layer_run(first, exact), first, exact, probes=probes, makes_inputs=True, layer_inputs=inputs
-    )
+    def layers(name: str, dtype: Dtype, **more: Any) -> None:
+        more |= {"layer_inputs": str(laboratory.inputs)}
+        laboratory.submit(layer_run(name, dtype), name, dtype, probes=probes, **more)
+
+    whole(slow_first[0], exact)
+    layers(first, exact, makes_inputs=True)
     laboratory.wait(layer_run(first, exact))
     for name in slow_first[1:]:
-        run_whole(name)
-    of = {"steps": laboratory.steps, "of_steps": laboratory.steps}
+        whole(name, exact)
     if single:
         for name in slow_first:
-            laboratory.submit(whole_run(name, dtype), name, dtype, **of)
-            laboratory.submit(
-                layer_run(name, dtype), name, dtype, probes=probes, layer_inputs=inputs
-            )
-            laboratory.submit(whole_run(name, dtype, 2), name, dtype, 2, **of)
+            whole(name, dtype)
+            layers(name, dtype)
+            whole(name, dtype, threads=2)
             label = noise_run(name, dtype)
             laboratory.submit(label, name, dtype, 2, probes=probes, reversed_batch=True)
     else:
         for name in backends[1:]:
-            laboratory.submit(
-                layer_run(name, exact), name, exact, probes=probes, layer_inputs=inputs
-            )
-        laboratory.submit(whole_run(first, exact, 2), first, exact, 2, **of)
+            layers(name, exact)
+        whole(first, exact, threads=2)
     laboratory.wait()
 
 
@@ -184,12 +179,9 @@ def _witness(laboratory: Laboratory, backends: Sequence[str]) -> list[Trace]:
 
 def print_layers(result: Result) -> None:
     """Each layer alone: forward and backward error of each backend."""
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
-    table.title = "each layer alone, fed with the reference's input: own error, forward | backward"
-    table.add_column("layer", no_wrap=True)
+    title = "each layer alone, fed with the reference's input: own error, forward | backward"
     names = list(dict.fromkeys(row["backend"] for row in result.layers))
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
+    table = new_table(title, [Column("layer", no_wrap=True)], names)
     found = {(r["backend"], r["layer"], r["direction"]): r["error"] for r in result.layers}
     for layer in dict.fromkeys(row["layer"] for row in result.layers):
         cells = [
@@ -207,11 +199,8 @@ def print_growth(result: Result) -> None:
             continue
         longest = max(map(len, lines.values()))
         steps = [*(s for s in (0, 1, 5, 20, 100, 500) if s < longest - 1), longest - 1]
-        table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
-        table.title = f"{dtype}: relative error of the loss at step"
-        table.add_column("", no_wrap=True)
-        for step in steps:
-            table.add_column(str(step), justify="right", no_wrap=True)
+        title = f"{dtype}: relative error of the loss at step"
+        table = new_table(title, [Column("", no_wrap=True)], map(str, steps))
         for label, errors in lines.items():
             cells = [number(errors[s]) if s < len(errors) else "" for s in steps]
             table.add_row(label, *cells)
@@ -222,10 +211,9 @@ def print_changes(result: Result) -> None:
     """Decisions that change, and how the gradients were judged."""
     if not result.probes:
         return
-    console.print(
+    say(
         f"decisions (ReLU signs, max-pool winners) that change between a backend and the"
-        f" reference, of {result.probes[0].decisions} a batch, and what they do to the gradients:",
-        soft_wrap=True,
+        f" reference, of {result.probes[0].decisions} a batch, and what they do to the gradients:"
     )
     for row in (probe.gradients() for probe in result.probes):
         changes = f"{row['flips']} in {row['where']}" if row["flips"] else "none"
@@ -235,8 +223,7 @@ def print_changes(result: Result) -> None:
         if row["gated"] < row["of"]:
             judged += f"; the others, behind the change, up to {number(row['error'])}"
         held = "" if row["held"] else " NOT HELD"
-        line = f"  {row['backend']} batch {row['batch']}: changes: {changes}; {judged}{held}"
-        console.print(line, soft_wrap=True)
+        say(f"  {row['backend']} batch {row['batch']}: changes: {changes}; {judged}{held}")
 
 
 def print_chaos(result: Result) -> None:
@@ -246,10 +233,9 @@ def print_chaos(result: Result) -> None:
         twice = [error for label, error in last.items() if label.endswith("two threads")]
         others = [error for label, error in last.items() if not label.endswith("two threads")]
         if twice and others:
-            console.print(
+            say(
                 f"{dtype}, after the last step: backends up to {number(max(others))} apart, one"
-                f" backend with one and with two threads up to {number(max(twice))}",
-                soft_wrap=True,
+                f" backend with one and with two threads up to {number(max(twice))}"
             )
 
 
@@ -257,16 +243,16 @@ def print_result(result: Result) -> None:
     """All that was found, the verdict last."""
     print_report(result.comparison, with_verdict=False)
     if result.proof is not None:
-        console.print(f"the float64 reference: {result.proof.verdict()}", soft_wrap=True)
+        say(f"the float64 reference: {result.proof.verdict()}")
     print_layers(result)
     print_growth(result)
     print_chaos(result)
     print_changes(result)
     for name, stages in result.noise.items():
         told = ", ".join(f"{stage} {number(error)}" for stage, error in stages.items())
-        console.print(f"own noise of {name}: {told}", soft_wrap=True)
+        say(f"own noise of {name}: {told}")
     facts = result.facts
-    console.print(f"{facts['seconds']:.0f} s, at most {facts['peak_mb'] / 1024:.1f} GiB at a time")
+    say(f"{facts['seconds']:.0f} s, at most {facts['peak_mb'] / 1024:.1f} GiB at a time")
     print_verdict(result.passed, result.verdict())
 
 
@@ -294,10 +280,10 @@ def parity(
     check_places(json_path, html_path)
     begin = time.monotonic()
     with contextlib.ExitStack() as stack:
-        if keep is None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parity-")))
-        else:
-            folder = _new_folder(keep)
+        folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parity-")))
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise InputError(f"{folder}: is not empty")
         bar = stack.enter_context(progress("parity"))
         laboratory = stack.enter_context(Laboratory(folder, architecture, steps, seed, bar))
         try:
@@ -311,32 +297,12 @@ def parity(
         with console.status("comparing"):
             result = judge(files, seed, witnesses)
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        peaks = sorted(laboratory.peaks.values())[-2:]  # two runs at a time, then this process
+        peaks = sorted(laboratory.peaks)[-2:]  # two runs at a time, then this process
         result.facts |= {"seconds": time.monotonic() - begin, "peak_mb": max(own, sum(peaks))}
         print_result(result)
-        write_json(json_path, result.to_dict())
-        if html_path is not None:
-            from scripts.shared.report import write_html
-
-            traces = [files.trace(name, dtype) for name in chosen] + witnesses
-            if dtype is Dtype.float32:
-                label = result.comparison.reference
-                traces.insert(0, files.trace(chosen[0], Dtype.float64, label=label))
-            write_html(html_path, result.to_dict(), {t.label: t.arrays for t in traces})
+        write_reports(result.to_dict(), result.traces, json_path, html_path)
     if not result.passed:
         raise typer.Exit(1)
-
-
-def _new_folder(path: Path) -> Path:
-    """Makes a folder that is not there yet, or uses an empty one.
-
-    Raises:
-        InputError: it holds something.
-    """
-    path.mkdir(parents=True, exist_ok=True)
-    if any(path.iterdir()):
-        raise InputError(f"{path}: is not empty")
-    return path
 
 
 if __name__ == "__main__":

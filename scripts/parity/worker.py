@@ -15,14 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends import load_backend
-from common.config import VOID, Architecture, Config, Device, Dtype, Schedule
+from common.config import VOID, Device, Dtype, Schedule
 from common.files import sha256
 from common.network.grid import pad_images
 from common.network.schedule import learning_rate
 from common.network.tensors import layer_names
 from common.parity.traces import Batches, make_trace, read_batches, trace_metadata
-from common.protocol import Array, Arrays, Backend, Probe
+from common.protocol import Array, Arrays, Probe
 from common.weights.checkpoint import read_tensors, read_weights, write_tensors
+from scripts.shared.evaluation import config_of
 from scripts.shared.workers import Say, keep_to_cores, serve
 
 
@@ -33,8 +34,8 @@ class Job:
     `folder` gets `trace.safetensors`, the first `steps` of a run of `of_steps`;
     `probe<k>.safetensors`, the first step on each of the first `probes` batches;
     `layers.safetensors`, each layer alone on what `layer_inputs` holds. That file is made first if
-    `makes_inputs`. `reversed_batch`: the images
-    of a probe in reverse order, which changes nothing but the order of sums.
+    `makes_inputs`. `reversed_batch`: the images of a probe in reverse order, which changes nothing
+    but the order of sums.
     """
 
     backend: str
@@ -52,14 +53,10 @@ class Job:
     reversed_batch: bool = False
 
     @property
-    def layers(self) -> tuple[str, ...]:
-        """Those of the network, in order of execution."""
-        return layer_names(self.architecture)
-
-    @property
     def turns(self) -> int:
         """How many times the worker says that something is done."""
-        return self.steps + self.probes + (len(self.layers) if self.layer_inputs else 0)
+        layers = len(layer_names(self.architecture)) if self.layer_inputs else 0
+        return self.steps + self.probes + layers
 
 
 def loss_gradient(logits: Array, labels: NDArray[np.uint8]) -> Array:
@@ -81,10 +78,8 @@ def layer_inputs(
     dtype start from the same numbers.
     """
     images = pad_images(images)
-    more = [
-        (0, long - short) for long, short in zip(images.shape[2:], labels.shape[1:], strict=True)
-    ]
-    labels = np.pad(labels, ((0, 0), *more), constant_values=VOID)
+    rows, columns = np.subtract(images.shape[2:], labels.shape[1:])
+    labels = np.pad(labels, ((0, 0), (0, rows), (0, columns)), constant_values=VOID)
     _, activations, _ = probe.traced_step(images, labels, 0.0)  # a rate of 0 leaves the weights
     gradient = loss_gradient(activations[layers[-1]], labels)
     sources = dict(zip(layers, [images, *(activations[name] for name in layers[:-1])], strict=True))
@@ -121,26 +116,25 @@ def run(job: Job, say: Say) -> None:
     folder = Path(job.folder)
     start = read_weights(Path(job.weights))
     batches = read_batches(Path(job.batches), start.num_classes, max(job.steps, job.probes, 1))
-    config = Config(
-        architecture=Architecture(job.architecture),
-        num_classes=start.num_classes,
-        width=start.width,
-        dtype=Dtype(job.dtype),
-        device=Device.cpu,
-        schedule=Schedule.poly,
-    ).replace(**job.settings)
+    about = {"dtype": Dtype(job.dtype), "device": Device.cpu, "schedule": Schedule.poly}
+    config = config_of(start, **about, **job.settings)
     backend = load_backend(job.backend)
 
     def probe() -> Probe:
         return backend.Probe(backend.Trainer(config, start.arrays))
 
-    metadata = _metadata(job, backend, config)
-    if job.makes_inputs and job.layer_inputs:
-        inputs = layer_inputs(probe(), job.layers, batches.image[0], batches.label[0])
-        write_tensors(Path(job.layer_inputs), inputs, {})
+    metadata = trace_metadata(job.backend, backend, config, job.steps) | {
+        "weights_sha256": sha256(Path(job.weights)),
+        "batches_sha256": sha256(Path(job.batches)),
+        "threads": os.environ["OMP_NUM_THREADS"],
+    }
     if job.layer_inputs:
-        inputs, _ = read_tensors(Path(job.layer_inputs))
-        write_tensors(folder / "layers.safetensors", alone(probe(), job.layers, inputs, say), {})
+        layers, path = layer_names(job.architecture), Path(job.layer_inputs)
+        if job.makes_inputs:
+            made = layer_inputs(probe(), layers, batches.image[0], batches.label[0])
+            write_tensors(path, made, {})
+        inputs, _ = read_tensors(path)
+        write_tensors(folder / "layers.safetensors", alone(probe(), layers, inputs, say), {})
     for k in range(job.probes):
         found = first_step(probe(), batches, k, backward=job.reversed_batch)
         partial = metadata | {"groups": "train,grad"}
@@ -154,22 +148,13 @@ def run(job: Job, say: Say) -> None:
         write_tensors(folder / "trace.safetensors", arrays, metadata)
 
 
-def _metadata(job: Job, backend: Backend, config: Config) -> dict[str, str]:
-    hashes = {
-        "weights_sha256": sha256(Path(job.weights)),
-        "batches_sha256": sha256(Path(job.batches)),
-    }
-    threads = {"threads": os.environ.get("OMP_NUM_THREADS", "")}
-    return trace_metadata(job.backend, backend, config, job.steps) | hashes | threads
-
-
 def work(job: dict[str, Any], say: Say) -> None:
-    """Does the job, and says last how much memory it held at most."""
+    """Does the job, and says last how many MiB of memory it held at most."""
     threads = int(os.environ["OMP_NUM_THREADS"])
     if job["backend"] == "jax" and threads > 1:
         keep_to_cores(threads)
     run(Job(**job), say)
-    say({"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})
+    say(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 if __name__ == "__main__":

@@ -48,12 +48,6 @@ def _first_mask(arrays: Arrays) -> NDArray[np.uint8] | None:
     return first
 
 
-def _difference_image(differs: NDArray[np.bool_]) -> Image.Image:
-    picture = Image.fromarray(differs.astype(np.uint8))
-    picture.putpalette([*_SAME, *_DIFFERS])
-    return picture
-
-
 def _classes(masks: list[NDArray[np.uint8]], names: tuple[str, ...]) -> list[dict[str, str]]:
     """Name and colour of every class found, for the legend."""
     found = sorted({int(label) for mask in masks for label in np.unique(mask)})
@@ -61,11 +55,8 @@ def _classes(masks: list[NDArray[np.uint8]], names: tuple[str, ...]) -> list[dic
     told |= {VOID: "void"} if VOID in found else {}
     colours = voc_palette()
     return [
-        {
-            "name": told.get(label, f"class_{label}"),
-            "colour": "#" + "".join(f"{channel:02x}" for channel in colours[label]),
-        }
-        for label in found
+        {"name": told.get(k, f"class_{k}"), "colour": f"#{bytes(colours[k].tolist()).hex()}"}
+        for k in found
     ]
 
 
@@ -85,12 +76,12 @@ def masks_of(comparison: Mapping[str, Any], arrays: Mapping[str, Arrays]) -> dic
     pictures = []
     for label, mask in drawn.items():
         height, width = mask.shape
-        picture: dict[str, Any] = {"label": label, "width": width, "height": height}
-        picture["mask"] = _png(mask_image(mask))
+        picture = {"label": label, "width": width, "height": height, "mask": _png(mask_image(mask))}
         if mask is not truth and mask.shape == truth.shape:
             differs = mask != truth
-            picture["differing"] = int(differs.sum())
-            picture["difference"] = _png(_difference_image(differs))
+            difference = Image.fromarray(differs.astype(np.uint8))
+            difference.putpalette([*_SAME, *_DIFFERS])
+            picture |= {"differing": int(differs.sum()), "difference": _png(difference)}
         pictures.append(picture)
     told = {str(trace.get("num_classes", "")) for trace in comparison.get("traces", [])}
     count = told.pop() if len(told) == 1 else ""
@@ -107,21 +98,13 @@ def embed(data: Any) -> str:
     return text.replace("<", "\\u003c")
 
 
-def _title(report: Mapping[str, Any]) -> str:
+def _title(report: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
     """Who is held against whom."""
-    comparison = report.get("comparison") or {}
-    reference = comparison.get("reference", {}).get("label")
+    if "reference" not in comparison:
+        return ", ".join(report.get("backends", {})) or "nothing"
+    reference = comparison["reference"]["label"]
     others = [t["label"] for t in comparison.get("traces", []) if t["label"] != reference]
-    if reference is None:
-        others = list(report.get("backends", {}))
-    names = ", ".join(others) or "nothing"
-    return names if reference is None else f"{names} against {reference}"
-
-
-def _layers(comparison: Mapping[str, Any]) -> tuple[str, ...]:
-    """The layers of the network that was compared, as its traces tell."""
-    told = (t["architecture"] for t in comparison.get("traces", []) if "architecture" in t)
-    return layer_names(next(told, ARCHITECTURES[0]))
+    return f"{', '.join(others) or 'nothing'} against {reference}"
 
 
 def page(report: Mapping[str, Any], arrays: Mapping[str, Arrays] | None = None) -> str:
@@ -132,9 +115,10 @@ def page(report: Mapping[str, Any], arrays: Mapping[str, Arrays] | None = None) 
     if "comparison" not in report and "tensors" in report:
         whole = {key: report.get(key) for key in ("passed", "verdict")}
         report = whole | {"comparison": report}
-    passed = bool(report.get("passed"))
+    passed, comparison = bool(report.get("passed")), report.get("comparison") or {}
+    told = (t["architecture"] for t in comparison.get("traces", []) if "architecture" in t)
     parts = {
-        "title": html.escape(_title(report)),
+        "title": html.escape(_title(report, comparison)),
         "outcome": "passed" if passed else "failed",
         "sign": "\N{CHECK MARK}" if passed else "\N{BALLOT X}",
         "word": "Passed" if passed else "Failed",
@@ -142,8 +126,8 @@ def page(report: Mapping[str, Any], arrays: Mapping[str, Arrays] | None = None) 
         "data": embed(
             {
                 "report": report,
-                "layers": _layers(report.get("comparison") or {}),
-                "masks": masks_of(report.get("comparison") or {}, arrays or {}),
+                "layers": layer_names(next(told, ARCHITECTURES[0])),
+                "masks": masks_of(comparison, arrays or {}),
             }
         ),
     }
@@ -162,8 +146,4 @@ def write_html(
     """
     # a label that is a file name may hold bytes that are no text
     text = page(report, arrays).encode("utf-8", errors="replace")
-    write_whole(path, lambda temporary: _write(temporary, text))
-
-
-def _write(path: Path, text: bytes) -> None:
-    path.write_bytes(text)
+    write_whole(path, lambda temporary: temporary.write_bytes(text))

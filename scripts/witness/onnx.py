@@ -17,13 +17,14 @@ import onnxruntime
 import torch
 import typer
 
-from common.config import Config, Dtype
+from common.config import Dtype
 from common.files import sha256
 from common.network.grid import image_size, pad_images
 from common.parity.traces import FORMAT, read_batches
 from common.protocol import Array, Arrays
 from common.weights.checkpoint import read_weights, write_tensors
 from scripts.shared.cli import CanonicalOption, console, main, new_app
+from scripts.shared.evaluation import config_of
 from scripts.shared.onnx import INPUT, export_onnx
 
 app = new_app()
@@ -58,9 +59,7 @@ def trace(
 ) -> None:
     """Write the layers that ONNX Runtime computes, in eval mode and float32, as a trace."""
     start = read_weights(weights)
-    config = Config(
-        architecture=start.architecture, num_classes=start.num_classes, width=start.width
-    )
+    config = config_of(start)
     images = read_batches(batches, start.num_classes, steps=1).image[0]
     with tempfile.TemporaryDirectory() as folder:
         graph = onnx_file or Path(folder) / "network.onnx"
