@@ -15,7 +15,7 @@ from common.data.images import find_images, read_image
 from common.errors import InputError
 from common.evaluation.ahead import map_ahead
 from common.evaluation.views import Predictor
-from common.files import write_whole
+from common.files import write_whole, writing
 from scripts.shared.cli import (
     BackendOption,
     DeviceOption,
@@ -101,10 +101,8 @@ def save(found: Prediction, folder: Path, class_names: tuple[str, ...]) -> dict[
         InputError: the folder cannot be made or written to, or the disk is full.
     """
     mask_path, overlay_path = outputs(folder, found.path)
-    try:
+    with writing(folder, "cannot be made"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made: {error.strerror}") from error
     picture = overlay(found.image, found.mask, class_names)
     write_whole(mask_path, lambda path: save_mask(path, found.mask))
     # level 6, Pillow's own, takes four times as long for a file smaller by a tenth

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from common.errors import InputError
-from common.files import naming
+from common.files import naming, reason_of
 
 MAX_MEMBER = 64 << 20
 """Bytes. The largest picture of VOC2012 has 0.3 MB."""
@@ -39,8 +39,7 @@ def read_archive(path: Path) -> Iterator[dict[str, Callable[[], bytes]]]:
     try:
         tar = tarfile.open(path, encoding="utf-8")  # noqa: SIM115  # closed below
     except (tarfile.TarError, OSError, EOFError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: not a tar archive: {reason}") from error
+        raise InputError(f"{path}: not a tar archive: {reason_of(error)}") from error
 
     def read(member: tarfile.TarInfo) -> bytes:
         with naming(path):

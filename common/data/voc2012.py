@@ -35,7 +35,7 @@ from common.data.drawing import overlay, sheet
 from common.data.manifest import MANIFEST, Entry, Manifest, entry, read_manifest
 from common.data.voc import VOC_CLASSES
 from common.errors import InputError
-from common.files import naming
+from common.files import naming, writing
 
 VOC2012_URL = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
 VOC2012_MD5 = "6cd6e144f989b92b3379bac3b3de84fd"
@@ -62,16 +62,15 @@ def _put(out: Path, path: Path, data: bytes, last: bool = False) -> None:
     The `last` one follows when all before it are on the disk.
     """
     temporary = out / f"{MARKER}.new"  # one name: what a killed call left is written over
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        if last:
-            os.sync()
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(data)
+            if last:
+                os.sync()
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 # Sources
@@ -201,13 +200,11 @@ def _held(out: Path) -> Iterator[None]:
         InputError: it cannot be made, holds something that is not ours, or another one is at work.
     """
     made = not out.exists()
-    try:
+    with writing(out, "cannot be made"):
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()) and not (out / MARKER).exists():
             raise InputError(f"{out}: exists and is not an empty folder")
         file = (out / MARKER).open("a")
-    except OSError as error:
-        raise InputError(f"{out}: cannot be made: {error.strerror}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,14 +7,15 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from common.config import Config
 from common.errors import InputError
-from common.files import naming, write_whole
+from common.files import naming, write_whole, writing
 from common.runs.tensorboard import Board
 from common.weights.checkpoint import Weights, read_weights, write_weights
 
@@ -109,10 +110,6 @@ def _read_lines(path: Path, before: int) -> list[dict[str, Any]]:
     return lines
 
 
-def _text(lines: list[dict[str, Any]]) -> str:
-    return "".join(json.dumps(line) + "\n" for line in lines)
-
-
 class RunFolder:
     """The folder of one run; from `create` or `lock` until it is left, no other process's.
 
@@ -147,11 +144,9 @@ class RunFolder:
         Raises:
             InputError: it does, or is none.
         """
-        try:
+        with writing(self.folder, "cannot be made"):
             if self.folder.exists() and any(p.name != LOCK for p in self.folder.iterdir()):
                 raise InputError(f"{self.folder}: is not empty; --out wants a new folder")
-        except OSError as error:
-            raise InputError(f"{self.folder}: cannot be made: {error.strerror}") from error
 
     def create(self) -> None:
         """Makes the folder of a new run, and locks it.
@@ -159,10 +154,8 @@ class RunFolder:
         Raises:
             InputError: it cannot be made, holds something, or is another process's.
         """
-        try:
+        with writing(self.folder, "cannot be made"):
             self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{self.folder}: cannot be made: {error.strerror}") from error
         self.lock()
         self.check_new()
 
@@ -172,10 +165,8 @@ class RunFolder:
         Raises:
             InputError: it cannot be written to, or is another process's.
         """
-        try:
+        with writing(self.folder, "cannot be written to"):
             self._lock = (self.folder / LOCK).open("a+")
-        except OSError as error:
-            raise InputError(f"{self.folder}: cannot be written to: {error.strerror}") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -216,7 +207,8 @@ class RunFolder:
 
     def write_info(self, info: Mapping[str, Any]) -> None:
         """Writes `config.json`."""
-        self._write("config.json", json.dumps(info, indent=2) + "\n")
+        text = json.dumps(info, indent=2) + "\n"
+        write_whole(self.folder / "config.json", lambda path: path.write_text(text))
 
     def load(self) -> tuple[Checkpoint, str | None]:
         """The last checkpoint, or the one before where that is damaged, and then a word on it.
@@ -252,7 +244,8 @@ class RunFolder:
             (self.folder / LAST).replace(self.folder / DAMAGED)
         self.read_logs(step)
         for name, lines in (("log", self.steps), ("val", self.val)):
-            self._write(f"{name}.jsonl", _text(lines))
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            write_whole(self.folder / f"{name}.jsonl", partial(Path.write_text, data=text))
 
     def read_logs(self, step: int = sys.maxsize) -> None:
         """Reads `steps` and `val` as far as `step` steps.
@@ -291,7 +284,7 @@ class RunFolder:
             InputError: a value is not finite, or the file cannot be written; the checkpoint
                 before is untouched.
         """
-        with self._writing("log.jsonl"):
+        with writing(self.folder / "log.jsonl"):
             for file in self._logs.values():
                 os.fsync(file.fileno())
             if self._board is not None:
@@ -319,29 +312,17 @@ class RunFolder:
 
         write_whole(self.folder / BEST, link)
 
-    def _write(self, name: str, text: str) -> None:
-        def write(path: Path) -> None:
-            path.write_text(text)
-
-        write_whole(self.folder / name, write)
-
     def _append(self, name: str, line: dict[str, Any]) -> None:
-        with self._writing(f"{name}.jsonl"):
+        path = self.folder / f"{name}.jsonl"
+        with writing(path):
             if name not in self._logs:
-                self._logs[name] = (self.folder / f"{name}.jsonl").open("a")
+                self._logs[name] = path.open("a")
             self._logs[name].write(json.dumps(line) + "\n")
             self._logs[name].flush()
 
     def _draw(self, group: str, values: Mapping[str, float], step: int) -> None:
-        with self._writing("tensorboard"):
+        path = self.folder / "tensorboard"
+        with writing(path):
             if self._board is None:
-                self._board = Board(self.folder / "tensorboard", step)
+                self._board = Board(path, step)
             self._board.add(group, values, step)
-
-    @contextlib.contextmanager
-    def _writing(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            path = self.folder / name
-            raise InputError(f"{path}: cannot be written: {error.strerror}") from error
