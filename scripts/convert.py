@@ -13,13 +13,7 @@ from backends import load_backend
 from common.config import IMAGENET_MEAN, IMAGENET_STD, Architecture, Config, Dtype
 from common.errors import InputError
 from common.files import sha256, write_folder, write_whole
-from common.weights.checkpoint import (
-    Weights,
-    default_class_names,
-    metadata_of,
-    write_tensors,
-    write_weights,
-)
+from common.weights.checkpoint import Weights, default_class_names, metadata_of, write_tensors
 from common.weights.namings import HEAD, NAMINGS, names_in, rename
 from scripts.shared.cli import JsonOption, check_places, main, new_app, write_json
 from scripts.shared.weights_files import (
@@ -138,13 +132,11 @@ def write_output(out: Path, weights: Weights, to: To, container: str) -> int:
         InputError: the file cannot be written, or needs a framework that is not installed.
     """
     arrays = rename(weights.arrays, to.naming, weights.architecture)
-    names, mean, std = weights.class_names, weights.mean, weights.std
-    metadata = metadata_of(weights.architecture, names, mean, std)
-    if to == To.canonical:
-        write_weights(out, arrays, weights.architecture, names, mean, std)
-    elif container == SAFETENSORS:
+    metadata = metadata_of(weights)
+    if container == SAFETENSORS:
         # what PyTorch's libraries look for
-        write_tensors(out, arrays, metadata | {"format": "pt"})
+        more = {} if to == To.canonical else {"format": "pt"}
+        write_tensors(out, arrays, metadata | more)
     elif container == ONNX:
         _write_onnx(out, weights, metadata)
     else:

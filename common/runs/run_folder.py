@@ -1,6 +1,7 @@
 """A run's folder: its config, its logs, its checkpoints; one process at a time writes to it."""
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -8,7 +9,6 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -28,7 +28,7 @@ _TEMPORARY = re.compile(r"\.(last|best|previous)\.safetensors\..+")
 """What a process that was killed while it wrote leaves behind."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Checkpoint:
     """Where a run is after `step` steps, and all that it needs to go on from there.
 
@@ -52,7 +52,6 @@ class Checkpoint:
         Raises:
             InputError: the file cannot be written; what was there is untouched.
         """
-        w = self.weights
         extra = {
             "step": str(self.step),
             "epoch": str(self.epoch),
@@ -62,10 +61,7 @@ class Checkpoint:
             "backend": str(self.made_by["backend"]),
             "made_by": json.dumps(self.made_by),
         }
-        write_weights(
-            *(path, w.arrays, w.architecture, w.class_names, w.mean, w.std, w.momentum, extra),
-            previous,
-        )
+        write_weights(path, dataclasses.replace(self.weights, extra=extra), previous)
 
     @classmethod
     def read(cls, path: Path) -> "Checkpoint":

@@ -55,9 +55,9 @@ def check_classes(weights_path: Path, weights: Weights, dataset: Dataset) -> Non
         )
 
 
-def config_of(weights: Weights, **more: Any) -> Config:
-    """The configuration that a weights file asks for."""
-    return Config(
+def config_of(weights: Weights, config: Config | None = None, **more: Any) -> Config:
+    """A configuration with the network that a weights file asks for."""
+    return (config or Config()).replace(
         architecture=weights.architecture,
         num_classes=weights.num_classes,
         width=weights.width,

@@ -171,11 +171,8 @@ class Training:
                     f"step {step}: {name} holds NaN or infinity; is --lr too high?"
                     f" {self.folder.folder / LAST} is of step {self._saved_step}"
                 )
-        config = self.config
-        weights = Weights(
-            *(arrays, config.architecture, config.num_classes, self.train.class_names),
-            *(config.mean, config.std, momentum),
-        )
+        config, names = self.config, self.train.class_names
+        weights = Weights(arrays, config.architecture, names, config.mean, config.std, momentum)
         epoch, position = divmod(step, self.per_epoch)
         data = data_digest(self.train)
         return Checkpoint(weights, config, step, epoch, position, data, self.made_by)

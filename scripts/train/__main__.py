@@ -30,7 +30,7 @@ from scripts.shared.cli import (
     setting,
     write_json,
 )
-from scripts.shared.evaluation import evaluate_dataset, print_metrics
+from scripts.shared.evaluation import config_of, evaluate_dataset, print_metrics
 from scripts.shared.plots import plot_classes, plot_confusion, plot_run
 from scripts.shared.training import Training, data_digest, open_data
 from scripts.shared.weights_files import load_weights
@@ -57,7 +57,7 @@ def start_weights(
         arrays: Arrays = dict(
             initial_weights(config.architecture, len(names), config.seed, config.upsample_init)
         )
-        return Weights(arrays, config.architecture, len(names), names)
+        return Weights(arrays, config.architecture, names)
     loaded = load_weights(
         path,
         num_classes=len(names),
@@ -159,13 +159,7 @@ def start(
     folder.check_new()
     train_set, val_set = open_data(data, config)
     initial = start_weights(weights, config, train_set, architecture)
-    config = config.replace(
-        architecture=initial.architecture,
-        num_classes=initial.num_classes,
-        width=initial.width,
-        mean=initial.mean,
-        std=initial.std,
-    )
+    config = config_of(initial, config)
     trainer = load_backend(backend).Trainer(config, initial.arrays)
     folder.create()
     training = Training(backend, trainer, train_set, val_set, config, folder)
