@@ -1,7 +1,5 @@
 """Segments images: a mask and an overlay for each."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +12,6 @@ from common.data.drawing import overlay, save_mask
 from common.data.images import find_images, read_image
 from common.errors import InputError
 from common.evaluation.ahead import map_ahead
-from common.evaluation.views import Predictor
 from common.files import write_whole, writing
 from scripts.shared.cli import (
     BackendOption,
@@ -37,19 +34,13 @@ from scripts.shared.cli import (
 from scripts.shared.evaluation import NUMBERS, build_predictor
 from scripts.shared.weights_files import load_network
 
+Picture = NDArray[np.uint8]
+"""An image (H, W, 3), or a mask (H, W)."""
+
 app = new_app()
 
 _SHOWN = 10
 """So many results are printed; all are in the JSON."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """An image (H, W, 3) and its mask (H, W)."""
-
-    path: Path
-    image: NDArray[np.uint8]
-    mask: NDArray[np.uint8]
 
 
 def outputs(folder: Path, image: Path) -> tuple[Path, Path]:
@@ -76,40 +67,31 @@ def _check_outputs(folder: Path, images: list[Path]) -> None:
             taken[path.resolve()] = image
 
 
-def _read(path: Path) -> tuple[Path, NDArray[np.uint8] | InputError]:
+def _read(path: Path) -> Picture | InputError:
     try:
-        return path, read_image(path)
+        return read_image(path)
     except InputError as error:
-        return path, error
+        return error
 
 
-def predictions(
-    trainer: Predictor, paths: list[Path]
-) -> Iterator[Prediction | tuple[Path, InputError]]:
-    """Each image's mask, or its fault, in order; the next images are decoded meanwhile."""
-    for path, image in map_ahead(_read, paths):
-        if isinstance(image, InputError):
-            yield path, image
-        else:
-            yield Prediction(path, image, trainer.predict(image[None])[0])
-
-
-def save(found: Prediction, folder: Path, class_names: tuple[str, ...]) -> dict[str, Any]:
+def save(
+    path: Path, image: Picture, mask: Picture, folder: Path, class_names: tuple[str, ...]
+) -> dict[str, Any]:
     """Writes the palette mask and the overlay, each whole; what the JSON says of them.
 
     Raises:
         InputError: the folder cannot be made or written to, or the disk is full.
     """
-    mask_path, overlay_path = outputs(folder, found.path)
+    mask_path, overlay_path = outputs(folder, path)
     with writing(folder, "cannot be made"):
         folder.mkdir(parents=True, exist_ok=True)
-    picture = overlay(found.image, found.mask, class_names)
-    write_whole(mask_path, lambda path: save_mask(path, found.mask))
+    picture = overlay(image, mask, class_names)
+    write_whole(mask_path, lambda new: save_mask(new, mask))
     # level 6, Pillow's own, takes four times as long for a file smaller by a tenth
-    write_whole(overlay_path, lambda path: picture.save(path, format="PNG", compress_level=1))
-    labels, counts = np.unique(found.mask, return_counts=True)
+    write_whole(overlay_path, lambda new: picture.save(new, format="PNG", compress_level=1))
+    labels, counts = np.unique(mask, return_counts=True)
     pixels = {class_names[k]: int(n) for k, n in zip(labels, counts, strict=True)}
-    item = {"image": str(found.path), "mask": str(mask_path), "overlay": str(overlay_path)}
+    item = {"image": str(path), "mask": str(mask_path), "overlay": str(overlay_path)}
     return item | {"pixels": pixels}
 
 
@@ -150,15 +132,22 @@ def predict(
     start = load_network(weights)
     trainer = build_predictor(backend, start, options, device=device, dtype=dtype)
 
-    def finish(found: Prediction | tuple[Path, InputError]) -> dict[str, Any]:
-        if isinstance(found, Prediction):
-            return save(found, out, start.class_names)
-        path, error = found
-        return {"image": str(path), "error": str(error).removeprefix(f"{path}: ")}
+    def mask_of(image: Picture | InputError) -> Picture | None:
+        return None if isinstance(image, InputError) else trainer.predict(image[None])[0]
 
+    def finish(found: tuple[Path, Picture | InputError, Picture | None]) -> dict[str, Any]:
+        path, image, mask = found
+        if isinstance(image, InputError):
+            return {"image": str(path), "error": str(image).removeprefix(f"{path}: ")}
+        assert mask is not None
+        return save(path, image, mask, out, start.class_names)
+
+    # the next images are decoded, and the pictures before are written, while one is predicted
+    read = zip(paths, map_ahead(_read, paths), strict=True)
+    masked = ((path, image, mask_of(image)) for path, image in read)
     results: list[dict[str, Any]] = []
     with image_progress(f"predict {backend}", len(paths)) as show:
-        for item in map_ahead(finish, predictions(trainer, paths)):
+        for item in map_ahead(finish, masked):
             results.append(item)
             show(len(results))
     _print(results, out)

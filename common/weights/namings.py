@@ -193,12 +193,9 @@ def fixed_in(naming: str, architecture: str) -> dict[str, int]:
     return {}
 
 
-def _to_flax(name: str, array: Array) -> Array:
-    return array.transpose(2, 3, 1, 0) if array.ndim == 4 and name.endswith("kernel") else array
-
-
-def _from_flax(name: str, array: Array) -> Array:
-    return array.transpose(3, 2, 0, 1) if array.ndim == 4 and name.endswith("kernel") else array
+def _turned(name: str, array: Array, *axes: int) -> Array:
+    """The array with its axes in another order if it is one of Flax's kernels."""
+    return array.transpose(axes) if array.ndim == 4 and name.endswith("kernel") else array
 
 
 def rename(arrays: Mapping[str, Array], naming: str, architecture: str) -> dict[str, Array]:
@@ -206,7 +203,7 @@ def rename(arrays: Mapping[str, Array], naming: str, architecture: str) -> dict[
     names = names_in(naming, architecture)
     renamed = {other: arrays[name] for name, other in names.items()}
     if naming == "flax":
-        return {name: _to_flax(name, array) for name, array in renamed.items()}
+        return {name: _turned(name, array, 2, 3, 1, 0) for name, array in renamed.items()}
     fixed = fixed_in(naming, architecture)
     return {
         name: np.full_like(arrays["backbone.bn0.running_mean"], value)
@@ -283,7 +280,8 @@ def recognise(path: Path, arrays: Mapping[str, Array]) -> Renamed:
     for name, array in arrays.items():
         other = plain[name]
         if other in canonical:
-            renamed[canonical[other]] = _from_flax(other, array) if naming == "flax" else array
+            flax = naming == "flax"
+            renamed[canonical[other]] = _turned(other, array, 3, 2, 0, 1) if flax else array
         elif other.endswith(COUNTER):
             ignored.append(name)
         elif other in fixed:
