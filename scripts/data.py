@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import rich.markup
 import rich.table
@@ -146,8 +146,28 @@ def _tell_manifest(found: Survey, made: bool) -> None:
 
 def _tell(found: Survey, json: Path | None) -> None:
     """Writes and prints what was found; the end where there is a fault."""
-    write_json(json, _result(found))
-    _print_summary(found)
+    shares = _shares(found)
+    result = {
+        "folder": str(found.root),
+        "class_names": list(found.class_names),
+        "splits": found.splits,
+        "pixels": {name: pixels for name, pixels, _ in shares},
+        "images": {name: images for name, _, images in shares},
+        "faults": found.faults,
+    }
+    write_json(json, result)
+    pairs = ", ".join(f"{split} {count}" for split, count in found.splits.items())
+    print(f"folder   {found.root}")
+    print(f"classes  {len(found.class_names)}")
+    print(f"pairs    {pairs or 'none'}")
+    table = rich.table.Table("class", box=None)
+    for column in ("pixels", "share", "images"):
+        table.add_column(column, justify="right")
+    total = max(int(found.pixels.sum()), 1)
+    for name, count, images in shares:
+        share = f"{100 * count / total:.2f}%"
+        table.add_row(rich.markup.escape(name), f"{count}", share, f"{images}")
+    console.print(table)
     for fault in found.faults:
         print(fault)
     if found.faults:
@@ -159,33 +179,6 @@ def _shares(found: Survey) -> list[tuple[str, int, int]]:
     """Name, pixels and images of each class, void last."""
     names = [*enumerate(found.class_names[:VOID]), (VOID, "void")]
     return [(name, int(found.pixels[value]), int(found.images[value])) for value, name in names]
-
-
-def _result(found: Survey) -> dict[str, Any]:
-    return {
-        "folder": str(found.root),
-        "class_names": list(found.class_names),
-        "splits": found.splits,
-        "pixels": {name: pixels for name, pixels, _ in _shares(found)},
-        "images": {name: images for name, _, images in _shares(found)},
-        "faults": found.faults,
-    }
-
-
-def _print_summary(found: Survey) -> None:
-    pairs = ", ".join(f"{split} {count}" for split, count in found.splits.items())
-    print(f"folder   {found.root}")
-    print(f"classes  {len(found.class_names)}")
-    print(f"pairs    {pairs or 'none'}")
-    table = rich.table.Table("class", box=None)
-    table.add_column("pixels", justify="right")
-    table.add_column("share", justify="right")
-    table.add_column("images", justify="right")
-    total = max(int(found.pixels.sum()), 1)
-    for name, count, images in _shares(found):
-        share = f"{100 * count / total:.2f}%"
-        table.add_row(rich.markup.escape(name), f"{count}", share, f"{images}")
-    console.print(table)
 
 
 if __name__ == "__main__":

@@ -100,10 +100,8 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def _check_mask_kind(path: Path, image: Image.Image, data: bytes) -> None:
-    if image.format == "PNG" and image.mode == "P":
-        return
     # Pillow stretches grey of 1, 2 or 4 bits to 0..255; byte 24 of a PNG is its bit depth
-    if image.format == "PNG" and image.mode == "L" and data[24] == 8:
+    if image.format == "PNG" and (image.mode == "P" or (image.mode == "L" and data[24] == 8)):
         return
     kind = "a colour mask" if image.mode.startswith(("RGB", "CMYK")) else "not a mask"
     raise InputError(
@@ -138,12 +136,3 @@ def open_mask(path: Path, num_classes: int, check: Check | None = None) -> Image
             f" void ({VOID})"
         )
     return image
-
-
-def read_mask(path: Path, num_classes: int) -> NDArray[np.uint8]:
-    """The mask of `open_mask` as (H, W) uint8.
-
-    Raises:
-        InputError: as `open_mask`.
-    """
-    return np.asarray(open_mask(path, num_classes))

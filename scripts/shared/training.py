@@ -159,9 +159,12 @@ class Training:
 
     def _is_due(self, step: int) -> bool:
         """Whether a checkpoint is, after `step` steps."""
-        ends_epoch = step == self.steps or step % self.per_epoch == 0
         waited = time.monotonic() - self._saved_at
-        return ends_epoch or waited >= 60 * self.config.save_minutes
+        return self._is_end(step) or waited >= 60 * self.config.save_minutes
+
+    def _is_end(self, step: int) -> bool:
+        """Whether an epoch, or the run, ends after `step` steps."""
+        return step > 0 and (step == self.steps or step % self.per_epoch == 0)
 
     def _checkpoint(self, step: int) -> Checkpoint:
         arrays, momentum = self.trainer.weights(), self.trainer.momentum()
@@ -188,8 +191,7 @@ class Training:
 
         The checkpoint of this step is there already, so nothing is lost if it ends here.
         """
-        ends = step == self.steps or (step > 0 and step % self.per_epoch == 0)
-        if not ends or (self.folder.val and self.folder.val[-1]["step"] == step):
+        if not self._is_end(step) or (self.folder.val and self.folder.val[-1]["step"] == step):
             return
         if self.val is None:
             self.folder.save_best()
