@@ -22,7 +22,6 @@ from scripts.shared.cli import (
     WeightsOption,
     check_places,
     image_progress,
-    inference_of,
     main,
     new_app,
     write_json,
@@ -58,7 +57,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure a network on a split: pixel and mean accuracy, IoU, per class and in all."""
-    options = inference_of(flip, scales, tile, overlap)
+    options = Inference(flip, tuple(scales or Inference.scales), tile, overlap)
     check_places(json_path, confusion)
     start = load_network(weights)
     dataset = open_dataset(data, split)

@@ -1,5 +1,6 @@
 """Segments images: a mask and an overlay for each."""
 
+import itertools
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +26,6 @@ from scripts.shared.cli import (
     WeightsOption,
     check_places,
     image_progress,
-    inference_of,
     main,
     new_app,
     report,
@@ -46,13 +46,6 @@ _SHOWN = 10
 def outputs(folder: Path, image: Path) -> tuple[Path, Path]:
     """Where the mask and the overlay of an image go."""
     return folder / f"{image.stem}.png", folder / f"{image.stem}.overlay.png"
-
-
-def _listed(images: list[Path]) -> list[Path]:
-    """The images, and in place of a folder those in it."""
-    return [
-        path for given in images for path in (find_images(given) if given.is_dir() else [given])
-    ]
 
 
 def _check_outputs(folder: Path, images: list[Path]) -> None:
@@ -125,9 +118,10 @@ def predict(
 
     An image that cannot be read is reported at the end, with exit code 2; the rest are done.
     """
-    options = inference_of(flip, scales, tile, overlap)
+    options = Inference(flip, tuple(scales or Inference.scales), tile, overlap)
     check_places(json_path, made=out)
-    paths = _listed(images)
+    listed = (find_images(given) if given.is_dir() else [given] for given in images)
+    paths = list(itertools.chain.from_iterable(listed))
     _check_outputs(out, paths)
     start = load_network(weights)
     trainer = build_predictor(backend, start, options, device=device, dtype=dtype)

@@ -14,11 +14,7 @@ MAX_MEMBER = 64 << 20
 
 
 def _check_member(member: tarfile.TarInfo, folder: Path) -> None:
-    """Refuses what is no file or folder, leads out of `folder`, or has an unlikely size.
-
-    Raises:
-        tarfile.FilterError, ValueError: why.
-    """
+    """Refuses, by a ValueError or FilterError, all but files and folders of likely size within."""
     if not member.isreg() and not member.isdir():
         raise ValueError(f"{member.name!r} is no plain file")
     if tarfile.data_filter(member, str(folder)).name != member.name:

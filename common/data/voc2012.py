@@ -119,11 +119,7 @@ def _archive_readers(files: Readers, path: Path) -> Readers:
 
 
 def _pick(readers: Readers, source: str) -> tuple[list[str], list[str]]:
-    """The images and masks that the splits name, as the source orders them, and the splits.
-
-    Raises:
-        InputError: there is no split, or one names a pair that is not there.
-    """
+    """The images and masks that the splits name, as the source orders them, and the splits."""
     splits = [name for name in readers if name.startswith(f"{SPLITS}/") and name.endswith(".txt")]
     if not splits:
         raise InputError(f"{source}: holds no {TREE / SPLITS}/*.txt: not VOC2012")
@@ -142,11 +138,7 @@ def _pick(readers: Readers, source: str) -> tuple[list[str], list[str]]:
 
 
 def _check_md5(path: Path, md5: str, report: Report) -> None:
-    """Reads the whole file.
-
-    Raises:
-        InputError: it has another md5.
-    """
+    """Refuses a file of another md5; all of it is read."""
     digest = hashlib.md5(usedforsecurity=False)
     with naming(path), path.open("rb") as file:
         total = path.stat().st_size // MEGABYTE
@@ -192,12 +184,9 @@ def _source(out: Path, source: str, md5: str, report: Report) -> Iterator[Reader
 
 @contextlib.contextmanager
 def _held(out: Path) -> Iterator[None]:
-    """Keeps the folder for one preparation; it is made if it is not there.
+    """Keeps the folder for one preparation; refuses it if it holds what is not ours.
 
-    Where nothing was put into it, it is left as it was found.
-
-    Raises:
-        InputError: it cannot be made, holds something that is not ours, or another one is at work.
+    It is made if it is not there; where nothing was put into it, it is left as it was found.
     """
     made = not out.exists()
     with writing(out, "cannot be made"):

@@ -5,7 +5,6 @@ import dataclasses
 import fcntl
 import json
 import os
-import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -24,8 +23,6 @@ DAMAGED = "damaged.safetensors"
 """What a checkpoint is called that could not be read, after the run went on without it."""
 
 LOCK = ".lock"
-_TEMPORARY = re.compile(r"\.(last|best|previous)\.safetensors\..+")
-"""What a process that was killed while it wrote leaves behind."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,8 +230,8 @@ class RunFolder:
         Raises:
             InputError: a log is damaged, or cannot be written.
         """
-        for path in self.folder.iterdir():
-            if _TEMPORARY.fullmatch(path.name):
+        for name in (LAST, PREVIOUS, BEST):
+            for path in self.folder.glob(f".{name}.*"):
                 path.unlink()
         if self._fell_back and (self.folder / LAST).exists():
             (self.folder / LAST).replace(self.folder / DAMAGED)

@@ -143,17 +143,6 @@ def choose_backends(names: Sequence[str] | None) -> list[str]:
     return chosen
 
 
-def inference_of(
-    flip: bool, scales: list[float] | None, tile: tuple[int, int] | None, overlap: int
-) -> Inference:
-    """What the options of those names ask for.
-
-    Raises:
-        InputError: a value makes no sense.
-    """
-    return Inference(flip, tuple(scales or Inference.scales), tile, overlap)
-
-
 def _is_number(text: str) -> bool:
     try:
         float(text)

@@ -130,31 +130,14 @@ def _head_classes(path: Path, arrays: Mapping[str, Array]) -> int:
     return count
 
 
-def _weights(
-    path: Path,
-    source: Source,
-    renamed: Renamed,
-    num_classes: int | None,
-    seed: int,
-    upsample_init: UpsampleInit,
-) -> Weights:
+def _whole(path: Path, source: Source, renamed: Renamed) -> Weights:
+    """The weights of a file that has a head."""
     same_names = renamed.arrays.keys() == source.arrays.keys()
-    ours = same_names and source.container == SAFETENSORS and "architecture" in source.metadata
-    if ours and renamed.has_head:
-        return read_weights(path)  # it may be a checkpoint
-    arrays, metadata = renamed.arrays, source.metadata | {"architecture": renamed.architecture}
-    if renamed.has_head:
-        return weights_of(
-            path, arrays, {"num_classes": str(_head_classes(path, arrays))} | metadata
-        )
-    count = num_classes or Config.num_classes
-    initial = initial_weights(renamed.architecture, count, seed, upsample_init, width_of(arrays))
-    metadata = {key: value for key, value in metadata.items() if key not in CLASSES}
-    return weights_of(
-        path,
-        arrays | {name: initial[name] for name in HEAD},
-        metadata | {"num_classes": str(count)},
-    )
+    if same_names and source.container == SAFETENSORS and "architecture" in source.metadata:
+        return read_weights(path)  # ours; it may be a checkpoint
+    classes = {"num_classes": str(_head_classes(path, renamed.arrays))}
+    metadata = classes | source.metadata | {"architecture": renamed.architecture}
+    return weights_of(path, renamed.arrays, metadata)
 
 
 def _notes(source: Source, renamed: Renamed, weights: Weights, seed: int) -> list[str]:
@@ -203,7 +186,15 @@ def load_weights(
     renamed = recognise(path, source.arrays)
     if architecture not in (None, renamed.architecture):
         raise InputError(f"{path}: its network is {renamed.architecture}, not {architecture}")
-    weights = _weights(path, source, renamed, num_classes, seed, upsample_init)
+    if renamed.has_head:
+        weights = _whole(path, source, renamed)
+    else:
+        has, arrays, count = renamed.architecture, renamed.arrays, num_classes or Config.num_classes
+        initial = initial_weights(has, count, seed, upsample_init, width_of(arrays))
+        head = {name: initial[name] for name in HEAD}
+        metadata = {key: value for key, value in source.metadata.items() if key not in CLASSES}
+        metadata |= {"architecture": has, "num_classes": str(count)}
+        weights = weights_of(path, arrays | head, metadata)
     if num_classes not in (None, weights.num_classes):
         raise InputError(f"{path}: its head has {weights.num_classes} classes, not {num_classes}")
     named = renamed.has_head and "class_names" in source.metadata

@@ -251,9 +251,9 @@ def _maker(made: dict[str, Any]) -> str:
     return f"{made['backend']} {made['versions'][made['backend']]} on {made['device']}, {on}"
 
 
-def _recipes_help() -> str:
-    about = [f"{name}: {' '.join(description(path).split())}" for name, path in RECIPES.items()]
-    return "\n\n".join(["Recipes:", *about])
+ABOUT_RECIPES = "Recipes:" + "".join(
+    f"\n\n{name}: {' '.join(description(path).split())}" for name, path in RECIPES.items()
+)
 
 
 def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -277,7 +277,7 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@app.command(epilog=_recipes_help())
+@app.command(epilog=ABOUT_RECIPES)
 @_with_settings
 def train(
     context: typer.Context,
