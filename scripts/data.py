@@ -146,7 +146,8 @@ def _tell_manifest(found: Survey, made: bool) -> None:
 
 def _tell(found: Survey, json: Path | None) -> None:
     """Writes and prints what was found; the end where there is a fault."""
-    shares = _shares(found)
+    names = [*enumerate(found.class_names[:VOID]), (VOID, "void")]
+    shares = [(name, int(found.pixels[value]), int(found.images[value])) for value, name in names]
     result = {
         "folder": str(found.root),
         "class_names": list(found.class_names),
@@ -173,12 +174,6 @@ def _tell(found: Survey, json: Path | None) -> None:
     if found.faults:
         count = len(found.faults)
         fail(f"{found.root}: {count} {'fault' if count == 1 else 'faults'}")
-
-
-def _shares(found: Survey) -> list[tuple[str, int, int]]:
-    """Name, pixels and images of each class, void last."""
-    names = [*enumerate(found.class_names[:VOID]), (VOID, "void")]
-    return [(name, int(found.pixels[value]), int(found.images[value])) for value, name in names]
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import typer
 
 from common.config import Config, Inference
 from common.data.dataset import open_dataset
+from common.errors import InputError
 from common.files import write_whole
 from scripts.shared.cli import (
     BackendOption,
@@ -29,7 +30,6 @@ from scripts.shared.cli import (
 from scripts.shared.evaluation import (
     NUMBERS,
     build_predictor,
-    check_classes,
     evaluate_dataset,
     print_metrics,
 )
@@ -61,7 +61,9 @@ def evaluate(
     check_places(json_path, confusion)
     start = load_network(weights)
     dataset = open_dataset(data, split)
-    check_classes(weights, start, dataset)
+    if start.num_classes != dataset.num_classes:
+        has = f"{dataset.root} has {dataset.num_classes}"
+        raise InputError(f"{weights}: {start.num_classes} classes, {has}")
     trainer = build_predictor(backend, start, options, device=device, dtype=dtype)
     with image_progress(f"evaluate {backend}", len(dataset)) as show:
         result = evaluate_dataset(trainer, dataset, show)

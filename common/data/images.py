@@ -110,11 +110,6 @@ def _check_mask_kind(path: Path, image: Image.Image, data: bytes) -> None:
     )
 
 
-def _listed(values: NDArray[np.uint8]) -> str:
-    text = ", ".join(str(value) for value in values[:5])
-    return text + (", ..." if len(values) > 5 else "")
-
-
 def open_mask(path: Path, num_classes: int, check: Check | None = None) -> Image.Image:
     """A label mask, one byte a pixel: class indices below `num_classes`, or 255 (void).
 
@@ -131,8 +126,8 @@ def open_mask(path: Path, num_classes: int, check: Check | None = None) -> Image
         label: NDArray[np.uint8] = np.asarray(image)
     if (label + np.uint8(1)).max() > num_classes:  # void wraps around to 0
         wrong = np.unique(label[(label >= num_classes) & (label != VOID)])
+        listed = ", ".join(map(str, wrong[:5])) + ", ..." * (len(wrong) > 5)
         raise InputError(
-            f"{path}: label {_listed(wrong)} is neither a class (0 to {num_classes - 1}) nor"
-            f" void ({VOID})"
+            f"{path}: label {listed} is neither a class (0 to {num_classes - 1}) nor void ({VOID})"
         )
     return image

@@ -189,14 +189,11 @@ class RunFolder:
             raise InputError(f"{self.folder}: {what}")
         with naming(path):
             data = path.read_bytes()
-        try:
+        with contextlib.suppress(ValueError, TypeError, KeyError):
             info: dict[str, Any] = json.loads(data)
-            whole = isinstance(info["data"], str) and isinstance(info["history"], list)
-        except (ValueError, TypeError, KeyError):
-            whole = False
-        if not whole:
-            raise InputError(f"{path}: damaged, or no run's config")
-        return info
+            if isinstance(info["data"], str) and isinstance(info["history"], list):
+                return info
+        raise InputError(f"{path}: damaged, or no run's config")
 
     def write_info(self, info: Mapping[str, Any]) -> None:
         """Writes `config.json`."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from common.config import IMAGENET_MEAN, IMAGENET_STD, VOID, Architecture, Config
 from common.data.voc import VOC_CLASSES
 from common.errors import InputError
-from common.files import write_whole
+from common.files import reason_of, write_whole
 from common.network.tensors import ARCHITECTURES, tensors
 
 Array = NDArray[Any]
@@ -86,8 +86,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
             arrays = {name: file.get_tensor(name) for name in names}
             metadata = file.metadata() or {}
     except (safetensors.SafetensorError, TypeError, AttributeError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: not a readable safetensors file: {reason}") from error
+        raise InputError(f"{path}: not a readable safetensors file: {reason_of(error)}") from error
     if DIGEST in metadata and metadata[DIGEST] != digest(arrays, metadata):
         raise InputError(f"{path}: damaged: its contents are not those of its {DIGEST}")
     return arrays, metadata

@@ -1,7 +1,6 @@
 """What a network makes of a split, image by image, each in its own size."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,19 +39,6 @@ def evaluate_dataset(
     if not confusion.any():
         raise InputError(f"{dataset.split_path}: every mask it names is void everywhere")
     return summarize(confusion, dataset.class_names)
-
-
-def check_classes(weights_path: Path, weights: Weights, dataset: Dataset) -> None:
-    """Refuses weights of another class count than the data's.
-
-    Raises:
-        InputError: the counts differ.
-    """
-    if weights.num_classes != dataset.num_classes:
-        raise InputError(
-            f"{weights_path}: {weights.num_classes} classes, {dataset.root} has"
-            f" {dataset.num_classes}"
-        )
 
 
 def config_of(weights: Weights, config: Config | None = None, **more: Any) -> Config:
