@@ -14,30 +14,14 @@ from common.data.images import find_images, read_image
 from common.errors import InputError
 from common.evaluation.ahead import map_ahead
 from common.files import write_whole, writing
-from scripts.shared.cli import (
-    BackendOption,
-    DeviceOption,
-    DtypeOption,
-    FlipOption,
-    JsonOption,
-    OverlapOption,
-    ScalesOption,
-    TileOption,
-    WeightsOption,
-    check_places,
-    image_progress,
-    main,
-    new_app,
-    report,
-    write_json,
-)
+from scripts.shared import cli
 from scripts.shared.evaluation import NUMBERS, build_predictor
 from scripts.shared.weights_files import load_network
 
 Picture = NDArray[np.uint8]
 """An image (H, W, 3), or a mask (H, W)."""
 
-app = new_app()
+app = cli.new_app()
 
 _SHOWN = 10
 """So many results are printed; all are in the JSON."""
@@ -100,26 +84,26 @@ def _print(results: list[dict[str, Any]], folder: Path) -> None:
 
 @app.command()
 def predict(
-    backend: BackendOption,
-    weights: WeightsOption,
+    backend: cli.BackendOption,
+    weights: cli.WeightsOption,
     out: Annotated[Path, typer.Option(help="The folder for the pictures; made if needed.")],
     images: Annotated[
         list[Path], typer.Argument(metavar="IMAGE...", help="Images of any size, or folders.")
     ],
-    device: DeviceOption = Config.device,
-    dtype: DtypeOption = Config.dtype,
-    flip: FlipOption = Inference.flip,
-    scales: ScalesOption = None,
-    tile: TileOption = Inference.tile,
-    overlap: OverlapOption = Inference.overlap,
-    json_path: JsonOption = None,
+    device: cli.DeviceOption = Config.device,
+    dtype: cli.DtypeOption = Config.dtype,
+    flip: cli.FlipOption = Inference.flip,
+    scales: cli.ScalesOption = None,
+    tile: cli.TileOption = Inference.tile,
+    overlap: cli.OverlapOption = Inference.overlap,
+    json_path: cli.JsonOption = None,
 ) -> None:
     """Segment images: a palette mask of the image's size, and an overlay with a legend.
 
     An image that cannot be read is reported at the end, with exit code 2; the rest are done.
     """
     options = Inference(flip, tuple(scales or Inference.scales), tile, overlap)
-    check_places(json_path, made=out)
+    cli.check_places(json_path, made=out)
     listed = (find_images(given) if given.is_dir() else [given] for given in images)
     paths = list(itertools.chain.from_iterable(listed))
     _check_outputs(out, paths)
@@ -140,18 +124,18 @@ def predict(
     read = zip(paths, map_ahead(_read, paths), strict=True)
     masked = ((path, image, mask_of(image)) for path, image in read)
     results: list[dict[str, Any]] = []
-    with image_progress(f"predict {backend}", len(paths)) as show:
+    with cli.image_progress(f"predict {backend}", len(paths)) as show:
         for item in map_ahead(finish, masked):
             results.append(item)
             show(len(results))
     _print(results, out)
     broken = [item for item in results if "error" in item]
     for item in broken:
-        report(f"{item['image']}: {item['error']}")
-    write_json(json_path, results)
+        cli.report(f"{item['image']}: {item['error']}")
+    cli.write_json(json_path, results)
     if broken:
         raise typer.Exit(2)
 
 
 if __name__ == "__main__":
-    main(app, NUMBERS)
+    cli.main(app, NUMBERS)
