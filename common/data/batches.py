@@ -134,12 +134,7 @@ class _Worker:
             self._pipe.send(step)
 
     def batch(self) -> Batch:
-        """The batch that was asked for, in memory of its own.
-
-        Raises:
-            InputError: as `training_batch`.
-            WorkerError: the process is gone.
-        """
+        """The batch that was asked for, in memory of its own."""
         try:
             answer = self._pipe.recv()
         except (EOFError, OSError):

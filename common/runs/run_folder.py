@@ -111,6 +111,9 @@ class RunFolder:
     was measured (`step`: after how many), and `tensorboard` the same for TensorBoard.
     `last.safetensors` is where the run goes on from, `previous.safetensors` what it was before,
     `best.safetensors` the checkpoint of the highest mean IoU.
+
+    Raises:
+        InputError: any method, of a file that is damaged or cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -223,9 +226,6 @@ class RunFolder:
         """Makes the logs end where `step` steps were done, and clears what a kill left behind.
 
         A damaged last checkpoint is set aside, so that it never takes the place of the good one.
-
-        Raises:
-            InputError: a log is damaged, or cannot be written.
         """
         for name in (LAST, PREVIOUS, BEST):
             for path in self.folder.glob(f".{name}.*"):
@@ -238,30 +238,18 @@ class RunFolder:
             write_whole(self.folder / f"{name}.jsonl", partial(Path.write_text, data=text))
 
     def read_logs(self, step: int = sys.maxsize) -> None:
-        """Reads `steps` and `val` as far as `step` steps.
-
-        Raises:
-            InputError: a log is damaged.
-        """
+        """Reads `steps` and `val` as far as `step` steps."""
         self.steps = _read_lines(self.folder / "log.jsonl", step)
         self.val = _read_lines(self.folder / "val.jsonl", step + 1)
 
     def log(self, line: dict[str, Any], **more: float) -> None:
-        """Adds a step; `more` goes to TensorBoard alone.
-
-        Raises:
-            InputError: the disk is full.
-        """
+        """Adds a step; `more` goes to TensorBoard alone."""
         self.steps.append(line)
         self._append("log", line)
         self._draw("train", {"loss": line["loss"], "rate": line["lr"], **more}, line["step"])
 
     def log_val(self, line: dict[str, Any]) -> None:
-        """Adds a measurement of the val split.
-
-        Raises:
-            InputError: the disk is full.
-        """
+        """Adds a measurement of the val split."""
         self.val.append(line)
         self._append("val", line)
         values = {key: value for key, value in line.items() if key != "step" and value is not None}

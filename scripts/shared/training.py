@@ -150,12 +150,13 @@ class Training:
         loss = self.trainer.step(batch.image, batch.label, rate)
         self.seconds.append(time.perf_counter() - start)
         if not math.isfinite(loss):
-            raise InputError(
-                f"step {step}: the loss is {loss} on {', '.join(batch.names)}; is --lr too high?"
-                f" {self.folder.folder / LAST} is of step {self._saved_step}"
-            )
+            raise self._diverged(f"step {step}: the loss is {loss} on {', '.join(batch.names)}")
         line = {"step": step, "epoch": batch.epoch, "loss": loss, "lr": rate}
         self.folder.log(line, images_per_second=self.config.batch_size / self.seconds[-1])
+
+    def _diverged(self, what: str) -> InputError:
+        last = f"{self.folder.folder / LAST} is of step {self._saved_step}"
+        return InputError(f"{what}; is --lr too high? {last}")
 
     def _is_due(self, step: int) -> bool:
         """Whether a checkpoint is, after `step` steps."""
@@ -170,10 +171,7 @@ class Training:
         arrays, momentum = self.trainer.weights(), self.trainer.momentum()
         for name, array in {**arrays, **momentum}.items():
             if not np.isfinite(array).all():
-                raise InputError(
-                    f"step {step}: {name} holds NaN or infinity; is --lr too high?"
-                    f" {self.folder.folder / LAST} is of step {self._saved_step}"
-                )
+                raise self._diverged(f"step {step}: {name} holds NaN or infinity")
         config, names = self.config, self.train.class_names
         weights = Weights(arrays, config.architecture, names, config.mean, config.std, momentum)
         epoch, position = divmod(step, self.per_epoch)
