@@ -9,7 +9,7 @@ import typer
 from numpy.typing import NDArray
 
 from common.config import Config, Inference
-from common.data.drawing import overlay, save_mask
+from common.data.drawing import mask_image, overlay
 from common.data.images import find_images, read_image
 from common.errors import InputError
 from common.evaluation.ahead import map_ahead
@@ -63,7 +63,7 @@ def save(
     with writing(folder, "cannot be made"):
         folder.mkdir(parents=True, exist_ok=True)
     picture = overlay(image, mask, class_names)
-    write_whole(mask_path, lambda new: save_mask(new, mask))
+    write_whole(mask_path, lambda new: mask_image(mask).save(new, format="PNG"))
     # level 6, Pillow's own, takes four times as long for a file smaller by a tenth
     write_whole(overlay_path, lambda new: picture.save(new, format="PNG", compress_level=1))
     labels, counts = np.unique(mask, return_counts=True)

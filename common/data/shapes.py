@@ -11,7 +11,7 @@ from PIL import Image
 
 from common.config import VOID
 from common.data.dataset import CLASS_NAMES, IMAGES, MASKS, SPLITS
-from common.data.drawing import save_mask
+from common.data.drawing import mask_image
 from common.errors import InputError
 from common.files import write_folder, writing
 
@@ -110,7 +110,7 @@ def _draw_pair(index: int, random: np.random.Generator) -> tuple[Bytes, Bytes]:
 
 def _write_pair(root: Path, name: str, image: Bytes, label: Bytes) -> None:
     Image.fromarray(image).save(root / IMAGES / f"{name}.jpg", quality=95)
-    save_mask(root / MASKS / f"{name}.png", label)
+    mask_image(label).save(root / MASKS / f"{name}.png")
 
 
 def _write_set(root: Path, sizes: dict[str, int], seed: int) -> None:
