@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and read with one line for what goes wrong."""
+"""Files and folders: written whole or not at all, with one line for what goes wrong."""
 
 import contextlib
 import hashlib
@@ -12,6 +12,12 @@ import safetensors
 from common.errors import InputError
 
 
+def reason_of(error: Exception) -> str:
+    """What the system or a library says of an error, in one line."""
+    said = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return said or type(error).__name__
+
+
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Turns what goes wrong in reading `path` into an InputError of one line that names it."""
@@ -22,8 +28,16 @@ def naming(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ...
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise InputError(f"{path}: cannot be read: {reason or type(error).__name__}") from error
+        raise InputError(f"{path}: cannot be read: {reason_of(error)}") from error
+
+
+@contextlib.contextmanager
+def writing(path: Path, fault: str = "cannot be written") -> Iterator[None]:
+    """Turns a full disk and the like into an InputError of one line that names `path`."""
+    try:
+        yield
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"{path}: {fault}: {reason_of(error)}") from error
 
 
 def sha256(path: Path) -> str:
@@ -60,7 +74,7 @@ def write_whole(
     Raises:
         InputError: the folder cannot be written to, or the disk is full; `path` is untouched.
     """
-    try:
+    with writing(path):
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
@@ -80,6 +94,19 @@ def write_whole(
             os.fsync(folder)
         finally:
             os.close(folder)
-    except (OSError, safetensors.SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise InputError(f"{path}: cannot be written: {reason}") from error
+
+
+def write_folder(path: Path, write: Callable[[Path], object]) -> None:
+    """Has `write` make a folder beside `path`, then moves it there: whole or not at all.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    with (
+        writing(path),
+        tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as beside,
+    ):
+        folder = Path(beside) / "new"
+        write(folder)
+        os.sync()
+        folder.replace(path)

@@ -20,7 +20,7 @@ from common.data.shapes import SHAPES_CLASSES
 from common.network.initial import generic_weights, initial_weights
 from common.parity.traces import Batches, generic_batches, make_trace
 from common.protocol import Arrays, Probe, Trainer
-from common.weights.checkpoint import read_tensors, write_tensors, write_weights
+from common.weights.checkpoint import Weights, read_tensors, write_tensors, write_weights
 
 WIDTH, NUM_CLASSES = 8, 5
 """A thin network: the same code at a fortieth of the arithmetic."""
@@ -80,7 +80,7 @@ def start(architecture: Architecture = V1) -> Path:
     """A file of a thin network's initial weights, of the drawn shapes' classes, to train from."""
     path = _shared() / f"start-{os.getpid()}-{architecture}.safetensors"
     arrays = initial_weights(architecture, len(SHAPES_CLASSES), seed=0, width=WIDTH)
-    write_weights(path, arrays, architecture, SHAPES_CLASSES)
+    write_weights(path, Weights(arrays, architecture, SHAPES_CLASSES))
     return path
 
 

@@ -4,26 +4,16 @@ import enum
 import errno
 import os
 import shutil
-import tempfile
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from numpy.typing import NDArray
 
 from backends import load_backend
 from common.config import IMAGENET_MEAN, IMAGENET_STD, Architecture, Config, Dtype
 from common.errors import InputError
-from common.files import sha256, write_whole
-from common.weights.checkpoint import (
-    Weights,
-    default_class_names,
-    metadata_of,
-    write_tensors,
-    write_weights,
-)
+from common.files import sha256, write_folder, write_whole
+from common.weights.checkpoint import Weights, default_class_names, metadata_of, write_tensors
 from common.weights.namings import HEAD, NAMINGS, names_in, rename
 from scripts.shared.cli import JsonOption, check_places, main, new_app, write_json
 from scripts.shared.weights_files import (
@@ -35,8 +25,6 @@ from scripts.shared.weights_files import (
     Loaded,
     load_weights,
 )
-
-Array = NDArray[Any]
 
 ONNX = "ONNX"
 
@@ -123,31 +111,6 @@ def remarks(loaded: Loaded, to: To, container: str) -> list[str]:
     return notes
 
 
-def _write_folder(path: Path, size: int, write: Callable[[Path], None]) -> None:
-    """Calls `write` for a folder beside `path`, then moves it there: whole or not at all.
-
-    There has to be room for `size` bytes first: Orbax, when a disk is full in the middle, prints a
-    traceback for each array.
-
-    Raises:
-        InputError: it cannot be written.
-    """
-    try:
-        if shutil.disk_usage(path.parent).free < size:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as beside:
-            folder = Path(beside) / "new"
-            write(folder)
-            for at in folder.rglob("*"):
-                handle = os.open(at, os.O_RDONLY)
-                os.fsync(handle)
-                os.close(handle)
-            folder.rename(path)
-    except (OSError, ValueError) as error:  # Orbax makes a ValueError of a full disk
-        reason = " ".join((getattr(error, "strerror", None) or str(error)).split())
-        raise InputError(f"{path}: cannot be written: {reason}") from error
-
-
 def _write_onnx(path: Path, weights: Weights, metadata: dict[str, str]) -> None:
     try:
         from scripts.shared.onnx import export_onnx
@@ -169,20 +132,27 @@ def write_output(out: Path, weights: Weights, to: To, container: str) -> int:
         InputError: the file cannot be written, or needs a framework that is not installed.
     """
     arrays = rename(weights.arrays, to.naming, weights.architecture)
-    names, mean, std = weights.class_names, weights.mean, weights.std
-    metadata = metadata_of(weights.architecture, names, mean, std)
-    if to == To.canonical:
-        write_weights(out, arrays, weights.architecture, names, mean, std)
-    elif container == SAFETENSORS:
+    metadata = metadata_of(weights)
+    if container == SAFETENSORS:
         # what PyTorch's libraries look for
-        write_tensors(out, arrays, metadata | {"format": "pt"})
+        more = {} if to == To.canonical else {"format": "pt"}
+        write_tensors(out, arrays, metadata | more)
     elif container == ONNX:
         _write_onnx(out, weights, metadata)
     else:
         backend = load_backend(FRAMEWORKS[container])
-        size = sum(array.nbytes for array in arrays.values())
-        write = partial(_write_folder, size=size) if container == ORBAX else write_whole
-        write(out, write=lambda temporary: backend.write_arrays(temporary, arrays, metadata))
+
+        def write(temporary: Path) -> None:
+            size = sum(array.nbytes for array in arrays.values())
+            if container == ORBAX and shutil.disk_usage(temporary.parent).free < size:
+                # in the middle, Orbax would print a traceback for each array
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            try:
+                backend.write_arrays(temporary, arrays, metadata)
+            except ValueError as error:  # Orbax makes one of a full disk
+                raise OSError(str(error)) from error
+
+        (write_folder if container == ORBAX else write_whole)(out, write)
     return len(arrays)
 
 

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import rich.markup
 import rich.table
@@ -14,18 +14,9 @@ from common.data.manifest import MANIFEST
 from common.data.shapes import SHAPES_TRAIN, SHAPES_VAL, write_shapes
 from common.data.voc2012 import DOWNLOAD, SHEET, VOC2012_MD5, VOC2012_URL, prepare
 from common.parity.traces import write_generic
-from scripts.shared.cli import (
-    ArchitectureOption,
-    JsonOption,
-    console,
-    fail,
-    main,
-    new_app,
-    progress,
-    write_json,
-)
+from scripts.shared import cli
 
-app = new_app()
+app = cli.new_app()
 
 VocFolder = Annotated[
     Path,
@@ -46,7 +37,7 @@ def shapes(
     seed: Annotated[int, typer.Option(min=0, help="What the pairs are drawn from.")] = 0,
 ) -> None:
     """Makes the synthetic shapes set: circles, squares, triangles, rings, crosses."""
-    with console.status("drawing"):
+    with cli.console.status("drawing"):
         write_shapes(folder, train, val, seed)
     print(f"{folder}: {train} training and {val} validation pairs")
 
@@ -54,7 +45,7 @@ def shapes(
 @app.command()
 def generic(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Made if it is not there.")],
-    architecture: ArchitectureOption = Config.architecture,
+    architecture: cli.ArchitectureOption = Config.architecture,
     steps: Annotated[int, typer.Option(min=1, help="Batches.")] = 5,
     batch_size: Annotated[int, typer.Option(min=1, help="Images in a batch.")] = 2,
     size: Annotated[
@@ -71,24 +62,24 @@ def generic(
 
 
 @app.command()
-def check(folder: VocFolder, json: JsonOption = None) -> None:
+def check(folder: VocFolder, json: cli.JsonOption = None) -> None:
     """Reads every pair of every split and lists every fault; exit code 2 if there is one.
 
     Where the folder has a manifest.json, each file is held against it.
     """
-    with console.status("reading"):
+    with cli.console.status("reading"):
         found = survey(folder)
     _tell(found, json)
     print("no faults")
 
 
 @app.command()
-def manifest(folder: VocFolder, json: JsonOption = None) -> None:
+def manifest(folder: VocFolder, json: cli.JsonOption = None) -> None:
     """Checks a folder and writes manifest.json, by which a changed file is found from then on.
 
     It goes into the folder that holds JPEGImages. One that is there is checked and stays.
     """
-    with console.status("reading"):
+    with cli.console.status("reading"):
         found, made = keep_manifest(folder)
     _tell(found, json)
     _tell_manifest(found, made)
@@ -108,7 +99,7 @@ def voc2012(
     md5: Annotated[
         str, typer.Option(metavar="HEX", help="The archive's md5; a folder has none.")
     ] = VOC2012_MD5,
-    json: JsonOption = None,
+    json: cli.JsonOption = None,
 ) -> None:
     """Prepares Pascal VOC2012: segmentation's pairs, checked, in DIR/VOCdevkit/VOC2012.
 
@@ -119,8 +110,8 @@ def voc2012(
     A download is kept as DIR/download.tar. With DIR itself as --from, only its manifest is made.
     """
     if not re.fullmatch("[0-9a-fA-F]{32}", md5):
-        fail(f"--md5 {md5}: not an md5, which has 32 hexadecimal digits")
-    with progress("VOC2012") as bar:
+        cli.fail(f"--md5 {md5}: not an md5, which has 32 hexadecimal digits")
+    with cli.progress("VOC2012") as bar:
         task = bar.add_task("", total=None, status="reading")
         found, made = prepare(
             folder,
@@ -146,47 +137,35 @@ def _tell_manifest(found: Survey, made: bool) -> None:
 
 def _tell(found: Survey, json: Path | None) -> None:
     """Writes and prints what was found; the end where there is a fault."""
-    write_json(json, _result(found))
-    _print_summary(found)
-    for fault in found.faults:
-        print(fault)
-    if found.faults:
-        count = len(found.faults)
-        fail(f"{found.root}: {count} {'fault' if count == 1 else 'faults'}")
-
-
-def _shares(found: Survey) -> list[tuple[str, int, int]]:
-    """Name, pixels and images of each class, void last."""
     names = [*enumerate(found.class_names[:VOID]), (VOID, "void")]
-    return [(name, int(found.pixels[value]), int(found.images[value])) for value, name in names]
-
-
-def _result(found: Survey) -> dict[str, Any]:
-    return {
+    shares = [(name, int(found.pixels[value]), int(found.images[value])) for value, name in names]
+    result = {
         "folder": str(found.root),
         "class_names": list(found.class_names),
         "splits": found.splits,
-        "pixels": {name: pixels for name, pixels, _ in _shares(found)},
-        "images": {name: images for name, _, images in _shares(found)},
+        "pixels": {name: pixels for name, pixels, _ in shares},
+        "images": {name: images for name, _, images in shares},
         "faults": found.faults,
     }
-
-
-def _print_summary(found: Survey) -> None:
+    cli.write_json(json, result)
     pairs = ", ".join(f"{split} {count}" for split, count in found.splits.items())
     print(f"folder   {found.root}")
     print(f"classes  {len(found.class_names)}")
     print(f"pairs    {pairs or 'none'}")
     table = rich.table.Table("class", box=None)
-    table.add_column("pixels", justify="right")
-    table.add_column("share", justify="right")
-    table.add_column("images", justify="right")
+    for column in ("pixels", "share", "images"):
+        table.add_column(column, justify="right")
     total = max(int(found.pixels.sum()), 1)
-    for name, count, images in _shares(found):
+    for name, count, images in shares:
         share = f"{100 * count / total:.2f}%"
         table.add_row(rich.markup.escape(name), f"{count}", share, f"{images}")
-    console.print(table)
+    cli.console.print(table)
+    for fault in found.faults:
+        print(fault)
+    if found.faults:
+        count = len(found.faults)
+        cli.fail(f"{found.root}: {count} {'fault' if count == 1 else 'faults'}")
 
 
 if __name__ == "__main__":
-    main(app)
+    cli.main(app)

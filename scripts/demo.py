@@ -4,6 +4,7 @@ What stays in the folder: three pictures, the images, and of each backend its nu
 its run, and its trained weights (`python -m scripts.predict --weights demo/torch.safetensors ...`).
 """
 
+import dataclasses
 import json
 import shutil
 import statistics
@@ -30,7 +31,13 @@ from common.network.bilinear import upsample
 from common.network.initial import initial_weights
 from common.parity.compare import relative_l2
 from common.runs.run_folder import LAST, RunFolder
-from common.weights.checkpoint import read_tensors, read_weights, write_tensors, write_weights
+from common.weights.checkpoint import (
+    Weights,
+    read_tensors,
+    read_weights,
+    write_tensors,
+    write_weights,
+)
 from scripts.shared.cli import BackendOption, console, main, new_app, write_json
 from scripts.shared.evaluation import config_of, evaluate_dataset
 from scripts.shared.plots import plot_losses
@@ -154,9 +161,8 @@ def clear(folder: Path, names: list[str]) -> None:
     """Leaves one file of weights of each backend, the trained ones, and removes all others."""
     for name in names:
         run = folder / f"run-{name}"
-        w = read_weights(run / LAST)
-        path = folder / f"{name}.safetensors"
-        write_weights(path, w.arrays, w.architecture, w.class_names, w.mean, w.std)
+        trained = dataclasses.replace(read_weights(run / LAST), momentum={})
+        write_weights(folder / f"{name}.safetensors", trained)
         for checkpoint in run.glob("*.safetensors"):
             checkpoint.unlink()
     (folder / INITIAL).unlink()
@@ -174,8 +180,8 @@ def demo(
     out.mkdir(parents=True)
     write_shapes(out / "shapes", SHAPES_TRAIN, SHAPES_VAL, Config.seed)
     val = open_dataset(out / "shapes", "val")
-    arrays = initial_weights(Config.architecture, val.num_classes, Config.seed)
-    write_weights(out / INITIAL, arrays, Config.architecture, val.class_names)
+    arrays = dict(initial_weights(Config.architecture, val.num_classes, Config.seed))
+    write_weights(out / INITIAL, Weights(arrays, Config.architecture, val.class_names))
     names = [name for name in BACKENDS if not missing_packages(name)]
     for name in names:  # each in its own process: their thread pools slow each other down
         subprocess.run(

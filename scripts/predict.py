@@ -1,7 +1,6 @@
 """Segments images: a mask and an overlay for each."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import itertools
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,58 +9,27 @@ import typer
 from numpy.typing import NDArray
 
 from common.config import Config, Inference
-from common.data.drawing import overlay, save_mask
+from common.data.drawing import mask_image, overlay
 from common.data.images import find_images, read_image
 from common.errors import InputError
 from common.evaluation.ahead import map_ahead
-from common.evaluation.views import Predictor
-from common.files import write_whole
-from scripts.shared.cli import (
-    BackendOption,
-    DeviceOption,
-    DtypeOption,
-    FlipOption,
-    JsonOption,
-    OverlapOption,
-    ScalesOption,
-    TileOption,
-    WeightsOption,
-    check_places,
-    image_progress,
-    inference_of,
-    main,
-    new_app,
-    report,
-    write_json,
-)
+from common.files import write_whole, writing
+from scripts.shared import cli
 from scripts.shared.evaluation import NUMBERS, build_predictor
 from scripts.shared.weights_files import load_network
 
-app = new_app()
+Picture = NDArray[np.uint8]
+"""An image (H, W, 3), or a mask (H, W)."""
+
+app = cli.new_app()
 
 _SHOWN = 10
 """So many results are printed; all are in the JSON."""
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """An image (H, W, 3) and its mask (H, W)."""
-
-    path: Path
-    image: NDArray[np.uint8]
-    mask: NDArray[np.uint8]
-
-
 def outputs(folder: Path, image: Path) -> tuple[Path, Path]:
     """Where the mask and the overlay of an image go."""
     return folder / f"{image.stem}.png", folder / f"{image.stem}.overlay.png"
-
-
-def _listed(images: list[Path]) -> list[Path]:
-    """The images, and in place of a folder those in it."""
-    return [
-        path for given in images for path in (find_images(given) if given.is_dir() else [given])
-    ]
 
 
 def _check_outputs(folder: Path, images: list[Path]) -> None:
@@ -76,42 +44,31 @@ def _check_outputs(folder: Path, images: list[Path]) -> None:
             taken[path.resolve()] = image
 
 
-def _read(path: Path) -> tuple[Path, NDArray[np.uint8] | InputError]:
+def _read(path: Path) -> Picture | InputError:
     try:
-        return path, read_image(path)
+        return read_image(path)
     except InputError as error:
-        return path, error
+        return error
 
 
-def predictions(
-    trainer: Predictor, paths: list[Path]
-) -> Iterator[Prediction | tuple[Path, InputError]]:
-    """Each image's mask, or its fault, in order; the next images are decoded meanwhile."""
-    for path, image in map_ahead(_read, paths):
-        if isinstance(image, InputError):
-            yield path, image
-        else:
-            yield Prediction(path, image, trainer.predict(image[None])[0])
-
-
-def save(found: Prediction, folder: Path, class_names: tuple[str, ...]) -> dict[str, Any]:
+def save(
+    path: Path, image: Picture, mask: Picture, folder: Path, class_names: tuple[str, ...]
+) -> dict[str, Any]:
     """Writes the palette mask and the overlay, each whole; what the JSON says of them.
 
     Raises:
         InputError: the folder cannot be made or written to, or the disk is full.
     """
-    mask_path, overlay_path = outputs(folder, found.path)
-    try:
+    mask_path, overlay_path = outputs(folder, path)
+    with writing(folder, "cannot be made"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made: {error.strerror}") from error
-    picture = overlay(found.image, found.mask, class_names)
-    write_whole(mask_path, lambda path: save_mask(path, found.mask))
+    picture = overlay(image, mask, class_names)
+    write_whole(mask_path, lambda new: mask_image(mask).save(new, format="PNG"))
     # level 6, Pillow's own, takes four times as long for a file smaller by a tenth
-    write_whole(overlay_path, lambda path: picture.save(path, format="PNG", compress_level=1))
-    labels, counts = np.unique(found.mask, return_counts=True)
+    write_whole(overlay_path, lambda new: picture.save(new, format="PNG", compress_level=1))
+    labels, counts = np.unique(mask, return_counts=True)
     pixels = {class_names[k]: int(n) for k, n in zip(labels, counts, strict=True)}
-    item = {"image": str(found.path), "mask": str(mask_path), "overlay": str(overlay_path)}
+    item = {"image": str(path), "mask": str(mask_path), "overlay": str(overlay_path)}
     return item | {"pixels": pixels}
 
 
@@ -127,50 +84,58 @@ def _print(results: list[dict[str, Any]], folder: Path) -> None:
 
 @app.command()
 def predict(
-    backend: BackendOption,
-    weights: WeightsOption,
+    backend: cli.BackendOption,
+    weights: cli.WeightsOption,
     out: Annotated[Path, typer.Option(help="The folder for the pictures; made if needed.")],
     images: Annotated[
         list[Path], typer.Argument(metavar="IMAGE...", help="Images of any size, or folders.")
     ],
-    device: DeviceOption = Config.device,
-    dtype: DtypeOption = Config.dtype,
-    flip: FlipOption = Inference.flip,
-    scales: ScalesOption = None,
-    tile: TileOption = Inference.tile,
-    overlap: OverlapOption = Inference.overlap,
-    json_path: JsonOption = None,
+    device: cli.DeviceOption = Config.device,
+    dtype: cli.DtypeOption = Config.dtype,
+    flip: cli.FlipOption = Inference.flip,
+    scales: cli.ScalesOption = None,
+    tile: cli.TileOption = Inference.tile,
+    overlap: cli.OverlapOption = Inference.overlap,
+    json_path: cli.JsonOption = None,
 ) -> None:
     """Segment images: a palette mask of the image's size, and an overlay with a legend.
 
     An image that cannot be read is reported at the end, with exit code 2; the rest are done.
     """
-    options = inference_of(flip, scales, tile, overlap)
-    check_places(json_path, made=out)
-    paths = _listed(images)
+    options = Inference(flip, tuple(scales or Inference.scales), tile, overlap)
+    cli.check_places(json_path, made=out)
+    listed = (find_images(given) if given.is_dir() else [given] for given in images)
+    paths = list(itertools.chain.from_iterable(listed))
     _check_outputs(out, paths)
     start = load_network(weights)
     trainer = build_predictor(backend, start, options, device=device, dtype=dtype)
 
-    def finish(found: Prediction | tuple[Path, InputError]) -> dict[str, Any]:
-        if isinstance(found, Prediction):
-            return save(found, out, start.class_names)
-        path, error = found
-        return {"image": str(path), "error": str(error).removeprefix(f"{path}: ")}
+    def mask_of(image: Picture | InputError) -> Picture | None:
+        return None if isinstance(image, InputError) else trainer.predict(image[None])[0]
 
+    def finish(found: tuple[Path, Picture | InputError, Picture | None]) -> dict[str, Any]:
+        path, image, mask = found
+        if isinstance(image, InputError):
+            return {"image": str(path), "error": str(image).removeprefix(f"{path}: ")}
+        assert mask is not None
+        return save(path, image, mask, out, start.class_names)
+
+    # the next images are decoded, and the pictures before are written, while one is predicted
+    read = zip(paths, map_ahead(_read, paths), strict=True)
+    masked = ((path, image, mask_of(image)) for path, image in read)
     results: list[dict[str, Any]] = []
-    with image_progress(f"predict {backend}", len(paths)) as show:
-        for item in map_ahead(finish, predictions(trainer, paths)):
+    with cli.image_progress(f"predict {backend}", len(paths)) as show:
+        for item in map_ahead(finish, masked):
             results.append(item)
             show(len(results))
     _print(results, out)
     broken = [item for item in results if "error" in item]
     for item in broken:
-        report(f"{item['image']}: {item['error']}")
-    write_json(json_path, results)
+        cli.report(f"{item['image']}: {item['error']}")
+    cli.write_json(json_path, results)
     if broken:
         raise typer.Exit(2)
 
 
 if __name__ == "__main__":
-    main(app, NUMBERS)
+    cli.main(app, NUMBERS)

@@ -7,18 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from common.errors import InputError
-from common.files import naming
+from common.files import naming, reason_of
 
 MAX_MEMBER = 64 << 20
 """Bytes. The largest picture of VOC2012 has 0.3 MB."""
 
 
 def _check_member(member: tarfile.TarInfo, folder: Path) -> None:
-    """Refuses what is no file or folder, leads out of `folder`, or has an unlikely size.
-
-    Raises:
-        tarfile.FilterError, ValueError: why.
-    """
+    """Refuses, by a ValueError or FilterError, all but files and folders of likely size within."""
     if not member.isreg() and not member.isdir():
         raise ValueError(f"{member.name!r} is no plain file")
     if tarfile.data_filter(member, str(folder)).name != member.name:
@@ -39,8 +35,7 @@ def read_archive(path: Path) -> Iterator[dict[str, Callable[[], bytes]]]:
     try:
         tar = tarfile.open(path, encoding="utf-8")  # noqa: SIM115  # closed below
     except (tarfile.TarError, OSError, EOFError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: not a tar archive: {reason}") from error
+        raise InputError(f"{path}: not a tar archive: {reason_of(error)}") from error
 
     def read(member: tarfile.TarInfo) -> bytes:
         with naming(path):

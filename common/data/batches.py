@@ -26,7 +26,6 @@ class Batch:
     """A batch: `image` (N, h, w, 3) uint8 RGB, `label` (N, h, w) uint8, and its files."""
 
     epoch: int
-    ends_epoch: bool
     image: NDArray[np.uint8]
     label: NDArray[np.uint8]
     names: tuple[str, ...]
@@ -74,8 +73,7 @@ def training_batch(dataset: Dataset, config: Config, step: int, memory: Any | No
     Raises:
         InputError: an image or a mask cannot be read, or a label is no class.
     """
-    per_epoch = steps_per_epoch(dataset, config)
-    epoch, index = divmod(step, per_epoch)
+    epoch, index = divmod(step, steps_per_epoch(dataset, config))
     order = np.random.default_rng([config.seed, epoch]).permutation(len(dataset))
     places = range(index * config.batch_size, (index + 1) * config.batch_size)
     images, labels = _arrays(bytearray(4 * _pixels(config)) if memory is None else memory, config)
@@ -83,7 +81,7 @@ def training_batch(dataset: Dataset, config: Config, step: int, memory: Any | No
         random = np.random.default_rng([config.seed, epoch, place])
         images[k], labels[k] = random_crop(*dataset.open(order[place]), config, random)
     names = tuple(dataset.names[order[place]] for place in places)
-    return Batch(epoch, index == per_epoch - 1, images, labels, names)
+    return Batch(epoch, images, labels, names)
 
 
 def _work(dataset: Dataset, config: Config, memory: Any, pipe: "Connection[Any, Any]") -> None:
@@ -93,7 +91,7 @@ def _work(dataset: Dataset, config: Config, memory: Any, pipe: "Connection[Any, 
         while True:
             try:
                 batch = training_batch(dataset, config, pipe.recv(), memory)
-                pipe.send((batch.epoch, batch.ends_epoch, batch.names))
+                pipe.send((batch.epoch, batch.names))
             except InputError as error:
                 pipe.send(error)
 
@@ -136,12 +134,7 @@ class _Worker:
             self._pipe.send(step)
 
     def batch(self) -> Batch:
-        """The batch that was asked for, in memory of its own.
-
-        Raises:
-            InputError: as `training_batch`.
-            WorkerError: the process is gone.
-        """
+        """The batch that was asked for, in memory of its own."""
         try:
             answer = self._pipe.recv()
         except (EOFError, OSError):
@@ -154,8 +147,8 @@ class _Worker:
             ) from None
         if isinstance(answer, InputError):
             raise answer
-        epoch, ends_epoch, names = answer
-        return Batch(epoch, ends_epoch, *_arrays(bytearray(self._memory), self._config), names)
+        epoch, names = answer
+        return Batch(epoch, *_arrays(bytearray(self._memory), self._config), names)
 
     def close(self) -> None:
         """Ends the process at once."""

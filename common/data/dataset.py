@@ -14,7 +14,7 @@ from common.data.images import Check, open_image, open_mask
 from common.data.manifest import MANIFEST, Entry, Manifest, entry, read_manifest
 from common.data.voc import VOC_CLASSES
 from common.errors import InputError
-from common.files import naming
+from common.files import naming, write_whole
 
 IMAGES, MASKS, SPLITS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 CLASS_NAMES = "class_names.txt"
@@ -34,11 +34,7 @@ def _paths(root: Path, name: str) -> tuple[Path, Path]:
 
 
 def _check_link(root: Path, path: Path) -> None:
-    """A file may be a link within the data; the whole folder, or JPEGImages, may be one anywhere.
-
-    Raises:
-        InputError: the link leads out of the data.
-    """
+    """Refuses a link out of the data; the whole folder, or JPEGImages, may be one to anywhere."""
     with naming(path):  # a name may be too long, a loop has no end
         if not path.is_symlink():
             return
@@ -199,11 +195,7 @@ def _raise_first(faults: list[str], root: Path) -> None:
 
 
 def _check_files(root: Path, split: str, names: Iterable[str]) -> None:
-    """Looks for every image and mask before any is opened.
-
-    Raises:
-        InputError: files are missing; all of them, or the first twenty, in one line.
-    """
+    """Refuses names of missing images and masks, in one line, before any picture is opened."""
     missing = []
     for name in names:
         for path in _paths(root, name):
@@ -365,5 +357,6 @@ def keep_manifest(folder: Path) -> tuple[Survey, bool]:
 
     found = survey(folder, record)
     if not found.faults:
-        Manifest(root, files).write()
+        content = Manifest(root, files).to_bytes()
+        write_whole(root / MANIFEST, lambda path: path.write_bytes(content))
     return found, not found.faults

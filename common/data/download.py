@@ -72,11 +72,6 @@ def _receive(
         )
 
 
-def _is_whole(error: urllib.error.HTTPError, start: int) -> bool:
-    """Whether a server that has nothing after `start` says that the file ends there."""
-    return bool(error.headers.get("Content-Range") == f"bytes */{start}")
-
-
 def download(url: str, part: Path, report: Report) -> None:
     """Brings the file at `url` to `part`, going on where an earlier try ended if the server can.
 
@@ -101,7 +96,7 @@ def download(url: str, part: Path, report: Report) -> None:
     except urllib.error.HTTPError as error:
         error.close()
         if start and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            if not _is_whole(error, start):
+            if error.headers.get("Content-Range") != f"bytes */{start}":
                 part.unlink()  # longer than the file: it is of another one
                 download(url, part, report)
             return

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,11 +25,6 @@ def mask_image(mask: NDArray[np.uint8]) -> Image.Image:
     picture = Image.fromarray(mask)
     picture.putpalette(voc_palette().tobytes())
     return picture
-
-
-def save_mask(path: Path, mask: NDArray[np.uint8]) -> None:
-    """Writes a mask (H, W) as a palette PNG in VOC's way."""
-    mask_image(mask).save(path, format="PNG")
 
 
 def blend(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.uint8]:

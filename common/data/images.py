@@ -100,21 +100,14 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def _check_mask_kind(path: Path, image: Image.Image, data: bytes) -> None:
-    if image.format == "PNG" and image.mode == "P":
-        return
     # Pillow stretches grey of 1, 2 or 4 bits to 0..255; byte 24 of a PNG is its bit depth
-    if image.format == "PNG" and image.mode == "L" and data[24] == 8:
+    if image.format == "PNG" and (image.mode == "P" or (image.mode == "L" and data[24] == 8)):
         return
     kind = "a colour mask" if image.mode.startswith(("RGB", "CMYK")) else "not a mask"
     raise InputError(
         f"{path}: {kind} ({image.format}, mode {image.mode}): class indices are wanted, in a PNG"
         " with a palette or in 8-bit grey"
     )
-
-
-def _listed(values: NDArray[np.uint8]) -> str:
-    text = ", ".join(str(value) for value in values[:5])
-    return text + (", ..." if len(values) > 5 else "")
 
 
 def open_mask(path: Path, num_classes: int, check: Check | None = None) -> Image.Image:
@@ -133,17 +126,8 @@ def open_mask(path: Path, num_classes: int, check: Check | None = None) -> Image
         label: NDArray[np.uint8] = np.asarray(image)
     if (label + np.uint8(1)).max() > num_classes:  # void wraps around to 0
         wrong = np.unique(label[(label >= num_classes) & (label != VOID)])
+        listed = ", ".join(map(str, wrong[:5])) + ", ..." * (len(wrong) > 5)
         raise InputError(
-            f"{path}: label {_listed(wrong)} is neither a class (0 to {num_classes - 1}) nor"
-            f" void ({VOID})"
+            f"{path}: label {listed} is neither a class (0 to {num_classes - 1}) nor void ({VOID})"
         )
     return image
-
-
-def read_mask(path: Path, num_classes: int) -> NDArray[np.uint8]:
-    """The mask of `open_mask` as (H, W) uint8.
-
-    Raises:
-        InputError: as `open_mask`.
-    """
-    return np.asarray(open_mask(path, num_classes))

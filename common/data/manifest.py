@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import InputError
-from common.files import naming, write_whole
+from common.files import naming
 
 MANIFEST = "manifest.json"
 """Its name in the folder that holds JPEGImages."""
@@ -62,14 +62,6 @@ class Manifest:
             "files": {name: vars(self.files[name]) for name in sorted(self.files)},
         }
         return (json.dumps(result, indent=1) + "\n").encode()
-
-    def write(self) -> None:
-        """Writes `manifest.json` into `root`.
-
-        Raises:
-            InputError: it cannot be written.
-        """
-        write_whole(self.root / MANIFEST, lambda temporary: temporary.write_bytes(self.to_bytes()))
 
 
 def _parse(root: Path, data: bytes) -> Manifest | None:

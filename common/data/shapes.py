@@ -1,8 +1,6 @@
 """A synthetic set in VOC's layout that a small network learns within minutes: five shapes."""
 
 import colorsys
-import shutil
-import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +11,9 @@ from PIL import Image
 
 from common.config import VOID
 from common.data.dataset import CLASS_NAMES, IMAGES, MASKS, SPLITS
-from common.data.voc import voc_palette
+from common.data.drawing import mask_image
 from common.errors import InputError
+from common.files import write_folder, writing
 
 SHAPES_CLASSES = ("background", "circle", "square", "triangle", "ring", "cross")
 
@@ -53,12 +52,6 @@ _DISTANCES: dict[str, Callable[[Plane, Plane], Plane]] = {
 so that classes drawn equally often get an equal share of the pixels."""
 
 
-def _grid(height: int, width: int) -> tuple[Plane, Plane]:
-    """Row and column of each pixel, both (height, width)."""
-    rows, columns = np.mgrid[:height, :width].astype(np.float64)
-    return rows, columns
-
-
 def _waves(rows: Plane, columns: Plane, random: np.random.Generator) -> Plane:
     """A smooth pattern (H, W) in -1..1: the mean of three plane waves."""
     waves = []
@@ -95,7 +88,7 @@ def _draw_pair(index: int, random: np.random.Generator) -> tuple[Bytes, Bytes]:
     Later shapes cover earlier ones. The two pixels on a shape's edge are void, as in VOC.
     """
     height, width = (int(random.integers(low, high + 1)) for low, high in (_HEIGHTS, _WIDTHS))
-    rows, columns = _grid(height, width)
+    rows, columns = np.mgrid[:height, :width].astype(np.float64)
     image = _background(rows, columns, random)
     label = np.zeros((height, width), np.uint8)
     kinds = random.integers(1, len(SHAPES_CLASSES), random.integers(1, 5))
@@ -117,9 +110,7 @@ def _draw_pair(index: int, random: np.random.Generator) -> tuple[Bytes, Bytes]:
 
 def _write_pair(root: Path, name: str, image: Bytes, label: Bytes) -> None:
     Image.fromarray(image).save(root / IMAGES / f"{name}.jpg", quality=95)
-    mask = Image.fromarray(label)
-    mask.putpalette(voc_palette().tobytes())  # grey becomes palette, the indices stay
-    mask.save(root / MASKS / f"{name}.png")
+    mask_image(label).save(root / MASKS / f"{name}.png")
 
 
 def _write_set(root: Path, sizes: dict[str, int], seed: int) -> None:
@@ -148,16 +139,8 @@ def write_shapes(folder: Path, train: int, val: int, seed: int) -> None:
         InputError: `folder` exists and is not an empty folder, or cannot be written.
     """
     folder = folder.resolve()
-    try:
+    with writing(folder):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(f"{folder}: exists and is not an empty folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            _write_set(temporary, {"train": train, "val": val}, seed)
-            temporary.chmod(0o755)
-            temporary.replace(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    write_folder(folder, lambda new: _write_set(new, {"train": train, "val": val}, seed))

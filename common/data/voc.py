@@ -34,10 +34,7 @@ def voc_palette() -> NDArray[np.uint8]:
     From the VOC development kit's definition: bits 0, 3, 6 of the label are the highest bits of
     red, bits 1, 4, 7 of green, bits 2, 5 of blue, each channel filled from its top bit down.
     """
-    labels = np.arange(256)
-    palette = np.zeros((256, 3), np.uint8)
-    for channel in range(3):
-        for depth in range(8):
-            bit = (labels >> (3 * depth + channel)) & 1
-            palette[:, channel] |= (bit << (7 - depth)).astype(np.uint8)
+    depth = np.arange(8)
+    bits = np.arange(256)[:, None, None] >> (3 * depth + np.arange(3)[:, None]) & 1  # (256, 3, 8)
+    palette: NDArray[np.uint8] = (bits << (7 - depth)).sum(axis=2).astype(np.uint8)
     return palette

@@ -35,7 +35,7 @@ from common.data.drawing import overlay, sheet
 from common.data.manifest import MANIFEST, Entry, Manifest, entry, read_manifest
 from common.data.voc import VOC_CLASSES
 from common.errors import InputError
-from common.files import naming
+from common.files import naming, writing
 
 VOC2012_URL = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
 VOC2012_MD5 = "6cd6e144f989b92b3379bac3b3de84fd"
@@ -62,16 +62,15 @@ def _put(out: Path, path: Path, data: bytes, last: bool = False) -> None:
     The `last` one follows when all before it are on the disk.
     """
     temporary = out / f"{MARKER}.new"  # one name: what a killed call left is written over
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        if last:
-            os.sync()
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(data)
+            if last:
+                os.sync()
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 # Sources
@@ -120,11 +119,7 @@ def _archive_readers(files: Readers, path: Path) -> Readers:
 
 
 def _pick(readers: Readers, source: str) -> tuple[list[str], list[str]]:
-    """The images and masks that the splits name, as the source orders them, and the splits.
-
-    Raises:
-        InputError: there is no split, or one names a pair that is not there.
-    """
+    """The images and masks that the splits name, as the source orders them, and the splits."""
     splits = [name for name in readers if name.startswith(f"{SPLITS}/") and name.endswith(".txt")]
     if not splits:
         raise InputError(f"{source}: holds no {TREE / SPLITS}/*.txt: not VOC2012")
@@ -143,11 +138,7 @@ def _pick(readers: Readers, source: str) -> tuple[list[str], list[str]]:
 
 
 def _check_md5(path: Path, md5: str, report: Report) -> None:
-    """Reads the whole file.
-
-    Raises:
-        InputError: it has another md5.
-    """
+    """Refuses a file of another md5; all of it is read."""
     digest = hashlib.md5(usedforsecurity=False)
     with naming(path), path.open("rb") as file:
         total = path.stat().st_size // MEGABYTE
@@ -193,21 +184,16 @@ def _source(out: Path, source: str, md5: str, report: Report) -> Iterator[Reader
 
 @contextlib.contextmanager
 def _held(out: Path) -> Iterator[None]:
-    """Keeps the folder for one preparation; it is made if it is not there.
+    """Keeps the folder for one preparation; refuses it if it holds what is not ours.
 
-    Where nothing was put into it, it is left as it was found.
-
-    Raises:
-        InputError: it cannot be made, holds something that is not ours, or another one is at work.
+    It is made if it is not there; where nothing was put into it, it is left as it was found.
     """
     made = not out.exists()
-    try:
+    with writing(out, "cannot be made"):
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()) and not (out / MARKER).exists():
             raise InputError(f"{out}: exists and is not an empty folder")
         file = (out / MARKER).open("a")
-    except OSError as error:
-        raise InputError(f"{out}: cannot be made: {error.strerror}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import VOID, Config, Dtype, float32
+from common.config import VOID, Architecture, Config, Dtype, float32
 from common.errors import InputError
 from common.network.initial import generic_weights
 from common.network.tensors import ARCHITECTURES, config_tensors, layer_names
@@ -17,6 +17,7 @@ from common.parity.order import group_of
 from common.protocol import Array, Arrays, Backend, Probe
 from common.weights.checkpoint import (
     FLOAT_TYPES,
+    Weights,
     default_class_names,
     read_tensors,
     write_tensors,
@@ -173,7 +174,8 @@ def write_generic(
     """
     arrays = generic_weights(architecture, num_classes, seed, width)
     single = {name: array.astype(np.float32) for name, array in arrays.items()}
-    write_weights(weights, single, architecture, default_class_names(num_classes))
+    names = default_class_names(num_classes)
+    write_weights(weights, Weights(single, Architecture(architecture), names))
     data = generic_batches(steps, batch_size, *size, num_classes, seed)
     write_tensors(batches, {"image": data.image.astype(np.float32), "label": data.label}, {})
 

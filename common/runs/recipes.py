@@ -9,9 +9,7 @@ from typing import Any
 from common.errors import InputError
 from common.files import naming
 
-FOLDER = Path(__file__).with_name("recipes")
-
-RECIPES = {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
+RECIPES = {path.stem: path for path in sorted(Path(__file__).with_name("recipes").glob("*.toml"))}
 """The recipes that come with the program, by name."""
 
 

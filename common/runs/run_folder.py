@@ -1,20 +1,20 @@
 """A run's folder: its config, its logs, its checkpoints; one process at a time writes to it."""
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
-import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from common.config import Config
 from common.errors import InputError
-from common.files import naming, write_whole
+from common.files import naming, write_whole, writing
 from common.runs.tensorboard import Board
 from common.weights.checkpoint import Weights, read_weights, write_weights
 
@@ -23,11 +23,9 @@ DAMAGED = "damaged.safetensors"
 """What a checkpoint is called that could not be read, after the run went on without it."""
 
 LOCK = ".lock"
-_TEMPORARY = re.compile(r"\.(last|best|previous)\.safetensors\..+")
-"""What a process that was killed while it wrote leaves behind."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Checkpoint:
     """Where a run is after `step` steps, and all that it needs to go on from there.
 
@@ -51,7 +49,6 @@ class Checkpoint:
         Raises:
             InputError: the file cannot be written; what was there is untouched.
         """
-        w = self.weights
         extra = {
             "step": str(self.step),
             "epoch": str(self.epoch),
@@ -61,10 +58,7 @@ class Checkpoint:
             "backend": str(self.made_by["backend"]),
             "made_by": json.dumps(self.made_by),
         }
-        write_weights(
-            *(path, w.arrays, w.architecture, w.class_names, w.mean, w.std, w.momentum, extra),
-            previous,
-        )
+        write_weights(path, dataclasses.replace(self.weights, extra=extra), previous)
 
     @classmethod
     def read(cls, path: Path) -> "Checkpoint":
@@ -109,10 +103,6 @@ def _read_lines(path: Path, before: int) -> list[dict[str, Any]]:
     return lines
 
 
-def _text(lines: list[dict[str, Any]]) -> str:
-    return "".join(json.dumps(line) + "\n" for line in lines)
-
-
 class RunFolder:
     """The folder of one run; from `create` or `lock` until it is left, no other process's.
 
@@ -121,6 +111,9 @@ class RunFolder:
     was measured (`step`: after how many), and `tensorboard` the same for TensorBoard.
     `last.safetensors` is where the run goes on from, `previous.safetensors` what it was before,
     `best.safetensors` the checkpoint of the highest mean IoU.
+
+    Raises:
+        InputError: any method, of a file that is damaged or cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -147,11 +140,9 @@ class RunFolder:
         Raises:
             InputError: it does, or is none.
         """
-        try:
+        with writing(self.folder, "cannot be made"):
             if self.folder.exists() and any(p.name != LOCK for p in self.folder.iterdir()):
                 raise InputError(f"{self.folder}: is not empty; --out wants a new folder")
-        except OSError as error:
-            raise InputError(f"{self.folder}: cannot be made: {error.strerror}") from error
 
     def create(self) -> None:
         """Makes the folder of a new run, and locks it.
@@ -159,10 +150,8 @@ class RunFolder:
         Raises:
             InputError: it cannot be made, holds something, or is another process's.
         """
-        try:
+        with writing(self.folder, "cannot be made"):
             self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{self.folder}: cannot be made: {error.strerror}") from error
         self.lock()
         self.check_new()
 
@@ -172,10 +161,8 @@ class RunFolder:
         Raises:
             InputError: it cannot be written to, or is another process's.
         """
-        try:
+        with writing(self.folder, "cannot be written to"):
             self._lock = (self.folder / LOCK).open("a+")
-        except OSError as error:
-            raise InputError(f"{self.folder}: cannot be written to: {error.strerror}") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -205,18 +192,16 @@ class RunFolder:
             raise InputError(f"{self.folder}: {what}")
         with naming(path):
             data = path.read_bytes()
-        try:
+        with contextlib.suppress(ValueError, TypeError, KeyError):
             info: dict[str, Any] = json.loads(data)
-            whole = isinstance(info["data"], str) and isinstance(info["history"], list)
-        except (ValueError, TypeError, KeyError):
-            whole = False
-        if not whole:
-            raise InputError(f"{path}: damaged, or no run's config")
-        return info
+            if isinstance(info["data"], str) and isinstance(info["history"], list):
+                return info
+        raise InputError(f"{path}: damaged, or no run's config")
 
     def write_info(self, info: Mapping[str, Any]) -> None:
         """Writes `config.json`."""
-        self._write("config.json", json.dumps(info, indent=2) + "\n")
+        text = json.dumps(info, indent=2) + "\n"
+        write_whole(self.folder / "config.json", lambda path: path.write_text(text))
 
     def load(self) -> tuple[Checkpoint, str | None]:
         """The last checkpoint, or the one before where that is damaged, and then a word on it.
@@ -241,44 +226,30 @@ class RunFolder:
         """Makes the logs end where `step` steps were done, and clears what a kill left behind.
 
         A damaged last checkpoint is set aside, so that it never takes the place of the good one.
-
-        Raises:
-            InputError: a log is damaged, or cannot be written.
         """
-        for path in self.folder.iterdir():
-            if _TEMPORARY.fullmatch(path.name):
+        for name in (LAST, PREVIOUS, BEST):
+            for path in self.folder.glob(f".{name}.*"):
                 path.unlink()
         if self._fell_back and (self.folder / LAST).exists():
             (self.folder / LAST).replace(self.folder / DAMAGED)
         self.read_logs(step)
         for name, lines in (("log", self.steps), ("val", self.val)):
-            self._write(f"{name}.jsonl", _text(lines))
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            write_whole(self.folder / f"{name}.jsonl", partial(Path.write_text, data=text))
 
     def read_logs(self, step: int = sys.maxsize) -> None:
-        """Reads `steps` and `val` as far as `step` steps.
-
-        Raises:
-            InputError: a log is damaged.
-        """
+        """Reads `steps` and `val` as far as `step` steps."""
         self.steps = _read_lines(self.folder / "log.jsonl", step)
         self.val = _read_lines(self.folder / "val.jsonl", step + 1)
 
     def log(self, line: dict[str, Any], **more: float) -> None:
-        """Adds a step; `more` goes to TensorBoard alone.
-
-        Raises:
-            InputError: the disk is full.
-        """
+        """Adds a step; `more` goes to TensorBoard alone."""
         self.steps.append(line)
         self._append("log", line)
         self._draw("train", {"loss": line["loss"], "rate": line["lr"], **more}, line["step"])
 
     def log_val(self, line: dict[str, Any]) -> None:
-        """Adds a measurement of the val split.
-
-        Raises:
-            InputError: the disk is full.
-        """
+        """Adds a measurement of the val split."""
         self.val.append(line)
         self._append("val", line)
         values = {key: value for key, value in line.items() if key != "step" and value is not None}
@@ -291,7 +262,7 @@ class RunFolder:
             InputError: a value is not finite, or the file cannot be written; the checkpoint
                 before is untouched.
         """
-        with self._writing("log.jsonl"):
+        with writing(self.folder / "log.jsonl"):
             for file in self._logs.values():
                 os.fsync(file.fileno())
             if self._board is not None:
@@ -319,29 +290,17 @@ class RunFolder:
 
         write_whole(self.folder / BEST, link)
 
-    def _write(self, name: str, text: str) -> None:
-        def write(path: Path) -> None:
-            path.write_text(text)
-
-        write_whole(self.folder / name, write)
-
     def _append(self, name: str, line: dict[str, Any]) -> None:
-        with self._writing(f"{name}.jsonl"):
+        path = self.folder / f"{name}.jsonl"
+        with writing(path):
             if name not in self._logs:
-                self._logs[name] = (self.folder / f"{name}.jsonl").open("a")
+                self._logs[name] = path.open("a")
             self._logs[name].write(json.dumps(line) + "\n")
             self._logs[name].flush()
 
     def _draw(self, group: str, values: Mapping[str, float], step: int) -> None:
-        with self._writing("tensorboard"):
+        path = self.folder / "tensorboard"
+        with writing(path):
             if self._board is None:
-                self._board = Board(self.folder / "tensorboard", step)
+                self._board = Board(path, step)
             self._board.add(group, values, step)
-
-    @contextlib.contextmanager
-    def _writing(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            path = self.folder / name
-            raise InputError(f"{path}: cannot be written: {error.strerror}") from error

@@ -3,9 +3,8 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from common.config import IMAGENET_MEAN, IMAGENET_STD, VOID, Architecture, Config
 from common.data.voc import VOC_CLASSES
 from common.errors import InputError
-from common.files import write_whole
+from common.files import reason_of, write_whole
 from common.network.tensors import ARCHITECTURES, tensors
 
 Array = NDArray[Any]
@@ -44,12 +43,15 @@ class Weights:
 
     arrays: dict[str, Array]
     architecture: Architecture
-    num_classes: int
     class_names: tuple[str, ...]
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     momentum: dict[str, Array] = dataclasses.field(default_factory=dict)
     extra: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
 
     @property
     def width(self) -> int:
@@ -84,8 +86,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
             arrays = {name: file.get_tensor(name) for name in names}
             metadata = file.metadata() or {}
     except (safetensors.SafetensorError, TypeError, AttributeError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: not a readable safetensors file: {reason}") from error
+        raise InputError(f"{path}: not a readable safetensors file: {reason_of(error)}") from error
     if DIGEST in metadata and metadata[DIGEST] != digest(arrays, metadata):
         raise InputError(f"{path}: damaged: its contents are not those of its {DIGEST}")
     return arrays, metadata
@@ -237,7 +238,6 @@ def weights_of(
     return Weights(
         arrays,
         Architecture(architecture),
-        num_classes,
         tuple(names or default_class_names(num_classes)),
         _statistics(path, metadata, "mean", IMAGENET_MEAN),
         _statistics(path, metadata, "std", IMAGENET_STD),
@@ -246,45 +246,33 @@ def weights_of(
     )
 
 
-def metadata_of(
-    architecture: str, class_names: Sequence[str], mean: Sequence[float], std: Sequence[float]
-) -> dict[str, str]:
+def metadata_of(weights: Weights) -> dict[str, str]:
     """What a file says of the network, its classes, and the images that it was made for."""
     return {
-        "architecture": architecture,
-        "num_classes": str(len(class_names)),
-        "class_names": json.dumps(list(class_names)),
+        "architecture": weights.architecture,
+        "num_classes": str(weights.num_classes),
+        "class_names": json.dumps(list(weights.class_names)),
         "channels": "RGB",
         "range": "[0, 1]",
-        "mean": json.dumps(list(mean)),
-        "std": json.dumps(list(std)),
+        "mean": json.dumps(list(weights.mean)),
+        "std": json.dumps(list(weights.std)),
     }
 
 
-def write_weights(
-    path: Path,
-    arrays: Mapping[str, Array],
-    architecture: str,
-    class_names: Sequence[str],
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
-    momentum: Mapping[str, Array] | None = None,
-    extra: Mapping[str, str] = MappingProxyType({}),
-    previous: Path | None = None,
-) -> None:
-    """Writes canonical weights; with `momentum` and `extra`, a checkpoint.
+def write_weights(path: Path, weights: Weights, previous: Path | None = None) -> None:
+    """Writes canonical weights; with `momentum`, a checkpoint.
 
-    A checkpoint has its digest, and is read again before it takes the name; what had the name
-    keeps `previous`.
+    A checkpoint has `extra` and its digest, and is read again before it takes the name; what had
+    the name keeps `previous`.
 
     Raises:
         InputError: the file cannot be written.
     """
-    metadata = metadata_of(architecture, class_names, mean, std)
-    if momentum is None:
-        write_tensors(path, arrays, metadata)
+    facts = metadata_of(weights)
+    if not weights.momentum:
+        write_tensors(path, weights.arrays, facts)
         return
-    both = {**arrays, **{MOMENTUM + name: array for name, array in momentum.items()}}
-    facts = {**metadata, **extra}
-    facts[DIGEST] = digest(both, facts)
-    write_tensors(path, both, facts, read_weights, previous)
+    arrays = weights.arrays | {MOMENTUM + name: a for name, a in weights.momentum.items()}
+    facts |= weights.extra
+    facts[DIGEST] = digest(arrays, facts)
+    write_tensors(path, arrays, facts, read_weights, previous)

@@ -32,15 +32,8 @@ Array = NDArray[Any]
 
 NAMINGS = {
     "resnet18": (
-        "canonical",
-        "torchvision",
-        "book",
-        "gluon",
-        "gluon by prefix",
-        "gluoncv",
-        "gluoncv by prefix",
-        "book-mxnet",
-        "flax",
+        *("canonical", "torchvision", "book", "gluon", "gluon by prefix", "gluoncv"),
+        *("gluoncv by prefix", "book-mxnet", "flax"),
     ),
     "resnet18_v2": ("canonical", "gluon", "gluon by prefix", "book-mxnet", "flax"),
 }
@@ -63,18 +56,11 @@ COUNTER = "num_batches_tracked"
 
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
 _HEAD = ("final_conv", "transpose_conv")
-_NUMBERS: dict[str, dict[str, int]] = {  # of the layers with weights; ReLU and max-pool lie between
-    "resnet18": dict(
-        zip(("conv1", "bn1", *_STAGES, *_HEAD), (0, 1, 4, 5, 6, 7, 8, 9), strict=True)
-    ),
-    "resnet18_v2": dict(
-        zip(
-            ("bn0", "conv1", "bn1", *_STAGES, "bn2", *_HEAD),
-            (0, 1, 2, 5, 6, 7, 8, 9, 11, 12),
-            strict=True,
-        )
-    ),
+_CHILDREN = {
+    "resnet18": ("conv1", "bn1", "relu", "maxpool", *_STAGES, *_HEAD),
+    "resnet18_v2": ("bn0", "conv1", "bn1", "relu", "maxpool", *_STAGES, "bn2", "relu", *_HEAD),
 }
+"""The network's children in their order, which is how the book and Gluon number them."""
 
 _BODY = {"conv1": "body.0", "bn1": "body.1", "conv2": "body.3", "bn2": "body.4"}
 """Gluon's numbers inside a block of v1; those of v2 have our names."""
@@ -111,7 +97,7 @@ class Renamed:
 def _numbered(layer: str, architecture: str) -> str:
     """`layer2.0.conv1` -> `5.0.conv1`."""
     child, *rest = layer.split(".", 1)
-    return ".".join([str(_NUMBERS[architecture][child]), *rest])
+    return ".".join([str(_CHILDREN[architecture].index(child)), *rest])
 
 
 def _gluon(layer: str, architecture: str) -> str:
@@ -146,7 +132,7 @@ def _layer(layer: str, naming: str, architecture: str, counts: Counter[str]) -> 
         return re.sub(r"\.(\d)", r"_\1", layer)
     if not layer.startswith(BACKBONE):
         if naming == "book-mxnet":
-            return str(_NUMBERS[architecture][layer])
+            return _numbered(layer, architecture)
         return layer if naming in ("book", "gluon by prefix") else None
     layer = layer.removeprefix(BACKBONE)
     match naming:
@@ -193,12 +179,9 @@ def fixed_in(naming: str, architecture: str) -> dict[str, int]:
     return {}
 
 
-def _to_flax(name: str, array: Array) -> Array:
-    return array.transpose(2, 3, 1, 0) if array.ndim == 4 and name.endswith("kernel") else array
-
-
-def _from_flax(name: str, array: Array) -> Array:
-    return array.transpose(3, 2, 0, 1) if array.ndim == 4 and name.endswith("kernel") else array
+def _turned(name: str, array: Array, *axes: int) -> Array:
+    """The array with its axes in another order if it is one of Flax's kernels."""
+    return array.transpose(axes) if array.ndim == 4 and name.endswith("kernel") else array
 
 
 def rename(arrays: Mapping[str, Array], naming: str, architecture: str) -> dict[str, Array]:
@@ -206,7 +189,7 @@ def rename(arrays: Mapping[str, Array], naming: str, architecture: str) -> dict[
     names = names_in(naming, architecture)
     renamed = {other: arrays[name] for name, other in names.items()}
     if naming == "flax":
-        return {name: _to_flax(name, array) for name, array in renamed.items()}
+        return {name: _turned(name, array, 2, 3, 1, 0) for name, array in renamed.items()}
     fixed = fixed_in(naming, architecture)
     return {
         name: np.full_like(arrays["backbone.bn0.running_mean"], value)
@@ -283,7 +266,8 @@ def recognise(path: Path, arrays: Mapping[str, Array]) -> Renamed:
     for name, array in arrays.items():
         other = plain[name]
         if other in canonical:
-            renamed[canonical[other]] = _from_flax(other, array) if naming == "flax" else array
+            flax = naming == "flax"
+            renamed[canonical[other]] = _turned(other, array, 3, 2, 0, 1) if flax else array
         elif other.endswith(COUNTER):
             ignored.append(name)
         elif other in fixed:

@@ -20,7 +20,7 @@ from common.data.dataset import CLASS_NAMES, IMAGES, MASKS, SPLITS
 from common.data.shapes import SHAPES_CLASSES, write_shapes
 from common.network.initial import initial_weights
 from common.runs.run_folder import LAST, PREVIOUS
-from common.weights.checkpoint import write_weights
+from common.weights.checkpoint import Weights, write_weights
 from parity_tests.conftest import command_module
 from parity_tests.data.voc_archives import md5
 
@@ -127,7 +127,7 @@ def _clean() -> tempfile.TemporaryDirectory[str]:
 def more_classes(names: tuple[str, ...], folder: Path = Path()) -> None:
     """The weights of a whole network of these classes."""
     arrays = initial_weights("resnet18", len(names), seed=0, width=WIDTH)
-    write_weights(folder / WEIGHTS, arrays, "resnet18", names)
+    write_weights(folder / WEIGHTS, Weights(arrays, "resnet18", names))
 
 
 @contextlib.contextmanager

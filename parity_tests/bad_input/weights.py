@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.weights.checkpoint import read_tensors, read_weights, write_tensors, write_weights
+from common.weights.checkpoint import (
+    Weights,
+    read_tensors,
+    read_weights,
+    write_tensors,
+    write_weights,
+)
 from parity_tests.bad_input.files import (
     as_it_is,
     empty,
@@ -73,7 +79,7 @@ def as_checkpoint() -> None:
     found = read_weights(WEIGHTS)
     momentum = {"final_conv.bias": found.arrays["final_conv.bias"]}
     names = found.class_names
-    write_weights(WEIGHTS, found.arrays, "resnet18", names, momentum=momentum)
+    write_weights(WEIGHTS, Weights(found.arrays, "resnet18", names, momentum=momentum))
 
 
 class Payload:

@@ -21,7 +21,13 @@ from common.files import sha256
 from common.network.initial import initial_weights
 from common.parity.compare import relative_l2
 from common.parity.traces import generic_batches
-from common.weights.checkpoint import read_tensors, read_weights, write_tensors, write_weights
+from common.weights.checkpoint import (
+    Weights,
+    read_tensors,
+    read_weights,
+    write_tensors,
+    write_weights,
+)
 from parity_tests.conftest import (
     NUM_CLASSES,
     V1,
@@ -158,7 +164,7 @@ def test_trace(backend: str, tmp_path: Path, run_command: Command) -> None:
 def test_train_starts_from_weights(shapes: Path, tmp_path: Path, run_command: Command) -> None:
     initial = tmp_path / "W.safetensors"
     arrays = initial_weights(V1, len(SHAPES_CLASSES), seed=0)
-    write_weights(initial, arrays, V1, SHAPES_CLASSES)
+    write_weights(initial, Weights(arrays, V1, SHAPES_CLASSES))
     base = ("train", "--backend", "torch", "--data", shapes, "--steps", 1, "--batch-size", 2)
     base += ("--crop", 32, 64)
     seeded, given = tmp_path / "seeded", tmp_path / "given"

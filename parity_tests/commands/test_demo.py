@@ -7,7 +7,7 @@ import pytest
 
 from common.config import Config
 from common.network.initial import initial_weights
-from common.weights.checkpoint import read_weights, write_weights
+from common.weights.checkpoint import Weights, read_weights, write_weights
 from parity_tests.conftest import WIDTH
 from scripts.demo import app, clear
 from scripts.shared.cli import main
@@ -24,7 +24,9 @@ def test_the_trained_weights_stay_once(tmp_path: Path) -> None:
     for path in (*kept, *gone):
         path.touch()
     momentum = {"final_conv.bias": np.zeros(2, np.float32)}
-    write_weights(run / "last.safetensors", arrays, Config.architecture, names, momentum=momentum)
+    write_weights(
+        run / "last.safetensors", Weights(arrays, Config.architecture, names, momentum=momentum)
+    )
     clear(tmp_path, ["torch"])
     left = {path for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {*kept, tmp_path / "torch.safetensors"}

@@ -21,7 +21,7 @@ from common.evaluation.views import predictor, resized, scores, tiled_logits, ti
 from common.network.initial import generic_weights
 from common.parity.compare import relative_l2
 from common.protocol import Trainer
-from common.weights.checkpoint import write_weights
+from common.weights.checkpoint import Weights, write_weights
 from parity_tests.conftest import V1, WIDTH, new_trainer
 
 EVERYTHING = Inference(flip=True, scales=(0.75, 1.25), tile=(64, 64), overlap=24)
@@ -196,7 +196,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def generic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "W.safetensors"
     arrays = generic_weights(V1, len(SHAPES_CLASSES), seed=0, width=WIDTH)
-    write_weights(path, arrays, V1, SHAPES_CLASSES)
+    write_weights(path, Weights(arrays, V1, SHAPES_CLASSES))
     return path
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from common.data.dataset import IMAGES, MASKS, SPLITS, check_split, open_dataset, survey
-from common.data.images import read_image, read_mask
+from common.data.images import open_mask, read_image
 from common.data.voc import VOC_CLASSES, voc_palette
 from common.errors import InputError
 
@@ -182,7 +182,7 @@ def test_masks_of_both_kinds(tmp_path: Path) -> None:
     save_mask(tmp_path / "palette.png", label)
     Image.fromarray(label).save(tmp_path / "grey.png")
     for kind in ("palette", "grey"):
-        mask = read_mask(tmp_path / f"{kind}.png", 21)
+        mask = np.asarray(open_mask(tmp_path / f"{kind}.png", 21))
         assert mask.dtype == np.uint8
         np.testing.assert_array_equal(mask, label)
 

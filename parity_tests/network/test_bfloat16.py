@@ -19,7 +19,13 @@ from common.parity.compare import relative_l2
 from common.parity.tolerances import EPS
 from common.parity.traces import Batches, generic_batches
 from common.protocol import Arrays
-from common.weights.checkpoint import read_tensors, read_weights, write_tensors, write_weights
+from common.weights.checkpoint import (
+    Weights,
+    read_tensors,
+    read_weights,
+    write_tensors,
+    write_weights,
+)
 from parity_tests.conftest import (
     NUM_CLASSES,
     V2,
@@ -147,7 +153,7 @@ def test_train_evaluate_predict(tmp_path: Path, run_command: Command) -> None:
     data, run, start = tmp_path / "shapes", tmp_path / "run", tmp_path / "W.safetensors"
     write_shapes(data, 4, 2, seed=0)
     arrays = initial_weights("resnet18", len(SHAPES_CLASSES), seed=0, width=WIDTH)
-    write_weights(start, arrays, "resnet18", SHAPES_CLASSES)
+    write_weights(start, Weights(arrays, "resnet18", SHAPES_CLASSES))
     of = ("--backend", "torch", "--dtype", "bfloat16")
     code, _, err = run_command(
         *("train", *of, "--data", data, "--out", run, "--weights", start),

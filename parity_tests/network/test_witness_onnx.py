@@ -13,7 +13,7 @@ from common.config import Architecture, Dtype
 from common.files import sha256
 from common.network.tensors import layer_names
 from common.parity.compare import relative_l2
-from common.weights.checkpoint import read_tensors, write_tensors, write_weights
+from common.weights.checkpoint import Weights, read_tensors, write_tensors, write_weights
 from parity_tests.conftest import NUM_CLASSES, V1, V2, batches, new_config, new_probe, weights
 from scripts.shared.onnx import export_onnx
 from scripts.witness.onnx import onnx_trace
@@ -80,7 +80,7 @@ def test_the_file_needs_nothing_of_ours(graph: Path) -> None:
 
 def test_as_a_command(tmp_path: Path, run_command: Callable[..., tuple[int, str, str]]) -> None:
     w, b, t = (tmp_path / f"{name}.safetensors" for name in "WBT")
-    write_weights(w, weights(), "resnet18", CLASSES)
+    write_weights(w, Weights(weights(), "resnet18", CLASSES))
     image, label = batches().image[:1], batches().label[:1]
     write_tensors(b, {"image": image, "label": label}, {})
     graph = tmp_path / "network.onnx"

@@ -11,7 +11,7 @@ from common.data.voc import VOC_CLASSES
 from common.files import sha256
 from common.network.tensors import layer_names, tensors
 from common.parity.compare import relative_l2
-from common.weights.checkpoint import read_tensors, write_tensors, write_weights
+from common.weights.checkpoint import Weights, read_tensors, write_tensors, write_weights
 from parity_tests.conftest import WHOLE, batches, trace, weights
 from parity_tests.network.witnesses import import_torchvision
 
@@ -21,7 +21,7 @@ TRAINED = [n for n, spec in tensors("resnet18", Config.num_classes).items() if s
 
 def test_torchvision_s_model_in_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     w, b, out = (tmp_path / f"{name}.safetensors" for name in ("W", "B", "OUT"))
-    write_weights(w, weights(width=WHOLE), "resnet18", VOC_CLASSES)
+    write_weights(w, Weights(weights(width=WHOLE), "resnet18", VOC_CLASSES))
     write_tensors(b, {"image": batches(WHOLE).image, "label": batches(WHOLE).label}, {})
     import_torchvision()  # beside builds that do not match; the example then finds it imported
     monkeypatch.setattr("sys.argv", [str(EXAMPLE), *map(str, (w, b, out))])

@@ -27,7 +27,13 @@ from common.data.voc import VOC_CLASSES
 from common.files import sha256
 from common.network.initial import generic_weights
 from common.network.tensors import tensors
-from common.weights.checkpoint import read_tensors, read_weights, write_tensors, write_weights
+from common.weights.checkpoint import (
+    Weights,
+    read_tensors,
+    read_weights,
+    write_tensors,
+    write_weights,
+)
 from common.weights.namings import CLASSIFIER, HEAD, names_in, recognise, rename
 from parity_tests.weights.conftest import WIDTH, book_torch, initial, torchvision_resnet18
 from scripts.convert import app
@@ -229,7 +235,9 @@ def test_nested_orbax_tree(convert: Callable[..., Outcome], arrays: Arrays) -> N
 def test_checkpoint_of_a_run(convert: Callable[..., Outcome], arrays: Arrays) -> None:
     names, mean, std = list("abcde"), (0.1, 0.2, 0.3), (1.0, 2.0, 3.0)
     momentum = {n: arrays[n] for n, spec in tensors("resnet18", 5, WIDTH).items() if spec.trainable}
-    write_weights(Path("last"), arrays, "resnet18", names, mean, std, momentum, {"step": "7"})
+    write_weights(
+        Path("last"), Weights(arrays, "resnet18", names, mean, std, momentum, {"step": "7"})
+    )
     done = convert("last", "w.safetensors")
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith("left out: the checkpoint's momentum, 64 tensors\n")
@@ -240,7 +248,7 @@ def test_checkpoint_of_a_run(convert: Callable[..., Outcome], arrays: Arrays) ->
 
 
 def test_same_input_same_bytes(convert: Callable[..., Outcome], arrays: Arrays) -> None:
-    write_weights(Path("w"), arrays, "resnet18", list("abcde"))
+    write_weights(Path("w"), Weights(arrays, "resnet18", list("abcde")))
     for out in ("a.pth", "b.pth"):
         assert convert("w", out, "--to", "book").code == 0
     assert sha256(Path("a.pth")) == sha256(Path("b.pth"))
@@ -461,7 +469,7 @@ def test_half_precision_safetensors(
 def test_another_number_of_classes_than_the_head(
     convert: Callable[..., Outcome], arrays: Arrays
 ) -> None:
-    write_weights(Path("in"), arrays, "resnet18", list("abcde"))
+    write_weights(Path("in"), Weights(arrays, "resnet18", list("abcde")))
     refused(convert("in", "out", "--num-classes", 21), "in: its head has 5 classes, not 21")
     refused(convert("in", "out", "--num-classes", 0), "'--num-classes'")
     refused(convert("in", "out", "--to", "caffe"), "'--to'")
@@ -477,7 +485,7 @@ def test_metadata_of_a_canonical_file_is_held_to_it(
 
 
 def test_places_that_cannot_be_written(convert: Callable[..., Outcome], arrays: Arrays) -> None:
-    write_weights(Path("in"), arrays, "resnet18", list("abcde"))
+    write_weights(Path("in"), Weights(arrays, "resnet18", list("abcde")))
     before = sha256(Path("in"))
     Path("link").symlink_to("in")
     Path("folder").mkdir()
@@ -494,7 +502,7 @@ def test_a_full_disk_leaves_the_old_file(convert: Callable[..., Outcome], arrays
     import resource
     import signal
 
-    write_weights(Path("in"), arrays, "resnet18", list("abcde"))
+    write_weights(Path("in"), Weights(arrays, "resnet18", list("abcde")))
     Path("old").write_text("old")
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -513,7 +521,7 @@ def test_no_room_for_a_folder(
     convert: Callable[..., Outcome], arrays: Arrays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Refused before Orbax begins, which prints a traceback for each array."""
-    write_weights(Path("in"), arrays, "resnet18", list("abcde"))
+    write_weights(Path("in"), Weights(arrays, "resnet18", list("abcde")))
     size = sum(array.nbytes for array in arrays.values())
     for free, code in ((size - 1, 2), (size, 0)):
         usage = SimpleNamespace(free=free)
@@ -526,7 +534,7 @@ def test_no_room_for_a_folder(
 
 def test_as_a_program_without_a_framework(tmp_path: Path, arrays: Arrays) -> None:
     """Safetensors to safetensors imports no framework; a fault is one line and exit code 2."""
-    write_weights(tmp_path / "in", arrays, "resnet18", list("abcde"))
+    write_weights(tmp_path / "in", Weights(arrays, "resnet18", list("abcde")))
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\nfor name in ('torch', 'mxnet', 'jax'):\n    sys.modules[name] = None\n"
     )

@@ -24,7 +24,7 @@ from common.errors import InputError
 from common.files import sha256
 from common.network.initial import generic_weights
 from common.parity.compare import relative_l2
-from common.weights.checkpoint import read_weights, write_weights
+from common.weights.checkpoint import Weights, read_weights, write_weights
 from common.weights.namings import rename
 from parity_tests.network.witnesses import import_gluoncv_resnet, import_torchvision
 from parity_tests.weights.conftest import (
@@ -337,7 +337,7 @@ def written(
         architecture: str, to: str, width: int = WIDTH
     ) -> tuple[Path, dict[str, Array], list[str]]:
         arrays = generic_weights(architecture, CLASSES, 0, width)
-        write_weights(Path("W"), arrays, architecture, NAMES, MEAN, STD)
+        write_weights(Path("W"), Weights(arrays, architecture, NAMES, MEAN, STD))
         code, _, err = run_command("convert", "W", "out", "--to", to, "--json", "notes")
         assert (code, err) == (0, "")
         return (
@@ -503,7 +503,7 @@ def test_v2_is_refused_where_nobody_has_it(
     tmp_path: Path, run_command: Run, monkeypatch: pytest.MonkeyPatch, to: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_weights(Path("W"), initial(V2, 1), V2, ["a"])
+    write_weights(Path("W"), Weights(initial(V2, 1), V2, ["a"]))
     code, out, err = run_command("convert", "W", "out", "--to", to)
     assert (code, out) == (2, "")
     assert err == f"error: W: its network is resnet18_v2, and --to {to} is of another\n"
@@ -557,7 +557,7 @@ def test_gluon_s_arrays_that_do_not_fit(
 
 
 def test_another_architecture_than_the_one_asked_for(tmp_path: Path) -> None:
-    write_weights(tmp_path / "in", initial(V1, 1), V1, ["a"])
+    write_weights(tmp_path / "in", Weights(initial(V1, 1), V1, ["a"]))
     with pytest.raises(InputError, match="in: its network is resnet18, not resnet18_v2"):
         load_weights(tmp_path / "in", architecture=V2)
 
@@ -659,7 +659,7 @@ def test_imagenet_from_the_cache(
 
 def test_a_file_called_imagenet_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    write_weights(Path("imagenet"), initial(V1, 1), V1, ["a"])
+    write_weights(Path("imagenet"), Weights(initial(V1, 1), V1, ["a"]))
     assert load_weights(Path("imagenet")).has_head
 
 

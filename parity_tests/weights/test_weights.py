@@ -17,6 +17,7 @@ from common.network.initial import generic_weights
 from common.network.tensors import tensors
 from common.protocol import Arrays
 from common.weights.checkpoint import (
+    Weights,
     check_arrays,
     read_tensors,
     read_weights,
@@ -51,7 +52,7 @@ def test_a_trained_state_moves_between_backends(backend: str, second: str, tmp_p
     first = new_trainer(backend, dtype=Dtype.float64)
     first.step(batches().image[0], batches().label[0], 0.01)
     path = tmp_path / "W.safetensors"
-    write_weights(path, first.weights(), "resnet18", NAMES, momentum=first.momentum())
+    write_weights(path, Weights(first.weights(), "resnet18", NAMES, momentum=first.momentum()))
     start = read_weights(path)
     whole = config(dtype=Dtype.float64)
     other = load_backend(second).Trainer(whole, start.arrays)
@@ -66,7 +67,7 @@ def test_arrays_that_are_not_contiguous_are_read_right(backend: str, tmp_path: P
     turned = {n: np.asfortranarray(a) for n, a in weights().items()}
     trainer = load_backend(backend).Trainer(config(dtype=Dtype.float64), turned)
     assert all(np.array_equal(a, weights()[n]) for n, a in trainer.weights().items())
-    write_weights(tmp_path / "W.safetensors", turned, "resnet18", NAMES)
+    write_weights(tmp_path / "W.safetensors", Weights(turned, "resnet18", NAMES))
     read = read_weights(tmp_path / "W.safetensors").arrays
     assert all(np.array_equal(a, weights()[n]) for n, a in read.items())
 
@@ -84,7 +85,9 @@ def test_a_backend_s_own_file_keeps_every_bit(backend: str, tmp_path: Path) -> N
 def test_metadata(tmp_path: Path) -> None:
     path = tmp_path / "W.safetensors"
     arrays = initial(num_classes=3)
-    write_weights(path, arrays, "resnet18", ("a", "b", "ü"), (0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
+    write_weights(
+        path, Weights(arrays, "resnet18", ("a", "b", "ü"), (0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
+    )
     found = read_weights(path)
     assert (found.architecture, found.num_classes) == ("resnet18", 3)
     assert found.class_names == ("a", "b", "ü")
@@ -170,7 +173,7 @@ def test_metadata_that_is_wrong_is_named(fault: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [0, 7, 100, 5000, -1])
 def test_a_truncated_file_is_refused(size: int, tmp_path: Path) -> None:
     path = tmp_path / "W.safetensors"
-    write_weights(path, weights(), "resnet18", NAMES)
+    write_weights(path, Weights(weights(), "resnet18", NAMES))
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(InputError, match="not a readable safetensors file"):
         read_weights(path)

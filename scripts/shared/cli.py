@@ -143,17 +143,6 @@ def choose_backends(names: Sequence[str] | None) -> list[str]:
     return chosen
 
 
-def inference_of(
-    flip: bool, scales: list[float] | None, tile: tuple[int, int] | None, overlap: int
-) -> Inference:
-    """What the options of those names ask for.
-
-    Raises:
-        InputError: a value makes no sense.
-    """
-    return Inference(flip, tuple(scales or Inference.scales), tile, overlap)
-
-
 def _is_number(text: str) -> bool:
     try:
         float(text)
@@ -235,10 +224,6 @@ def check_places(*paths: Path | None, made: Path | None = None) -> None:
             raise InputError(f"{path}: is a folder")
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text)
-
-
 def write_json(path: Path | None, result: Any) -> None:
     """Writes `result` as JSON, whole or not at all; nothing for None.
 
@@ -247,7 +232,7 @@ def write_json(path: Path | None, result: Any) -> None:
     """
     if path is not None:
         text = json.dumps(result, indent=2) + "\n"
-        write_whole(path, lambda temporary: _write_text(temporary, text))
+        write_whole(path, lambda temporary: temporary.write_text(text))
 
 
 def progress(description: str) -> rich.progress.Progress:

@@ -1,7 +1,6 @@
 """What a network makes of a split, image by image, each in its own size."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,22 +41,9 @@ def evaluate_dataset(
     return summarize(confusion, dataset.class_names)
 
 
-def check_classes(weights_path: Path, weights: Weights, dataset: Dataset) -> None:
-    """Refuses weights of another class count than the data's.
-
-    Raises:
-        InputError: the counts differ.
-    """
-    if weights.num_classes != dataset.num_classes:
-        raise InputError(
-            f"{weights_path}: {weights.num_classes} classes, {dataset.root} has"
-            f" {dataset.num_classes}"
-        )
-
-
-def config_of(weights: Weights, **more: Any) -> Config:
-    """The configuration that a weights file asks for."""
-    return Config(
+def config_of(weights: Weights, config: Config | None = None, **more: Any) -> Config:
+    """A configuration with the network that a weights file asks for."""
+    return (config or Config()).replace(
         architecture=weights.architecture,
         num_classes=weights.num_classes,
         width=weights.width,

@@ -150,32 +150,30 @@ class Training:
         loss = self.trainer.step(batch.image, batch.label, rate)
         self.seconds.append(time.perf_counter() - start)
         if not math.isfinite(loss):
-            raise InputError(
-                f"step {step}: the loss is {loss} on {', '.join(batch.names)}; is --lr too high?"
-                f" {self.folder.folder / LAST} is of step {self._saved_step}"
-            )
+            raise self._diverged(f"step {step}: the loss is {loss} on {', '.join(batch.names)}")
         line = {"step": step, "epoch": batch.epoch, "loss": loss, "lr": rate}
         self.folder.log(line, images_per_second=self.config.batch_size / self.seconds[-1])
 
+    def _diverged(self, what: str) -> InputError:
+        last = f"{self.folder.folder / LAST} is of step {self._saved_step}"
+        return InputError(f"{what}; is --lr too high? {last}")
+
     def _is_due(self, step: int) -> bool:
         """Whether a checkpoint is, after `step` steps."""
-        ends_epoch = step == self.steps or step % self.per_epoch == 0
         waited = time.monotonic() - self._saved_at
-        return ends_epoch or waited >= 60 * self.config.save_minutes
+        return self._is_end(step) or waited >= 60 * self.config.save_minutes
+
+    def _is_end(self, step: int) -> bool:
+        """Whether an epoch, or the run, ends after `step` steps."""
+        return step > 0 and (step == self.steps or step % self.per_epoch == 0)
 
     def _checkpoint(self, step: int) -> Checkpoint:
         arrays, momentum = self.trainer.weights(), self.trainer.momentum()
         for name, array in {**arrays, **momentum}.items():
             if not np.isfinite(array).all():
-                raise InputError(
-                    f"step {step}: {name} holds NaN or infinity; is --lr too high?"
-                    f" {self.folder.folder / LAST} is of step {self._saved_step}"
-                )
-        config = self.config
-        weights = Weights(
-            *(arrays, config.architecture, config.num_classes, self.train.class_names),
-            *(config.mean, config.std, momentum),
-        )
+                raise self._diverged(f"step {step}: {name} holds NaN or infinity")
+        config, names = self.config, self.train.class_names
+        weights = Weights(arrays, config.architecture, names, config.mean, config.std, momentum)
         epoch, position = divmod(step, self.per_epoch)
         data = data_digest(self.train)
         return Checkpoint(weights, config, step, epoch, position, data, self.made_by)
@@ -191,8 +189,7 @@ class Training:
 
         The checkpoint of this step is there already, so nothing is lost if it ends here.
         """
-        ends = step == self.steps or (step > 0 and step % self.per_epoch == 0)
-        if not ends or (self.folder.val and self.folder.val[-1]["step"] == step):
+        if not self._is_end(step) or (self.folder.val and self.folder.val[-1]["step"] == step):
             return
         if self.val is None:
             self.folder.save_best()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from backends import load_backend
 from common.config import Architecture, Config, UpsampleInit
 from common.errors import InputError
+from common.files import naming
 from common.network.initial import initial_weights
 from common.weights.checkpoint import (
     MOMENTUM,
@@ -82,11 +83,8 @@ def container_of(path: Path) -> str:
         return ORBAX
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    try:
-        with path.open("rb") as file:
-            head = file.read(16)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    with naming(path), path.open("rb") as file:
+        head = file.read(16)
     # safetensors first: the length of its header may begin like a pickle
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= SAFETENSORS_HEADER_LIMIT:
         return SAFETENSORS
@@ -99,10 +97,6 @@ def container_of(path: Path) -> str:
     raise InputError(f"{path}: no weights of safetensors, torch.save, MXNet or Orbax: {begins}")
 
 
-def _is_imagenet(path: Path) -> bool:
-    return path == Path(IMAGENET) and not path.exists()
-
-
 def read_source(path: Path, architecture: Architecture | None = None) -> Source:
     """Every tensor of a file of any known container, or of `imagenet` for an architecture.
 
@@ -110,7 +104,7 @@ def read_source(path: Path, architecture: Architecture | None = None) -> Source:
         InputError: it is of no known kind, damaged, holds more than tensors, or its framework is
             not installed; or `imagenet` cannot be fetched.
     """
-    if _is_imagenet(path):
+    if path == Path(IMAGENET) and not path.exists():
         architecture = architecture or Config.architecture
         backend = load_backend(PUBLISHERS[architecture])
         return Source(IMAGENET, backend.imagenet_weights(architecture), {}, momentum=0)
@@ -136,35 +130,14 @@ def _head_classes(path: Path, arrays: Mapping[str, Array]) -> int:
     return count
 
 
-def _told(path: Path, source: Source, renamed: Renamed, num_classes: int | None) -> dict[str, str]:
-    """The metadata, but for the classes of a head that is not there, and whose head it is."""
-    metadata = source.metadata | {"architecture": renamed.architecture}
-    if renamed.has_head:
-        return {"num_classes": str(_head_classes(path, renamed.arrays))} | metadata
-    metadata = {key: value for key, value in metadata.items() if key not in CLASSES}
-    return metadata | {"num_classes": str(num_classes or Config.num_classes)}
-
-
-def _weights(
-    path: Path,
-    source: Source,
-    renamed: Renamed,
-    num_classes: int | None,
-    seed: int,
-    upsample_init: UpsampleInit,
-) -> Weights:
+def _whole(path: Path, source: Source, renamed: Renamed) -> Weights:
+    """The weights of a file that has a head."""
     same_names = renamed.arrays.keys() == source.arrays.keys()
-    ours = same_names and source.container == SAFETENSORS and "architecture" in source.metadata
-    if ours and renamed.has_head:
-        return read_weights(path)  # it may be a checkpoint
-    metadata = _told(path, source, renamed, num_classes)
-    arrays = renamed.arrays
-    if not renamed.has_head:
-        count = int(metadata["num_classes"])
-        width = width_of(arrays)
-        initial = initial_weights(renamed.architecture, count, seed, upsample_init, width)
-        arrays = arrays | {name: initial[name] for name in HEAD}
-    return weights_of(path, arrays, metadata)
+    if same_names and source.container == SAFETENSORS and "architecture" in source.metadata:
+        return read_weights(path)  # ours; it may be a checkpoint
+    classes = {"num_classes": str(_head_classes(path, renamed.arrays))}
+    metadata = classes | source.metadata | {"architecture": renamed.architecture}
+    return weights_of(path, renamed.arrays, metadata)
 
 
 def _notes(source: Source, renamed: Renamed, weights: Weights, seed: int) -> list[str]:
@@ -213,7 +186,15 @@ def load_weights(
     renamed = recognise(path, source.arrays)
     if architecture not in (None, renamed.architecture):
         raise InputError(f"{path}: its network is {renamed.architecture}, not {architecture}")
-    weights = _weights(path, source, renamed, num_classes, seed, upsample_init)
+    if renamed.has_head:
+        weights = _whole(path, source, renamed)
+    else:
+        has, arrays, count = renamed.architecture, renamed.arrays, num_classes or Config.num_classes
+        initial = initial_weights(has, count, seed, upsample_init, width_of(arrays))
+        head = {name: initial[name] for name in HEAD}
+        metadata = {key: value for key, value in source.metadata.items() if key not in CLASSES}
+        metadata |= {"architecture": has, "num_classes": str(count)}
+        weights = weights_of(path, arrays | head, metadata)
     if num_classes not in (None, weights.num_classes):
         raise InputError(f"{path}: its head has {weights.num_classes} classes, not {num_classes}")
     named = renamed.has_head and "class_names" in source.metadata

@@ -19,23 +19,13 @@ from common.protocol import Arrays
 from common.runs.recipes import RECIPES, description, find_recipe, read_recipe, write_recipe
 from common.runs.run_folder import RunFolder
 from common.weights.checkpoint import Weights
-from scripts.shared.cli import (
-    BackendName,
-    JsonOption,
-    check_places,
-    fraction,
-    main,
-    new_app,
-    note,
-    setting,
-    write_json,
-)
-from scripts.shared.evaluation import evaluate_dataset, print_metrics
+from scripts.shared import cli
+from scripts.shared.evaluation import config_of, evaluate_dataset, print_metrics
 from scripts.shared.plots import plot_classes, plot_confusion, plot_run
 from scripts.shared.training import Training, data_digest, open_data
 from scripts.shared.weights_files import load_weights
 
-app = new_app()
+app = cli.new_app()
 
 SHOWN = 6
 """Val images on the sheet at the end of a run."""
@@ -57,7 +47,7 @@ def start_weights(
         arrays: Arrays = dict(
             initial_weights(config.architecture, len(names), config.seed, config.upsample_init)
         )
-        return Weights(arrays, config.architecture, len(names), names)
+        return Weights(arrays, config.architecture, names)
     loaded = load_weights(
         path,
         num_classes=len(names),
@@ -67,7 +57,7 @@ def start_weights(
         architecture=architecture,
     )
     for line in loaded.notes:
-        note(f"{path}: {line}")
+        cli.note(f"{path}: {line}")
     return loaded.weights
 
 
@@ -80,7 +70,7 @@ def finish(training: Training, json_path: Path | None) -> None:
     at = folder.folder
     write_whole(at / "curves.png", lambda path: plot_run(path, folder.steps, folder.val))
     if val is not None and metrics is not None:
-        write_json(at / "metrics.json", metrics)
+        cli.write_json(at / "metrics.json", metrics)
         confusion = metrics["confusion"]
         write_whole(at / "confusion.png", lambda path: plot_confusion(path, confusion, names))
         rows, mean = metrics["per_class"], metrics["mean_iou"]
@@ -91,10 +81,10 @@ def finish(training: Training, json_path: Path | None) -> None:
     if metrics is not None:
         best = max(folder.val, key=lambda line: line["mean_iou"] or 0.0)
         print(
-            f"val: mean IoU {fraction(metrics['mean_iou'])}; the best,"
-            f" {fraction(best['mean_iou'])}, after step {best['step']}"
+            f"val: mean IoU {cli.fraction(metrics['mean_iou'])}; the best,"
+            f" {cli.fraction(best['mean_iou'])}, after step {best['step']}"
         )
-    write_json(json_path, {"steps": folder.steps, "val": folder.val, "metrics": metrics})
+    cli.write_json(json_path, {"steps": folder.steps, "val": folder.val, "metrics": metrics})
 
 
 def _draw_predictions(path: Path, training: Training, val: Dataset) -> None:
@@ -159,13 +149,7 @@ def start(
     folder.check_new()
     train_set, val_set = open_data(data, config)
     initial = start_weights(weights, config, train_set, architecture)
-    config = config.replace(
-        architecture=initial.architecture,
-        num_classes=initial.num_classes,
-        width=initial.width,
-        mean=initial.mean,
-        std=initial.std,
-    )
+    config = config_of(initial, config)
     trainer = load_backend(backend).Trainer(config, initial.arrays)
     folder.create()
     training = Training(backend, trainer, train_set, val_set, config, folder)
@@ -205,7 +189,7 @@ def resume(
     out, info = folder.folder, folder.info()
     found, word = folder.load()
     if word is not None:
-        note(word)
+        cli.note(word)
     for field, option in given.items():
         mine, its = getattr(config, field), getattr(found.config, field)
         if field not in FREE and mine != its:
@@ -229,7 +213,7 @@ def resume(
     training = Training(backend, trainer, train_set, val_set, config, folder)
     folder.rewind(found.step)
     if training.made_by != found.made_by:
-        note(
+        cli.note(
             f"from step {found.step} on with {_maker(training.made_by)}, until now"
             f" {_maker(found.made_by)}: the same up to rounding, not bit for bit"
         )
@@ -257,9 +241,9 @@ def _maker(made: dict[str, Any]) -> str:
     return f"{made['backend']} {made['versions'][made['backend']]} on {made['device']}, {on}"
 
 
-def _recipes_help() -> str:
-    about = [f"{name}: {' '.join(description(path).split())}" for name, path in RECIPES.items()]
-    return "\n\n".join(["Recipes:", *about])
+ABOUT_RECIPES = "Recipes:" + "".join(
+    f"\n\n{name}: {' '.join(description(path).split())}" for name, path in RECIPES.items()
+)
 
 
 def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -274,7 +258,7 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
             inspect.Parameter.KEYWORD_ONLY,
             default=getattr(Config, field),
             annotation=Annotated[
-                types[field], setting(field, *names.get(field, ()), metavar=metavars.get(field))
+                types[field], cli.setting(field, *names.get(field, ()), metavar=metavars.get(field))
             ],
         )
         for field in SETTINGS
@@ -283,12 +267,12 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@app.command(epilog=_recipes_help())
+@app.command(epilog=ABOUT_RECIPES)
 @_with_settings
 def train(
     context: typer.Context,
     backend: Annotated[
-        BackendName | None,
+        cli.BackendName | None,
         typer.Option(help="The framework that computes; with --resume, the run's own, or another."),
     ] = None,
     data: Annotated[
@@ -325,7 +309,7 @@ def train(
     show_config: Annotated[
         bool, typer.Option("--show-config", help="Print the settings, as a recipe, and do nothing.")
     ] = False,
-    json_path: JsonOption = None,
+    json_path: cli.JsonOption = None,
     **settings: Any,
 ) -> None:
     """Train the network; the run folder keeps config, logs, checkpoints and pictures.
@@ -336,7 +320,7 @@ def train(
     if show_config:
         print(write_recipe({key: config.to_dict()[key] for key in SETTINGS}), end="")
         return
-    check_places(json_path, made=out)
+    cli.check_places(json_path, made=out)
     if resume_run is not None:
         for option, value in (("--out", out), ("--weights", weights), ("--recipe", recipe)):
             if value is not None:
@@ -357,4 +341,4 @@ def train(
 
 
 if __name__ == "__main__":
-    main(app)
+    cli.main(app)
