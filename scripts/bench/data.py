@@ -16,7 +16,7 @@ from common.data.batches import training_batches
 from common.data.dataset import Dataset, open_dataset
 from common.data.shapes import write_shapes
 from common.errors import InputError
-from scripts.bench.book.data import book_item
+from scripts.bench.book_item import book_item
 from scripts.shared.cli import console
 
 PICTURE = (375, 500)

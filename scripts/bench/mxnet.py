@@ -1,5 +1,6 @@
 """MXNet Gluon: the book's network and loop, hybridized, with MXNet's own transposed convolution."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -74,3 +75,19 @@ class Trainer:
 
     def _to_device(self, array: Array) -> nd.NDArray:
         return nd.array(array, ctx=self.device)
+
+
+def product(side: int, dtype: str, device: mx.Context) -> Callable[[], None]:
+    """A function that multiplies two (side, side) matrices and waits for the result."""
+    a, b = (mx.nd.random.uniform(shape=(side, side), dtype=dtype, ctx=device) for _ in range(2))
+
+    def multiply() -> None:
+        mx.nd.dot(a, b).wait_to_read()
+
+    return multiply
+
+
+def gpu(device: mx.Context) -> tuple[str, float]:
+    """A GPU, of which MXNet knows no name, and the megabytes in use: MXNet keeps what it takes."""
+    free, total = mx.context.gpu_memory_info(device.device_id)
+    return str(device), (total - free) / 2**20

@@ -4,6 +4,7 @@ The book has no JAX tab: this is its PyTorch tab in Flax's own layers. The backb
 `backends.jax`'s, so what is compared is the head, the loss and the step around them.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -104,3 +105,20 @@ class Trainer:
         """The most likely class of each pixel, (N, H, W)."""
         self.net.eval()
         return np.asarray(_predict(self.net, jnp.asarray(images)))
+
+
+def product(side: int, dtype: str, device: jax.Device) -> Callable[[], None]:
+    """A function that multiplies two (side, side) matrices and waits for the result."""
+    halves = jax.random.uniform(jax.random.key(0), (2, side, side), jnp.float32).astype(dtype)
+    a, b = jax.device_put(halves, device)
+    matmul = jax.jit(jnp.matmul)
+
+    def multiply() -> None:
+        matmul(a, b).block_until_ready()
+
+    return multiply
+
+
+def gpu(device: jax.Device) -> tuple[str, float]:
+    """A GPU's name, and the most megabytes that arrays have held on it."""
+    return device.device_kind, device.memory_stats()["peak_bytes_in_use"] / 2**20
