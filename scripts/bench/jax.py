@@ -107,16 +107,12 @@ class Trainer:
         return np.asarray(_predict(self.net, jnp.asarray(images)))
 
 
-def product(side: int, dtype: str, device: jax.Device) -> Callable[[], None]:
+def product(side: int, dtype: str, device: jax.Device) -> Callable[[], object]:
     """A function that multiplies two (side, side) matrices and waits for the result."""
     halves = jax.random.uniform(jax.random.key(0), (2, side, side), jnp.float32).astype(dtype)
     a, b = jax.device_put(halves, device)
     matmul = jax.jit(jnp.matmul)
-
-    def multiply() -> None:
-        matmul(a, b).block_until_ready()
-
-    return multiply
+    return lambda: matmul(a, b).block_until_ready()
 
 
 def gpu(device: jax.Device) -> tuple[str, float]:
