@@ -210,7 +210,7 @@ def test_a_product_is_taken_to_its_end(backend: str, monkeypatch: pytest.MonkeyP
 
 
 def test_synthetic_pictures_have_vocs_size_or_the_crops(tmp_path: Path) -> None:
-    assert draw_pictures(tmp_path / "set", 3, (320, 512)) == (375, 512)
+    assert draw_pictures(tmp_path / "set", 3, [(320, 512)]) == (375, 512)
     paths = list(tmp_path.glob("set/*/train_*"))
     assert len(paths) == 6
     for path in paths:

@@ -75,7 +75,7 @@ def read_sizes(numbers: Sequence[int]) -> list[tuple[int, int]]:
         raise InputError("--size: takes a height and a width")
     sizes = list(dict.fromkeys(zip(numbers[::2], numbers[1::2], strict=True)))
     for height, width in sizes:
-        if min(height, width) < OUTPUT_STRIDE or height % OUTPUT_STRIDE or width % OUTPUT_STRIDE:
+        if any(side < OUTPUT_STRIDE or side % OUTPUT_STRIDE for side in (height, width)):
             raise InputError(
                 f"--size {height} {width}: the book's network takes multiples of {OUTPUT_STRIDE}"
             )

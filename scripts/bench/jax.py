@@ -47,12 +47,10 @@ class _FCN(nnx.Module):  # type: ignore[misc]  # Flax has no types here
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.backbone(x.transpose(0, 2, 3, 1))["out"]
         scores: jax.Array = self.final_conv(x)
-        if self.bilinear:
-            n, h, w, classes = scores.shape
-            logits: jax.Array = jax.image.resize(scores, (n, 32 * h, 32 * w, classes), "bilinear")
-        else:
-            logits = self.transpose_conv(scores)
-        return logits
+        if not self.bilinear:
+            return jnp.asarray(self.transpose_conv(scores))
+        n, h, w, classes = scores.shape
+        return jnp.asarray(jax.image.resize(scores, (n, 32 * h, 32 * w, classes), "bilinear"))
 
 
 @nnx.jit  # type: ignore[untyped-decorator]
@@ -66,15 +64,8 @@ def _step(model: _FCN, optimizer: Any, images: jax.Array, labels: jax.Array) -> 
     return jnp.asarray(loss)
 
 
-@nnx.jit  # type: ignore[untyped-decorator]
-def _logits(model: _FCN, images: jax.Array) -> jax.Array:
-    logits: jax.Array = model(images)
-    return logits
-
-
-@nnx.jit  # type: ignore[untyped-decorator]
-def _predict(model: _FCN, images: jax.Array) -> jax.Array:
-    return jnp.argmax(model(images), axis=-1)
+_logits = nnx.jit(lambda model, images: model(images))
+_predict = nnx.jit(lambda model, images: jnp.argmax(model(images), axis=-1))
 
 
 class Trainer:

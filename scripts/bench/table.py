@@ -69,12 +69,6 @@ def limit_turns(product: Measured) -> list[dict[str, float]]:
     return [{"seconds": share * turn["seconds"]} for turn in product.turns]
 
 
-def speedup(book: Turns, turns: Turns) -> float:
-    """How many times faster than the book's form: the median over the rounds of book / turn."""
-    pairs = zip(book, turns, strict=True)
-    return float(statistics.median(theirs["seconds"] / turn["seconds"] for theirs, turn in pairs))
-
-
 def make_rows(measured: Sequence[Measured]) -> list[Row]:
     """The rows of a combination: each backend's forms in turn, then the limit of its own type.
 
@@ -93,10 +87,14 @@ def make_rows(measured: Sequence[Measured]) -> list[Row]:
 
 
 def _row(measured: Measured, book: Turns, limit: Turns | None) -> Row:
-    """Seconds are medians of the rounds; of a limit, which was not run, costs are None."""
+    """Seconds are medians of the rounds; of a limit, which was not run, costs are None.
+
+    How many times faster than the book's form is the median of each round's ratio.
+    """
     job, turns = measured.job, measured.turns
     seconds, was_run = _seconds(turns), job.form != "limit"
     spread = [turn["seconds"] for turn in turns]
+    times = (theirs["seconds"] / own for theirs, own in zip(book, spread, strict=True))
     return {
         **{key: getattr(job, key) for key in SETTINGS},
         "seconds": seconds,
@@ -106,7 +104,7 @@ def _row(measured: Measured, book: Turns, limit: Turns | None) -> Row:
         "peak_mb": max(turn["peak_mb"] for turn in turns) if was_run else None,
         "images_per_second": job.batch_size / seconds,
         "share_of_limit": _seconds(limit) / seconds if limit else None,
-        "speedup_over_book": speedup(book, turns),
+        "speedup_over_book": statistics.median(times),
     }
 
 
