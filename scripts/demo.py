@@ -47,13 +47,8 @@ app = new_app()
 
 STEPS, CROP = 125, (96, 128)
 COLUMNS = (
-    ("first", "loss"),
-    ("last", "loss"),
-    ("pixel", "accuracy"),
-    ("mean", "IoU"),
-    ("seconds", "a step"),
-    ("logits", "apart"),
-    ("losses", "apart"),
+    *("first\nloss", "last\nloss", "pixel\naccuracy", "mean\nIoU"),
+    *("seconds\na step", "logits\napart", "losses\napart"),
 )
 INITIAL, PICTURES = "initial.safetensors", ("losses", "predictions", "bilinear")
 SHOWN, UPSAMPLING = 4, 4
@@ -94,31 +89,23 @@ def one(backend: BackendOption, folder: Path) -> None:
 
 def one_class_iou(dataset: Dataset) -> float:
     """The mean IoU of the answer that calls every pixel class 0."""
-    confusion = np.zeros((dataset.num_classes, dataset.num_classes), np.int64)
-    for index in range(len(dataset)):
-        label = dataset.read(index)[1]
-        confusion += confusion_matrix(label, np.zeros_like(label), dataset.num_classes)
-    mean_iou: float = summarize(confusion, dataset.class_names)["mean_iou"]
-    return mean_iou
+    labels = np.concatenate([dataset.read(index)[1].ravel() for index in range(len(dataset))])
+    confusion = confusion_matrix(labels, np.zeros_like(labels), dataset.num_classes)
+    return float(summarize(confusion, dataset.class_names)["mean_iou"])
 
 
 def furthest(name: str, values: Mapping[str, Any], apart: Callable[[Any, Any], float]) -> float:
     """How far `name`'s value is from the others', at most."""
-    return max((apart(values[name], values[o]) for o in values if o != name), default=0.0)
-
-
-def loss_apart(a: list[float], b: list[float]) -> float:
-    """The largest difference over the first five losses."""
-    return float(np.abs(np.subtract(a[:5], b[:5])).max())
+    return max(apart(values[name], value) for value in values.values())
 
 
 def print_table(results: dict[str, dict[str, Any]], logits: dict[str, Any], one: float) -> None:
     """Each backend's training, and how far it is from the others."""
-    losses = {name: result["losses"] for name, result in results.items()}
+    losses = {name: np.array(result["losses"][:5]) for name, result in results.items()}
     table = rich.table.Table(box=rich.box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("backend", no_wrap=True)
-    for first, second in COLUMNS:
-        table.add_column(f"{first}\n{second}", justify="right", no_wrap=True)
+    for name in COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
     for name, result in results.items():
         table.add_row(
             f"{name} {result['version'].split('+')[0]}",
@@ -128,7 +115,7 @@ def print_table(results: dict[str, dict[str, Any]], logits: dict[str, Any], one:
             f"{result['mean_iou']:.4f}",
             f"{result['seconds_per_step']:.3f}",
             f"{furthest(name, logits, relative_l2):.1e}",
-            f"{furthest(name, losses, loss_apart):.1e}",
+            f"{furthest(name, losses, lambda a, b: np.abs(a - b).max()):.1e}",
         )
     console.print(table)
     untrained = min(result["untrained_mean_iou"] for result in results.values())

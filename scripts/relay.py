@@ -37,20 +37,16 @@ TOLERANCE = 1e-9
 """Relative L2 distance after several steps in float64, at most."""
 
 
-def _train(*arguments: object) -> None:
-    program = [sys.executable, "-m", "scripts.train", *map(str, arguments)]
-    done = subprocess.run(program, capture_output=True, text=True)
-    if done.returncode:
-        raise InputError(f"relay: {last_line(done.stderr)}")
-
-
 def run_relay(folder: Path, order: Sequence[str], steps: int, *settings: object) -> list[float]:
     """Trains in `folder`, an equal part of the steps in each framework of `order`; the losses."""
-    size = (steps, "--dtype", "float64", "--out", folder, "--stop-after", steps // len(order))
-    _train("--backend", order[0], "--steps", *size, *settings)
-    for part, backend in enumerate(order[1:], start=2):
-        stop = ("--stop-after", steps * part // len(order))
-        _train("--resume", folder, "--backend", backend, *stop)
+    run: tuple[object, ...] = ("--out", folder, "--steps", steps, "--dtype", "float64", *settings)
+    for part, backend in enumerate(order, start=1):
+        stop = ("--backend", backend, "--stop-after", steps * part // len(order))
+        program = [sys.executable, "-m", "scripts.train", *map(str, run + stop)]
+        done = subprocess.run(program, capture_output=True, text=True)
+        if done.returncode:
+            raise InputError(f"relay: {last_line(done.stderr)}")
+        run = ("--resume", folder)
     lines = (folder / "log.jsonl").read_text().splitlines()
     return [json.loads(line)["loss"] for line in lines]
 

@@ -72,7 +72,7 @@ def test_flops_of_a_training_step_are_threefold_but_for_the_images_gradient() ->
 
 
 def test_flops_are_those_that_pytorch_counts() -> None:
-    book = importlib.import_module("scripts.bench.book.torch").Trainer(Config(device=Device.cpu))
+    book = importlib.import_module("scripts.bench.torch").Trainer(Config(device=Device.cpu))
     images, labels = np.zeros((2, 3, 64, 96), np.float32), np.zeros((2, 64, 96), np.uint8)
     for work, count in (
         (lambda: book.predict(images), forward_flops),
@@ -190,7 +190,7 @@ def test_what_a_candidate_computes(form: str, mode: str) -> None:
 
 @pytest.mark.parametrize("backend", TORCH_FIRST)
 def test_the_bilinear_head_interpolates_between_centres(backend: str) -> None:
-    book = importlib.import_module(f"scripts.bench.book.{backend}")
+    book = importlib.import_module(f"scripts.bench.{backend}")
     images = np.random.default_rng(0).standard_normal((1, 3, 64, 96), np.float32)
     logits = book.Trainer(Config(device=Device.cpu), bilinear=True).logits(images)
     logits = load_backend(backend).to_numpy(logits)
@@ -210,7 +210,7 @@ def test_a_product_is_taken_to_its_end(backend: str, monkeypatch: pytest.MonkeyP
 
 
 def test_synthetic_pictures_have_vocs_size_or_the_crops(tmp_path: Path) -> None:
-    assert draw_pictures(tmp_path / "set", 3, (320, 512)) == (375, 512)
+    assert draw_pictures(tmp_path / "set", 3, [(320, 512)]) == (375, 512)
     paths = list(tmp_path.glob("set/*/train_*"))
     assert len(paths) == 6
     for path in paths:

@@ -8,9 +8,8 @@ them. One combination of mode, batch size and size comes after the other.
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -45,35 +44,25 @@ BATCH_SIZE = 4
 
 CLASSES = Config.num_classes
 
+MODES = ("train", "eval", "predict", "data")
+
 PICTURES = 24
 """Of the synthetic set, at least; each is drawn in a few hundredths of a second."""
 
 
-class Mode(StrEnum):
-    """The values of `--mode`."""
-
-    train = "train"
-    eval = "eval"
-    predict = "predict"
-    data = "data"
-    all = "all"
-
-
 def make_jobs(at: Job, backends: Sequence[str]) -> list[Job]:
     """The candidates of the combination that `at` describes."""
-    if at.mode == Mode.data:
+    if at.mode == "data":
         return [dataclasses.replace(at, form=form, dtype="float32") for form in ("ours", "book")]
     book = dataclasses.replace(at, dtype="float32")  # it knows no other type
-    jobs = []
-    for name in backends:
-        forms = [(at, "ours"), (book, "bilinear"), (book, "book")]
-        forms += [(one, "limit") for one in dict.fromkeys((at, book))]
-        jobs += [
-            dataclasses.replace(one, backend=name, form=form)
-            for one, form in forms
-            if form != "limit" or (name, one.dtype) not in NO_PRODUCT
-        ]
-    return jobs
+    forms = (at, "ours"), (book, "bilinear"), (book, "book"), (at, "limit"), (book, "limit")
+    jobs = dict.fromkeys(
+        dataclasses.replace(one, backend=name, form=form)
+        for name in backends
+        for one, form in forms
+        if form != "limit" or (name, one.dtype) not in NO_PRODUCT
+    )
+    return list(jobs)
 
 
 def read_sizes(numbers: Sequence[int]) -> list[tuple[int, int]]:
@@ -86,52 +75,23 @@ def read_sizes(numbers: Sequence[int]) -> list[tuple[int, int]]:
         raise InputError("--size: takes a height and a width")
     sizes = list(dict.fromkeys(zip(numbers[::2], numbers[1::2], strict=True)))
     for height, width in sizes:
-        if min(height, width) < OUTPUT_STRIDE or height % OUTPUT_STRIDE or width % OUTPUT_STRIDE:
+        if any(side < OUTPUT_STRIDE or side % OUTPUT_STRIDE for side in (height, width)):
             raise InputError(
                 f"--size {height} {width}: the book's network takes multiples of {OUTPUT_STRIDE}"
             )
     return sizes
 
 
-def check_options(
-    modes: Sequence[Mode],
-    batch_sizes: Sequence[int],
-    sizes: Sequence[tuple[int, int]],
-    with_data: bool,
-    data: Path | None,
-) -> None:
-    """Refuses, before all the work, what could not be done or what nothing would read.
-
-    Raises:
-        InputError: the option, and why.
-    """
-    if Mode.train in modes and 1 in batch_sizes and (OUTPUT_STRIDE, OUTPUT_STRIDE) in sizes:
-        raise InputError("--mode train: one image of 32x32 leaves BatchNorm one value a channel")
-    if with_data and Mode.train not in modes:
-        raise InputError("--with-data: is for --mode train")
-    if data is not None and not with_data and Mode.data not in modes:
-        raise InputError("--data: only --mode data and --with-data read pictures")
-    if data is not None and (classes := open_dataset(data, "train").num_classes) > CLASSES:
-        raise InputError(f"{data}: {classes} classes, the benchmark's network has {CLASSES}")
-
-
-def print_machine(facts: dict[str, Any]) -> None:
-    """The machine in two lines."""
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    print(f"{facts['device']}, {facts['cores']} cores, {facts['threads']} threads")
-    print(versions)
-
-
 @app.command()
 def bench(
     backends: BackendsOption = None,
     mode: Annotated[
-        Mode,
+        Literal["train", "eval", "predict", "data", "all"],
         typer.Option(
             help="A training step; a forward pass to the logits; a prediction up to the class map"
             " on the host; reading a batch from files; or all four."
         ),
-    ] = Mode.train,
+    ] = "train",
     batch_size: Annotated[
         list[int] | None,
         typer.Option(
@@ -170,13 +130,20 @@ def bench(
     as its dataset gives them; ours start from pictures as decoded. A call ends when its result
     is there.
     """
-    modes = [one for one in Mode if mode in (one, Mode.all) and one is not Mode.all]
+    modes = MODES if mode == "all" else (mode,)
     sizes = read_sizes(size or Config.crop)
     batch_sizes = list(dict.fromkeys(batch_size or [BATCH_SIZE]))
-    check_options(modes, batch_sizes, sizes, with_data, data)
+    reading = [one for one in modes if one == "data" or (one == "train" and with_data)]
+    if "train" in modes and 1 in batch_sizes and (OUTPUT_STRIDE, OUTPUT_STRIDE) in sizes:
+        raise InputError("--mode train: one image of 32x32 leaves BatchNorm one value a channel")
+    if with_data and "train" not in modes:
+        raise InputError("--with-data: is for --mode train")
+    if data is not None and not reading:
+        raise InputError("--data: only --mode data and --with-data read pictures")
+    if data is not None and (classes := open_dataset(data, "train").num_classes) > CLASSES:
+        raise InputError(f"{data}: {classes} classes, the benchmark's network has {CLASSES}")
     check_places(json_file, plot)
     names = choose_backends(backends)
-    reading = {Mode.data, *([Mode.train] if with_data else [])}.intersection(modes)
     count = max(PICTURES, 2 * max(batch_sizes)) if reading else 0
     measured: list[Measured] = []
     rows: list[Row] = []
@@ -190,7 +157,8 @@ def bench(
             measured += took
             rows += made
     facts = machine(measured) | {"pictures": str(data or "synthetic") if reading else None}
-    print_machine(facts)
+    print(f"{facts['device']}, {facts['cores']} cores, {facts['threads']} threads")
+    print(", ".join(f"{name} {version}" for name, version in facts["versions"].items()))
     write_json(json_file, {"rows": rows, "machine": facts})
     if plot is not None:
         plot_bench(plot, rows)

@@ -1,6 +1,13 @@
-"""The pictures of `scripts.bench`, and the batches made from them: ours, and in the book's way."""
+"""The pictures of `scripts.bench`, and the batches made from them: ours, and in the book's way.
+
+The book's item is that of VOCSegDataset, Dive into Deep Learning 14.9. The book decodes with
+torchvision and computes with PyTorch or MXNet; the common ground of the three backends is Pillow
+and NumPy. The book reads a whole split into memory first; here each item is read when it is asked
+for. As in the book, pictures that are smaller than the crop are left out.
+"""
 
 import contextlib
+import functools
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -11,16 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from common.config import Config
+from common.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from common.data.batches import training_batches
 from common.data.dataset import Dataset, open_dataset
 from common.data.shapes import write_shapes
+from common.data.voc import VOC_CLASSES, voc_palette
 from common.errors import InputError
-from scripts.bench.book.data import book_item
 from scripts.shared.cli import console
 
 PICTURE = (375, 500)
 """Height and width of most of VOC's pictures, and so of the synthetic ones."""
+
+MEAN = np.array(IMAGENET_MEAN, np.float32)[:, None, None]
+STD = np.array(IMAGENET_STD, np.float32)[:, None, None]
 
 Batches = Iterator[tuple[NDArray[Any], NDArray[Any]]]
 
@@ -31,7 +41,7 @@ def pictures(
 ) -> Iterator[Path | None]:
     """`data`, or else a folder with `count` synthetic pictures for the time of the `with` block.
 
-    They are as large as the largest crop. None where `count` is 0.
+    None where `count` is 0.
     """
     if data is not None or not count:
         yield data and data.absolute()
@@ -39,28 +49,50 @@ def pictures(
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "shapes"
         with console.status("drawing pictures"):
-            heights, widths = zip(*crops, strict=True)
-            height, width = draw_pictures(folder, count, (max(heights), max(widths)))
+            height, width = draw_pictures(folder, count, crops)
         print(f"no --data: {count} synthetic pictures of {width}x{height}, in a temporary folder")
         yield folder
 
 
-def draw_pictures(folder: Path, pictures: int, crop: tuple[int, int]) -> tuple[int, int]:
-    """Writes a synthetic training split whose pictures have VOC's size, or the crop's if larger.
+def draw_pictures(folder: Path, count: int, crops: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Writes a synthetic training split whose pictures have VOC's size, or the crops' if larger.
 
     Returns their height and width. What is drawn is `common.data.shapes`' set, enlarged.
     """
-    height, width = (max(sides) for sides in zip(PICTURE, crop, strict=True))
-    write_shapes(folder, pictures, 1, Config.seed)
+    height, width = map(max, zip(PICTURE, *crops, strict=True))
+    write_shapes(folder, count, 1, Config.seed)
     dataset = open_dataset(folder, "train")
     for index in range(len(dataset)):
-        for path, how in (
-            (dataset.image_path(index), Image.Resampling.BICUBIC),
-            (dataset.mask_path(index), Image.Resampling.NEAREST),
-        ):
-            with Image.open(path) as picture:
-                picture.resize((width, height), how).save(path, quality=95)
+        for path in (dataset.image_path(index), dataset.mask_path(index)):
+            with Image.open(path) as picture:  # a mask, in palette mode, takes the nearest
+                picture.resize((width, height)).save(path, quality=95)
     return height, width
+
+
+@functools.cache
+def colormap2label() -> NDArray[np.int64]:
+    """Class index by colour, (256^3,); what is no class's colour, void too, is class 0."""
+    table = np.zeros(256**3, np.int64)
+    for index, (red, green, blue) in enumerate(voc_palette()[: len(VOC_CLASSES)].astype(int)):
+        table[(red * 256 + green) * 256 + blue] = index
+    return table
+
+
+def book_item(
+    image_path: Path, mask_path: Path, crop: tuple[int, int], random: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """A random crop (3, h, w) float32 normalised, and its class indices (h, w) int64."""
+    image = np.asarray(Image.open(image_path).convert("RGB")).transpose(2, 0, 1)
+    mask = np.asarray(Image.open(mask_path).convert("RGB")).astype(np.int32)
+    height, width = crop
+    top = random.integers(0, image.shape[1] - height + 1)
+    left = random.integers(0, image.shape[2] - width + 1)
+    normal = np.ascontiguousarray(image, np.float32)
+    normal = (normal / 255 - MEAN) / STD  # the whole picture, then the crop
+    normal = np.ascontiguousarray(normal[:, top : top + height, left : left + width])
+    mask = mask[top : top + height, left : left + width]
+    colour = (mask[..., 0] * 256 + mask[..., 1]) * 256 + mask[..., 2]
+    return normal, colormap2label()[colour]
 
 
 def endless_batches(form: str, folder: Path, config: Config) -> Batches:

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import platform
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,8 +15,13 @@ import rich.table
 from common.config import Config
 from common.network.flops import forward_flops, training_flops
 from scripts.bench.turns import Measured, cores, threads
-from scripts.bench.worker import SIDE, Job
+from scripts.bench.worker import SIDE
 from scripts.shared.cli import console
+
+COLUMNS = (
+    *("backend", "form", "first ms", "median ms", "min..max", "CPU ms"),
+    *("img/s", "x book", "% limit", "MB", "x MB"),
+)
 
 Row = dict[str, Any]
 Turns = Sequence[Mapping[str, float]]
@@ -26,6 +32,9 @@ EXPLANATION = (
     " limit: the FLOPs at that rate"
 )
 EXPLANATION_OF_DATA = "book: its items, one after the other"
+
+SETTINGS = ("backend", "form", "mode", "dtype", "batch_size", "height", "width")
+"""What a row has of its job."""
 
 WIDTH = 100
 """Columns that a table may take; where the output is no terminal, there would be 80."""
@@ -40,8 +49,7 @@ def gflop(mode: str, height: int, width: int) -> float:
 
 def product_rate(measured: Measured) -> float:
     """GFLOP/s of a candidate of the form `limit`: the median over its rounds."""
-    seconds = float(statistics.median(turn["seconds"] for turn in measured.turns))
-    return 2 * SIDE[measured.job.device] ** 3 / seconds / 1e9
+    return 2 * SIDE[measured.job.device] ** 3 / _seconds(measured.turns) / 1e9
 
 
 def fastest_product(measured: Iterable[Measured], dtype: str) -> Measured | None:
@@ -53,7 +61,7 @@ def fastest_product(measured: Iterable[Measured], dtype: str) -> Measured | None
     return max(products, key=product_rate, default=None)
 
 
-def limit_turns(product: Measured) -> Turns:
+def limit_turns(product: Measured) -> list[dict[str, float]]:
     """What the work of the product's combination would have taken in each round at its rate."""
     job = product.job
     work = job.batch_size * gflop(job.mode, job.height, job.width) * 1e9
@@ -61,93 +69,74 @@ def limit_turns(product: Measured) -> Turns:
     return [{"seconds": share * turn["seconds"]} for turn in product.turns]
 
 
-def speedup(book: Turns, turns: Turns) -> float:
-    """How many times faster than the book's form: the median over the rounds of book / turn."""
-    pairs = zip(book, turns, strict=True)
-    return float(statistics.median(theirs["seconds"] / turn["seconds"] for theirs, turn in pairs))
-
-
 def make_rows(measured: Sequence[Measured]) -> list[Row]:
     """The rows of a combination: each backend's forms in turn, then the limit of its own type.
 
     A row's share is of the limit in the row's type: the book's in float32.
     """
-    dtypes = {one.job.dtype for one in measured}
-    products = {dtype: fastest_product(measured, dtype) for dtype in dtypes}
+    products = {one.job.dtype: fastest_product(measured, one.job.dtype) for one in measured}
     limits = {dtype: limit_turns(product) for dtype, product in products.items() if product}
     rows = []
     for _, group in itertools.groupby(measured, lambda one: one.job.backend):
         own = [one for one in group if one.job.form != "limit"]
         book = next(one.turns for one in own if one.job.form == "book")
-        rows += [_row(one.job, one.turns, book) | _costs(one) for one in own]
         if limit := limits.get(own[0].job.dtype):
-            rows.append(_row(dataclasses.replace(own[0].job, form="limit"), limit, book))
-    for row in rows:
-        if limit := limits.get(row["dtype"]):
-            at_best = statistics.median(turn["seconds"] for turn in limit)
-            row["share_of_limit"] = at_best / row["seconds"]
+            own.append(Measured(dataclasses.replace(own[0].job, form="limit"), turns=limit))
+        rows += [_row(one, book, limits.get(one.job.dtype)) for one in own]
     return rows
 
 
-def _row(job: Job, turns: Turns, book: Turns) -> Row:
-    """What every row has; None is what a limit has none of. Seconds are medians of the rounds."""
-    seconds = [turn["seconds"] for turn in turns]
-    median = statistics.median(seconds)
+def _row(measured: Measured, book: Turns, limit: Turns | None) -> Row:
+    """Seconds are medians of the rounds; of a limit, which was not run, costs are None.
+
+    How many times faster than the book's form is the median of each round's ratio.
+    """
+    job, turns = measured.job, measured.turns
+    seconds, was_run = _seconds(turns), job.form != "limit"
+    spread = [turn["seconds"] for turn in turns]
+    times = (theirs["seconds"] / own for theirs, own in zip(book, spread, strict=True))
     return {
-        "backend": job.backend,
-        "form": job.form,
-        "mode": job.mode,
-        "dtype": job.dtype,
-        "batch_size": job.batch_size,
-        "height": job.height,
-        "width": job.width,
-        "seconds": median,
-        "spread": [min(seconds), max(seconds)],
-        "cpu_seconds": None,
-        "first_seconds": None,
-        "peak_mb": None,
-        "images_per_second": job.batch_size / median,
-        "share_of_limit": None,
-        "speedup_over_book": speedup(book, turns),
+        **{key: getattr(job, key) for key in SETTINGS},
+        "seconds": seconds,
+        "spread": [min(spread), max(spread)],
+        "cpu_seconds": statistics.median(t["cpu_seconds"] for t in turns) if was_run else None,
+        "first_seconds": measured.first.get("seconds"),
+        "peak_mb": max(turn["peak_mb"] for turn in turns) if was_run else None,
+        "images_per_second": job.batch_size / seconds,
+        "share_of_limit": _seconds(limit) / seconds if limit else None,
+        "speedup_over_book": statistics.median(times),
     }
 
 
-def _costs(measured: Measured) -> Row:
-    return {
-        "cpu_seconds": statistics.median(turn["cpu_seconds"] for turn in measured.turns),
-        "first_seconds": measured.first["seconds"],
-        "peak_mb": max(turn["peak_mb"] for turn in measured.turns),
-    }
+def _seconds(turns: Turns) -> float:
+    return float(statistics.median(turn["seconds"] for turn in turns))
 
 
 def _cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    found = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return found[1] if found else platform.machine()
 
 
 def machine(measured: Sequence[Measured]) -> dict[str, Any]:
     """What the numbers were taken on, and what the limits are made of."""
     versions = {"python": platform.python_version()}
     rates: dict[str, dict[str, list[float]]] = {}
-    gflops = {}
     for one in measured:
         versions |= one.first["versions"]
-        height, width = one.job.height, one.job.width
-        gflops[f"{height}x{width}"] = {
-            name: gflop(mode, height, width)
-            for name, mode in (("forward", "eval"), ("train", "train"))
-        }
         if one.job.form == "limit":
             by_backend = rates.setdefault(one.job.dtype, {})
             by_backend.setdefault(str(one.job.backend), []).append(product_rate(one))
+    sizes = dict.fromkeys((one.job.height, one.job.width) for one in measured)
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "device": next((one.first["gpu"] for one in measured if one.first["gpu"]), _cpu_name()),
         "cores": cores(),
         "threads": threads(),
         "versions": versions,
-        "gflop_per_image": gflops,
+        "gflop_per_image": {
+            f"{h}x{w}": {"forward": gflop("eval", h, w), "train": gflop("train", h, w)}
+            for h, w in sizes
+        },
         "product_gflop_per_second": {
             dtype: {name: statistics.median(values) for name, values in by_backend.items()}
             for dtype, by_backend in rates.items()
@@ -185,15 +174,12 @@ def show(measured: Sequence[Measured], rows: Sequence[Row]) -> None:
     console.print(f"\n{_heading(measured)}\n{explanation}", soft_wrap=True)
     book = fastest_product(measured, "float32")
     if book and rows[0]["dtype"] != "float32":
-        print(
-            f"% limit of the book's forms: of float32's product, {product_rate(book):.0f} GFLOP/s"
-        )
+        rate = product_rate(book)
+        print(f"% limit of the book's forms: of float32's product, {rate:.0f} GFLOP/s")
     table = rich.table.Table(box=rich.box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("backend", "form"):
-        table.add_column(name, no_wrap=True)
-    times = ("first ms", "median ms", "min..max", "CPU ms")
-    for name in (*times, "img/s", "x book", "% limit", "MB", "x MB"):
-        table.add_column(name, justify="right", no_wrap=True)
+    for name in COLUMNS:
+        left = name in ("backend", "form")
+        table.add_column(name, justify="left" if left else "right", no_wrap=True)
     peaks = {row["backend"]: row["peak_mb"] for row in rows if row["form"] == "book"}
     for row in rows:
         table.add_row(

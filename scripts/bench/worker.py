@@ -62,7 +62,6 @@ class Job:
     dtype: str = "float32"
     device: str = "cpu"
     data: str | None = None
-    seed: int = 0
 
     @property
     def calls(self) -> int:
@@ -81,20 +80,19 @@ class Job:
             weight_decay=1e-3,
             batch_size=self.batch_size,
             crop=(self.height, self.width),
-            seed=self.seed,
         )
 
 
 def make_batch(job: Job) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-    """Images and labels (N, H, W) without void, from the seed.
+    """Images and labels (N, H, W) without void, the same for all.
 
     Ours are pictures (N, H, W, 3) uint8; the book's the same ones as its dataset gives them,
     (N, 3, H, W) float32, normalised on the host.
     """
-    random = np.random.default_rng(job.seed)
+    random = np.random.default_rng(Config.seed)
     shape = (job.batch_size, job.height, job.width)
     pictures = random.integers(0, 256, (*shape, 3), np.uint8)
-    labels = random.integers(0, Config().num_classes, shape, np.uint8)
+    labels = random.integers(0, Config.num_classes, shape, np.uint8)
     if job.form == "ours":
         return pictures, labels
     return np.stack([normalize(picture, job.config()) for picture in pictures]), labels
@@ -110,7 +108,7 @@ def build(job: Job) -> Turn:
         batches = _batches(job, workers=0)
         return lambda: contextlib.nullcontext(lambda: next(batches))
     if job.form == "limit":
-        multiply = _device_module(job).product(SIDE[job.device], job.dtype, _device(job))
+        multiply = _book(job).product(SIDE[job.device], job.dtype, _device(job))
         return lambda: contextlib.nullcontext(multiply)
     return _network(job)
 
@@ -122,8 +120,7 @@ def _network(job: Job) -> Turn:
         trainer: Any = load_backend(str(job.backend)).Trainer(config, weights)
         step = functools.partial(trainer.step, rate=config.learning_rate)
     else:
-        book = importlib.import_module(f"scripts.bench.book.{job.backend}")
-        trainer = book.Trainer(config, bilinear=job.form == "bilinear")
+        trainer = _book(job).Trainer(config, bilinear=job.form == "bilinear")
         step = trainer.step
     if job.mode == "train" and job.data:
         return functools.partial(_train_with_data, job, step)
@@ -156,16 +153,22 @@ def _device(job: Job) -> Any:
     return load_backend(str(job.backend)).select_device(job.device)
 
 
-def _device_module(job: Job) -> Any:
-    return importlib.import_module(f"scripts.bench.device.{job.backend}")
+def _book(job: Job) -> Any:
+    return importlib.import_module(f"scripts.bench.{job.backend}")
 
 
-def about(job: Job) -> dict[str, Any]:
-    """Versions of what computes, and the device's name where it is a GPU."""
+def _gpu(job: Job) -> tuple[str | None, float]:
+    """The GPU's name and the most memory held there, in MB; None and 0 where none computes."""
+    if job.backend is None or job.device == "cpu":
+        return None, 0.0
+    name, peak_mb = _book(job).gpu(_device(job))
+    return name, float(peak_mb)
+
+
+def _versions(job: Job) -> dict[str, str]:
     if job.backend is None:
-        return {"versions": {"numpy": np.__version__, "pillow": PIL.__version__}, "gpu": None}
-    versions = load_backend(job.backend).versions()
-    return {"versions": versions, "gpu": _device_module(job).device_name(_device(job))}
+        return {"numpy": np.__version__, "pillow": PIL.__version__}
+    return load_backend(job.backend).versions()
 
 
 def _cpu_seconds() -> float:
@@ -182,10 +185,9 @@ def _peak_mb(job: Job) -> float:
 
     On the host, the peaks of the processes that read ahead are added to that of this one.
     """
-    if job.backend is not None:
-        on_device = _device_module(job).device_peak_mb(_device(job))
-        if on_device is not None:
-            return float(on_device)
+    gpu, peak_mb = _gpu(job)
+    if gpu:
+        return peak_mb
     kilobytes = 0
     for pid in ("self", *(child.pid for child in multiprocessing.active_children())):
         # ru_maxrss would begin with what the process held that started this one
@@ -224,7 +226,7 @@ def take_turns(work: dict[str, Any], say: Say) -> None:
     turn = build(job)
     first = measure(job, turn, 1)
     measure(job, turn, 1)
-    say(first | about(job))
+    say(first | {"versions": _versions(job), "gpu": _gpu(job)[0]})
     for _ in sys.stdin:
         say(measure(job, turn, job.calls, untimed=1))
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends import load_backend
-from common.config import VOID, Device, Dtype, Schedule
+from common.config import VOID, Config, Device, Dtype, Schedule
 from common.files import sha256
 from common.network.grid import pad_images
 from common.network.schedule import learning_rate
@@ -116,8 +116,8 @@ def run(job: Job, say: Say) -> None:
     folder = Path(job.folder)
     start = read_weights(Path(job.weights))
     batches = read_batches(Path(job.batches), start.num_classes, max(job.steps, job.probes, 1))
-    about = {"dtype": Dtype(job.dtype), "device": Device.cpu, "schedule": Schedule.poly}
-    config = config_of(start, **about, **job.settings)
+    usual = Config(dtype=Dtype(job.dtype), device=Device.cpu, schedule=Schedule.poly)
+    config = config_of(start, usual.replace(**job.settings))
     backend = load_backend(job.backend)
 
     def probe() -> Probe:

@@ -1,7 +1,8 @@
 """Plots: the curves of a run, curves on top of each other, the confusion matrix."""
 
+import collections
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+Lines = Sequence[Mapping[str, Any]]
 
 
 def smooth(values: Sequence[float], window: int) -> NDArray[np.float64]:
@@ -20,29 +23,29 @@ def smooth(values: Sequence[float], window: int) -> NDArray[np.float64]:
     return means
 
 
-def plot_run(
-    path: Path, steps: Sequence[Mapping[str, Any]], val: Sequence[Mapping[str, Any]]
-) -> None:
+def _series(lines: Lines, key: str) -> tuple[list[int], list[Any]]:
+    return [line["step"] for line in lines], [line[key] for line in lines]
+
+
+def plot_run(path: Path, steps: Lines, val: Lines) -> None:
     """The loss of each step, its running mean, and if any the metrics on val; a PNG file."""
     columns = 2 if val else 1
     figure = Figure(figsize=(4.5 * columns, 3.6), layout="constrained")
     left, *right = figure.subplots(1, columns, squeeze=False)[0]
-    losses = [line["loss"] for line in steps]
-    numbers = [line["step"] for line in steps]
+    numbers, losses = _series(steps, "loss")
     left.plot(numbers, losses, color="0.75", linewidth=0.8, label="each step")
     left.plot(numbers, smooth(losses, 20), color="C0", label="mean of 20 steps")
     left.set(xlabel="step", ylabel="loss", title="training loss")
     left.legend(frameon=False)
     for axes in right:
         for key, label in (("mean_iou", "mean IoU"), ("pixel_accuracy", "pixel accuracy")):
-            points = [(line["step"], line[key]) for line in val if line[key] is not None]
-            axes.plot(*zip(*points, strict=True) if points else ([], []), marker="o", label=label)
+            axes.plot(*_series(val, key), marker="o", label=label)
         axes.set(xlabel="step", ylim=(0, 1), title="val")
         axes.legend(frameon=False)
     _save(figure, path)
 
 
-def plot_runs(path: Path, runs: Sequence[Mapping[str, Any]]) -> None:
+def plot_runs(path: Path, runs: Lines) -> None:
     """The losses of several runs, means of 50 steps, and their mean IoU on val; a PNG file.
 
     `runs` are those of `scripts.curves`; each backend, or relay of several, has a colour, and each
@@ -60,8 +63,7 @@ def plot_runs(path: Path, runs: Sequence[Mapping[str, Any]]) -> None:
             "label": f"{name}, seed {run['seed']}",
         }
         left.plot(smooth([line["loss"] for line in run["steps"]], 50), **style)
-        points = [(line["step"], line["mean_iou"]) for line in run["val"]]
-        right.plot(*zip(*points, strict=True) if points else ([], []), marker=".", **style)
+        right.plot(*_series(run["val"], "mean_iou"), marker=".", **style)
     left.set(xlabel="step", ylabel="loss", title="training loss, mean of 50 steps")
     right.set(xlabel="step", title="mean IoU on val")
     right.set_ylim(bottom=0)
@@ -88,9 +90,7 @@ def plot_losses(path: Path, runs: Mapping[str, Sequence[float]]) -> None:
     _save(figure, path)
 
 
-def plot_relay(
-    path: Path, stayed: Mapping[str, Sequence[float]], relays: Sequence[Mapping[str, Any]]
-) -> None:
+def plot_relay(path: Path, stayed: Mapping[str, Sequence[float]], relays: Lines) -> None:
     """Losses of runs that stay in a framework and of relays, and how far apart; a PNG file.
 
     The result of `scripts.relay`.
@@ -137,7 +137,7 @@ def plot_confusion(path: Path, confusion: Sequence[Sequence[int]], names: Sequen
     _save(figure, path)
 
 
-def plot_classes(path: Path, rows: Sequence[Mapping[str, Any]], mean_iou: float | None) -> None:
+def plot_classes(path: Path, rows: Lines, mean_iou: float | None) -> None:
     """IoU and accuracy of each class as bars, their values beside them; a PNG file.
 
     `rows` is `per_class` of `common.evaluation.metrics.summarize`; what is None has no bar.
@@ -159,37 +159,28 @@ def plot_classes(path: Path, rows: Sequence[Mapping[str, Any]], mean_iou: float 
 
 _FORM_COLOURS = {"ours": "C0", "bilinear": "0.6", "book": "0.8"}
 
-Rows = Sequence[Mapping[str, Any]]
 
-
-def plot_bench(path: Path, rows: Rows) -> None:
+def plot_bench(path: Path, rows: Lines) -> None:
     """The rows of `scripts.bench`; a PNG file.
 
     One line of panels for each mode: bars of the largest batch and size, and, where there are
     several batch sizes or sizes, a batch's time against images and against megapixels.
     """
-    modes = list(dict.fromkeys(row["mode"] for row in rows))
-    batches, sizes = set(map(_images, rows)), set(map(_pixels, rows))
-    columns = 1 + (len(batches) > 1) + (len(sizes) > 1)
-    by_mode = [[row for row in rows if row["mode"] == mode] for mode in modes]
-    same_size = [_largest(of_mode, _pixels) for of_mode in by_mode]
-    same_batch = [_largest(of_mode, _images) for of_mode in by_mode]
-    largest = [_largest(of_size, _images) for of_size in same_size]
+    rows = [{**row, "pixels": row["height"] * row["width"]} for row in rows]
+    growing = [key for key in ("batch_size", "pixels") if len({row[key] for row in rows}) > 1]
+    by_mode = [list(group) for _, group in itertools.groupby(rows, lambda row: row["mode"])]
+    largest = [_largest(_largest(of_mode, "pixels"), "batch_size") for of_mode in by_mode]
     bars = [sum(row["form"] != "limit" for row in of_mode) for of_mode in largest]
-    heights = [max(1.1 + 0.25 * count, 2.8 if columns > 1 else 0) for count in bars]
-    figure = Figure(figsize=(7.2 + 3.6 * (columns - 1), sum(heights) + 0.5), layout="constrained")
+    heights = [max(1.1 + 0.25 * count, 2.8 if growing else 0) for count in bars]
+    widths = [7.2] + [3.6] * len(growing)
+    figure = Figure(figsize=(sum(widths), sum(heights) + 0.5), layout="constrained")
     grid = figure.subplots(
-        len(modes),
-        columns,
-        squeeze=False,
-        gridspec_kw={"height_ratios": heights, "width_ratios": [7.2, 3.6, 3.6][:columns]},
+        len(heights), len(widths), squeeze=False, height_ratios=heights, width_ratios=widths
     )
-    for k, axes in enumerate(grid):
-        _draw_bars(axes[0], largest[k])
-        if len(batches) > 1:
-            _draw_growth(axes[1], same_size[k], "images in a batch", _images)
-        if len(sizes) > 1:
-            _draw_growth(axes[-1], same_batch[k], "megapixels in a batch", _megapixels)
+    for (left, *right), of_mode, shown in zip(grid, by_mode, largest, strict=True):
+        _draw_bars(left, shown)
+        for axes, key in zip(right, growing, strict=True):
+            _draw_growth(axes, of_mode, key)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     once = dict(zip(labels, handles, strict=True))
     once = {form: once[form] for form in (*_FORM_COLOURS, "limit") if form in once}
@@ -197,25 +188,13 @@ def plot_bench(path: Path, rows: Rows) -> None:
     _save(figure, path)
 
 
-def _images(row: Mapping[str, Any]) -> int:
-    return int(row["batch_size"])
+def _largest(rows: Lines, key: str) -> Lines:
+    """The rows with the largest value."""
+    most = max(row[key] for row in rows)
+    return [row for row in rows if row[key] == most]
 
 
-def _pixels(row: Mapping[str, Any]) -> int:
-    return int(row["height"] * row["width"])
-
-
-def _megapixels(row: Mapping[str, Any]) -> float:
-    return _images(row) * _pixels(row) / 1e6
-
-
-def _largest(rows: Rows, amount: Callable[[Mapping[str, Any]], int]) -> Rows:
-    """The rows of the largest amount."""
-    most = max(map(amount, rows))
-    return [row for row in rows if amount(row) == most]
-
-
-def _draw_bars(axes: Axes, rows: Rows) -> None:
+def _draw_bars(axes: Axes, rows: Lines) -> None:
     """Milliseconds an image, a group of bars for each backend, the limit a line through it."""
     place, ticks = 0.0, {}
     for backend, group in itertools.groupby(rows, lambda row: row["backend"]):
@@ -245,18 +224,21 @@ def _draw_bars(axes: Axes, rows: Rows) -> None:
     axes.set(xlabel="milliseconds an image", title=title)
 
 
-def _draw_growth(
-    axes: Axes, rows: Rows, label: str, amount: Callable[[Mapping[str, Any]], float]
-) -> None:
+def _draw_growth(axes: Axes, rows: Lines, key: str) -> None:
     """A batch's time against how much is in it; a straight line from the origin to the largest."""
-    ours = [row for row in rows if row["form"] == "ours"]
-    for k, backend in enumerate(dict.fromkeys(row["backend"] for row in ours)):
-        points = sorted((amount(r), 1000 * r["seconds"]) for r in ours if r["backend"] == backend)
-        axes.plot(*zip(*points, strict=True), "o-", color=f"C{k}", label=backend or "from files")
-        axes.plot(*zip((0, 0), points[-1], strict=True), "--", color=f"C{k}", linewidth=0.8)
-    limit = {amount(row): 1000 * row["seconds"] for row in rows if row["form"] == "limit"}
+    points: dict[str, list[tuple[float, float]]] = collections.defaultdict(list)
+    for row in _largest(rows, "pixels" if key == "batch_size" else "batch_size"):
+        amount = row["batch_size"] * (1 if key == "batch_size" else row["pixels"] / 1e6)
+        if row["form"] in ("ours", "limit"):
+            name = row["backend"] if row["form"] == "ours" else "limit"
+            points[name or "from files"].append((amount, 1000 * row["seconds"]))
+    limit = points.pop("limit", [])
+    for k, (backend, own) in enumerate(points.items()):
+        axes.plot(*zip(*sorted(own), strict=True), "o-", color=f"C{k}", label=backend)
+        axes.plot(*zip((0, 0), max(own), strict=True), "--", color=f"C{k}", linewidth=0.8)
     if limit:
-        axes.plot(*zip(*sorted(limit.items()), strict=True), ":", color="black", label="limit")
+        axes.plot(*zip(*sorted(set(limit)), strict=True), ":", color="black", label="limit")
+    label = "images in a batch" if key == "batch_size" else "megapixels in a batch"
     axes.set(xlabel=label, ylabel="milliseconds a batch", title="ours; dashed: in proportion")
     axes.set_xlim(left=0)
     axes.locator_params(axis="x", nbins=5)

@@ -30,7 +30,7 @@ QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "
 """Idle threads sleep, where by default they spin for a while: others compute meanwhile."""
 
 
-class Worker:
+class Worker(subprocess.Popen[str]):
     """A process that runs `python -m <module> JOB`, JOB being the dataclass `job` as JSON.
 
     It computes with so many threads, where `environment` says nothing else. It is ended with the
@@ -41,7 +41,7 @@ class Worker:
         self.name = name
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed in __exit__
         limits = dict.fromkeys(LIMITED, str(threads))
-        self._process = subprocess.Popen(
+        super().__init__(
             [sys.executable, "-m", module, json.dumps(dataclasses.asdict(job))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -51,24 +51,17 @@ class Worker:
             cwd=Path(__file__).parents[2],
         )
 
-    def __enter__(self) -> "Worker":
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.kill()
-        self._process.communicate()
+        self.communicate()
         self._errors.close()
-
-    def kill(self) -> None:
-        """Ends the process; from any thread."""
-        self._process.kill()
 
     def ask(self) -> None:
         """Writes the empty line that a worker may wait for."""
-        assert self._process.stdin is not None
+        assert self.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # `answers` says why
-            self._process.stdin.write("\n")
-            self._process.stdin.flush()
+            self.stdin.write("\n")
+            self.stdin.flush()
 
     def answers(self) -> Iterator[Any]:
         """What it says, as it says it, until it ends.
@@ -77,9 +70,9 @@ class Worker:
             InputError: it has found bad input.
             WorkerError: its process has ended otherwise than well.
         """
-        assert self._process.stdout is not None
-        yield from map(json.loads, self._process.stdout)
-        code = self._process.wait()
+        assert self.stdout is not None
+        yield from map(json.loads, self.stdout)
+        code = self.wait()
         self._errors.seek(0)
         last = last_line(self._errors.read())
         if code == 2:

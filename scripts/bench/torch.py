@@ -1,5 +1,6 @@
 """PyTorch: the book's network and loop, eager, NCHW, with PyTorch's own transposed convolution."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -108,3 +109,20 @@ class Trainer:
 
     def _to_device(self, array: Array) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
+
+
+def product(side: int, dtype: str, device: torch.device) -> Callable[[], None]:
+    """A function that multiplies two (side, side) matrices and waits for the result."""
+    a, b = torch.rand(2, side, side, dtype=torch.float32, device=device).to(getattr(torch, dtype))
+
+    def multiply() -> None:
+        torch.matmul(a, b)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return multiply
+
+
+def gpu(device: torch.device) -> tuple[str, float]:
+    """A GPU's name, and the most megabytes that tensors have held on it."""
+    return torch.cuda.get_device_name(device), torch.cuda.max_memory_allocated(device) / 2**20

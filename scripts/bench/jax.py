@@ -4,6 +4,7 @@ The book has no JAX tab: this is its PyTorch tab in Flax's own layers. The backb
 `backends.jax`'s, so what is compared is the head, the loss and the step around them.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -46,12 +47,10 @@ class _FCN(nnx.Module):  # type: ignore[misc]  # Flax has no types here
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.backbone(x.transpose(0, 2, 3, 1))["out"]
         scores: jax.Array = self.final_conv(x)
-        if self.bilinear:
-            n, h, w, classes = scores.shape
-            logits: jax.Array = jax.image.resize(scores, (n, 32 * h, 32 * w, classes), "bilinear")
-        else:
-            logits = self.transpose_conv(scores)
-        return logits
+        if not self.bilinear:
+            return jnp.asarray(self.transpose_conv(scores))
+        n, h, w, classes = scores.shape
+        return jnp.asarray(jax.image.resize(scores, (n, 32 * h, 32 * w, classes), "bilinear"))
 
 
 @nnx.jit  # type: ignore[untyped-decorator]
@@ -65,15 +64,8 @@ def _step(model: _FCN, optimizer: Any, images: jax.Array, labels: jax.Array) -> 
     return jnp.asarray(loss)
 
 
-@nnx.jit  # type: ignore[untyped-decorator]
-def _logits(model: _FCN, images: jax.Array) -> jax.Array:
-    logits: jax.Array = model(images)
-    return logits
-
-
-@nnx.jit  # type: ignore[untyped-decorator]
-def _predict(model: _FCN, images: jax.Array) -> jax.Array:
-    return jnp.argmax(model(images), axis=-1)
+_logits = nnx.jit(lambda model, images: model(images))
+_predict = nnx.jit(lambda model, images: jnp.argmax(model(images), axis=-1))
 
 
 class Trainer:
@@ -104,3 +96,16 @@ class Trainer:
         """The most likely class of each pixel, (N, H, W)."""
         self.net.eval()
         return np.asarray(_predict(self.net, jnp.asarray(images)))
+
+
+def product(side: int, dtype: str, device: jax.Device) -> Callable[[], object]:
+    """A function that multiplies two (side, side) matrices and waits for the result."""
+    halves = jax.random.uniform(jax.random.key(0), (2, side, side), jnp.float32).astype(dtype)
+    a, b = jax.device_put(halves, device)
+    matmul = jax.jit(jnp.matmul)
+    return lambda: matmul(a, b).block_until_ready()
+
+
+def gpu(device: jax.Device) -> tuple[str, float]:
+    """A GPU's name, and the most megabytes that arrays have held on it."""
+    return device.device_kind, device.memory_stats()["peak_bytes_in_use"] / 2**20

@@ -1,5 +1,6 @@
 """MXNet Gluon: the book's network and loop, hybridized, with MXNet's own transposed convolution."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -60,17 +61,27 @@ class Trainer:
 
     def logits(self, images: Array) -> nd.NDArray:
         """The scores (N, classes, H, W) in eval mode."""
-        logits = self._evaluate(images)
+        logits = self.net(self._to_device(images))
         nd.waitall()
         return logits
 
     def predict(self, images: Array) -> NDArray[np.floating[Any]]:
         """The most likely class of each pixel, (N, H, W)."""
-        classes: NDArray[np.float32] = nd.argmax(self._evaluate(images), axis=1).asnumpy()
+        logits = self.net(self._to_device(images))
+        classes: NDArray[np.float32] = nd.argmax(logits, axis=1).asnumpy()
         return classes
-
-    def _evaluate(self, images: Array) -> nd.NDArray:
-        return self.net(self._to_device(images))
 
     def _to_device(self, array: Array) -> nd.NDArray:
         return nd.array(array, ctx=self.device)
+
+
+def product(side: int, dtype: str, device: mx.Context) -> Callable[[], object]:
+    """A function that multiplies two (side, side) matrices and waits for the result."""
+    a, b = (mx.nd.random.uniform(shape=(side, side), dtype=dtype, ctx=device) for _ in range(2))
+    return lambda: mx.nd.dot(a, b).wait_to_read()
+
+
+def gpu(device: mx.Context) -> tuple[str, float]:
+    """A GPU, of which MXNet knows no name, and the megabytes in use: MXNet keeps what it takes."""
+    free, total = mx.context.gpu_memory_info(device.device_id)
+    return str(device), (total - free) / 2**20
