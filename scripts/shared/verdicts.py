@@ -50,7 +50,8 @@ def new_table(title: str, names: Sequence[Column], numbers: Iterable[str]) -> Ta
 def print_stages(report: Report, trace: str) -> None:
     """The worst value of each stage of a trace, with its tolerance."""
     names = Column("stage", no_wrap=True), Column("worst value", overflow="fold")
-    table = new_table(f"{trace} against {report.reference}", names, ("error", "tolerance", "margin"))
+    numbers = ("error", "tolerance", "margin")
+    table = new_table(f"{trace} against {report.reference}", names, numbers)
     for stage, d in report.worst(trace).items():
         tolerance = number(d.tolerance.limit) if d.tolerance else "none"
         style = "bold red" if d.parted else ""
