@@ -58,9 +58,7 @@ def _update(
     labels: jax.Array,
     rate: jax.Array,
 ) -> tuple[Any, ...]:
-    """A step: the loss, the new parameters, buffers and momentum; what else `objective` told and
-    the gradients.
-    """
+    """A step: loss, parameters, buffers, momentum; and a pair, what `objective` told, gradients."""
     model = nnx.merge(structure, parameters, buffers)
     differentiate = nnx.value_and_grad(objective, has_aux=True)
     (loss, told), gradients = differentiate(model, images, labels)

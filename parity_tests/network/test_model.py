@@ -178,3 +178,15 @@ def test_pytorch_s_counters_of_batches_begin_at_0() -> None:
     state = new_trainer("torch").model.state_dict()  # type: ignore[attr-defined]
     counters = [int(tensor) for name, tensor in state.items() if name.endswith("batches_tracked")]
     assert counters == [0] * 20
+
+
+def test_the_model_called_as_the_book_does_gives_the_trainer_s_logits(backend: str) -> None:
+    """Training and prediction go by the cells; `FCN` itself must be the same network."""
+    framework, trainer = load_backend(backend), new_trainer(backend, dtype=Dtype.float64)
+    images = batches().image[0]
+    expected = framework.to_numpy(trainer.logits(images))  # and leaves the model in eval mode
+    x = images.transpose(0, 2, 3, 1) if backend == "jax" else images
+    device = framework.select_device("cpu")
+    logits = trainer.model(framework.to_device(x, device, "float64"))  # type: ignore[attr-defined]
+    assert logits.shape == (2, NUM_CLASSES, 64, 96)
+    assert relative_l2(framework.to_numpy(logits), expected) < 1e-14
