@@ -1,11 +1,8 @@
 """What tests share: the backends, generic weights and batches, and a trace of each backend."""
 
-import atexit
 import functools
 import importlib
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,7 +75,7 @@ def new_probe(name: str, **settings: Any) -> Probe:
 @functools.cache
 def start(architecture: Architecture = V1) -> Path:
     """A file of a thin network's initial weights, of the drawn shapes' classes, to train from."""
-    path = _shared() / f"start-{os.getpid()}-{architecture}.safetensors"
+    path = _SHARED[-1] / f"start-{os.getpid()}-{architecture}.safetensors"
     arrays = initial_weights(architecture, len(SHAPES_CLASSES), seed=0, width=WIDTH)
     write_weights(path, Weights(arrays, architecture, SHAPES_CLASSES))
     return path
@@ -96,7 +93,7 @@ WIDTHS = [WIDTH, pytest.param(WHOLE, marks=pytest.mark.full)]
 @functools.cache
 def trace(name: str, dtype: Dtype, architecture: Architecture = V1, width: int = WIDTH) -> Arrays:
     """The trace of a backend; made once a session, whichever of its processes comes first."""
-    path = _shared() / f"{name}-{dtype}-{architecture}-{width}.safetensors"
+    path = _SHARED[-1] / f"{name}-{dtype}-{architecture}-{width}.safetensors"
     with filelock.FileLock(f"{path}.lock"):
         if not path.exists():
             config = new_config(architecture=architecture, dtype=dtype, width=width)
@@ -105,14 +102,17 @@ def trace(name: str, dtype: Dtype, architecture: Architecture = V1, width: int =
     return read_tensors(path)[0]
 
 
-@functools.cache
-def _shared() -> Path:
-    """A folder that the processes of this session share; the first one's, or pytest-xdist's."""
-    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
-    folder = Path(tempfile.gettempdir()) / f"rosetta-traces-{run}"
-    folder.mkdir(exist_ok=True)
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+_SHARED: list[Path] = []
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A folder that all processes of this session share; pytest removes it at the end."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # a process's own folder lies in the session's
+        base = base.parent
+    _SHARED.append(base / "traces")
+    _SHARED[-1].mkdir(exist_ok=True)
 
 
 def command_module(name: str) -> Any:
