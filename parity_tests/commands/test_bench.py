@@ -16,12 +16,15 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from backends import load_backend
-from common.config import Config, Device
+from common.config import Config, Device, Dtype
 from common.data.augment import normalize
 from common.errors import WorkerError
 from common.network.flops import forward_flops, training_flops
+from common.network.tensors import config_tensors
+from parity_tests.conftest import new_config
 from scripts.bench import worker as bench_worker
 from scripts.bench.__main__ import NUMBERS, app, make_jobs, read_sizes
+from scripts.bench.chain import POOLED, Convolve, follow
 from scripts.bench.data import draw_pictures, endless_batches
 from scripts.bench.table import fastest_product, limit_turns, make_rows, product_rate
 from scripts.bench.turns import Measured, take_turns
@@ -33,10 +36,11 @@ ROOT = Path(__file__).parents[2]
 JOB = Job("torch", "ours", "train", batch_size=4, height=64, width=96)
 TORCH_FIRST = ["torch", *(pytest.param(name, marks=pytest.mark.full) for name in ("mxnet", "jax"))]
 """The real network, in one framework quickly and in all in full."""
+FORMS = ["ours", "convolutions", "bilinear", "book", "limit"]
 ROW_KEYS = {
     *("backend", "form", "mode", "dtype", "batch_size", "height", "width", "seconds", "spread"),
     *("cpu_seconds", "first_seconds", "peak_mb", "images_per_second", "share_of_limit"),
-    "speedup_over_book",
+    *("share_of_convolutions", "speedup_over_book"),
 }
 
 
@@ -99,6 +103,37 @@ def test_speedup_is_the_median_of_each_rounds_ratio() -> None:
     assert make_rows(taken)[0]["speedup_over_book"] == 2.0
 
 
+def test_a_share_of_convolutions_is_the_median_of_each_rounds_ratio() -> None:
+    ours, alone, book, limit = make_rows(
+        [
+            measured("jax", "ours", 4.0, 1.0, 8.0),
+            measured("jax", "convolutions", 3.0, 0.5, 2.0),
+            measured("jax", "book", 4.0, 5.0, 8.0),
+            measured("jax", "limit", 0.1, 0.1, 0.1),
+        ]
+    )
+    assert ours["share_of_convolutions"] == 0.5  # of 0.75, 0.5, 0.25
+    assert alone["share_of_convolutions"] == 1.0
+    assert book["share_of_convolutions"] == 0.25
+    assert limit["share_of_convolutions"] == pytest.approx(2.0 / limit["seconds"])
+    assert alone["share_of_limit"] == pytest.approx(limit["seconds"] / 2.0)
+
+
+def test_a_share_of_convolutions_is_of_the_same_backend_and_type() -> None:
+    rows = make_rows(
+        [
+            measured("torch", "ours", 2.0, dtype="bfloat16"),
+            measured("torch", "convolutions", 1.0, dtype="bfloat16"),
+            measured("torch", "book", 4.0),
+            measured("mxnet", "ours", 8.0),
+            measured("mxnet", "convolutions", 2.0),
+            measured("mxnet", "book", 8.0),
+        ]
+    )
+    shares = [row["share_of_convolutions"] for row in rows]
+    assert shares == [0.5, 1.0, None, 0.25, 1.0, 0.25]
+
+
 def test_limit_is_the_work_at_the_rate_of_the_fastest_backend() -> None:
     work = 4 * sum(training_flops("resnet18", 21, 64, 96).values())
     product = 2 * SIDE["cpu"] ** 3
@@ -135,10 +170,11 @@ def test_limit_is_the_work_at_the_rate_of_the_fastest_backend() -> None:
         assert row["share_of_limit"] == pytest.approx(seconds / row["seconds"])
 
 
-def test_the_book_is_float32_and_mxnet_takes_no_bfloat16_product() -> None:
+def test_the_book_is_float32_and_mxnet_computes_nothing_in_bfloat16() -> None:
     jobs = make_jobs(Job(None, "", "eval", 1, 32, 64, dtype="bfloat16"), ["torch", "mxnet"])
     assert [(job.backend, job.form, job.dtype) for job in jobs] == [
         ("torch", "ours", "bfloat16"),
+        ("torch", "convolutions", "bfloat16"),
         ("torch", "bilinear", "float32"),
         ("torch", "book", "float32"),
         ("torch", "limit", "bfloat16"),
@@ -148,8 +184,9 @@ def test_the_book_is_float32_and_mxnet_takes_no_bfloat16_product() -> None:
         ("mxnet", "book", "float32"),
         ("mxnet", "limit", "float32"),
     ]
-    single = make_jobs(Job(None, "", "eval", 1, 32, 64), ["mxnet"])
-    assert [job.form for job in single] == ["ours", "bilinear", "book", "limit"]
+    for mode in ("train", "eval", "predict"):
+        single = make_jobs(Job(None, "", mode, 1, 32, 64), ["mxnet"])
+        assert [job.form for job in single] == FORMS
     reading = make_jobs(Job(None, "", "data", 1, 32, 64), ["torch", "mxnet"])
     assert [(job.backend, job.form) for job in reading] == [(None, "ours"), (None, "book")]
 
@@ -203,6 +240,92 @@ def test_the_bilinear_head_interpolates_between_centres(backend: str) -> None:
     assert np.abs(np.diff(between, n=2)).max() < 1e-5 < np.ptp(between)
 
 
+def test_the_convolutions_are_those_of_the_network(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module(f"scripts.bench.{backend}")
+    # a seed of its own, so that nothing is compiled yet
+    config = Config(device=Device.cpu, batch_size=2, crop=(64, 96), seed=5)
+    specs, flops = config_tensors(config), forward_flops("resnet18", 21, 64, 96)
+    found = {}
+
+    def recording(config: Config, convolve: Convolve, images: Any, pooled: Any) -> list[Any]:
+        def record(x: Any, name: str, stride: int, padding: int) -> Any:
+            y = convolve(x, name, stride, padding)
+            assert x.shape[0] == y.shape[0] == 2
+            places = np.prod(y.shape) // (2 * specs[name].shape[0])
+            found[name] = 2 * np.prod(specs[name].shape) * places
+            return y
+
+        return follow(config, record, images, pooled)
+
+    monkeypatch.setattr(module, "follow", recording)
+    alone = module.Convolutions(config)
+    if backend == "mxnet":
+        alone.net.hybridize(False)  # a graph's symbols have no shape
+    *_, cells = alone.forward()
+    del flops["transpose_conv.weight"]
+    assert found == flops
+    assert cells.shape == (2, 3, 4, 32, 32, 21)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_convolutions_flops_are_those_that_pytorch_counts(training: bool) -> None:
+    config = Config(device=Device.cpu, batch_size=2, crop=(64, 96))
+    alone = importlib.import_module("scripts.bench.torch").Convolutions(config)
+    with FlopCounterMode(display=False) as counter:
+        (alone.gradients if training else alone.forward)()
+    counted = {"convolution": 0, "product": 0}
+    for operator, flops in counter.get_flop_counts()["Global"].items():
+        counted["convolution" if "convolution" in str(operator) else "product"] += flops
+    expected = (training_flops if training else forward_flops)("resnet18", 21, 64, 96)
+    # a pixel of the scores reaches 4 cells, and those at the edges are whole
+    head = expected.pop("transpose_conv.weight") * (3 * 4) // (2 * 3)
+    assert counted == {"convolution": 2 * sum(expected.values()), "product": 2 * head}
+
+
+def convolution_gradients(backend: str) -> dict[str, np.ndarray]:
+    """In the canonical layouts, of a thin network in float64."""
+    config = new_config(device=Device.cpu, dtype=Dtype.float64, batch_size=2, crop=(64, 96))
+    alone = importlib.import_module(f"scripts.bench.{backend}").Convolutions(config)
+    found = {name: load_backend(backend).to_numpy(g) for name, g in alone.gradients().items()}
+    if backend == "jax":
+        moved = {POOLED: (0, 3, 1, 2), "transpose_conv.weight": (0, 1, 2, 3)}
+        found = {k: v.transpose(moved.get(k, (3, 2, 0, 1))) for k, v in found.items()}
+    return found
+
+
+def test_the_convolutions_have_a_gradient_by_every_weight(backend: str) -> None:
+    gradients, expected = convolution_gradients(backend), convolution_gradients("torch")
+    config = new_config()
+    specs = config_tensors(config).values()
+    weights = {spec.name: spec.shape for spec in specs if spec.role == "weight"}
+    assert {name: g.shape for name, g in gradients.items()} == {
+        **weights,
+        POOLED: (2, config.width, 16, 24),
+    }
+    for name, gradient in gradients.items():
+        np.testing.assert_allclose(gradient, expected[name], rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval", "predict"])
+def test_the_convolutions_are_a_candidate(backend: str, mode: str) -> None:
+    job = Job(backend, "convolutions", mode, batch_size=1, height=32, width=64)
+    with build(job)() as call:
+        result: Any = call()
+    assert len(result) == (23 if mode == "train" else 5)
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_the_convolutions_compute_in_the_run_s_type(backend: str) -> None:
+    job = Job(backend, "convolutions", "train", 1, 32, 64, dtype="bfloat16")
+    with build(job)() as call:
+        result: Any = call()
+    assert {str(gradient.dtype).removeprefix("torch.") for gradient in result.values()} == {
+        "bfloat16"
+    }
+
+
 def test_a_product_is_taken_to_its_end(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_worker, "SIDE", {"cpu": 64})
     job = Job(backend, "limit", "eval", 1, 32, 32)
@@ -241,14 +364,18 @@ def test_json_has_all_forms(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(path.read_text())
-    forms = ["ours", "bilinear", "book", "limit"]
-    assert [row["form"] for row in result["rows"]] == forms
+    assert [row["form"] for row in result["rows"]] == FORMS
     for row in result["rows"]:
         assert set(row) == ROW_KEYS
         assert row["seconds"] > 0
-        limit = result["rows"][3]["seconds"]
+        assert row["share_of_convolutions"] > 0
+        limit = result["rows"][4]["seconds"]
         assert row["share_of_limit"] == pytest.approx(limit / row["seconds"])
-    assert result["rows"][2]["speedup_over_book"] == 1.0
+    assert result["rows"][1]["share_of_convolutions"] == 1.0
+    assert result["rows"][3]["speedup_over_book"] == 1.0
+    heading = next(line for line in done.stdout.splitlines() if "backend" in line)
+    assert heading.split()[-6:] == ["img/s", "book", "limit", "conv", "MB", "MB"]
+    assert "\N{HORIZONTAL ELLIPSIS}" not in done.stdout  # nothing is cut off
     facts = result["machine"]
     assert facts["cores"] == len(os.sched_getaffinity(0))
     assert set(facts["versions"]) == {"python", "torch", "numpy"}
@@ -271,7 +398,8 @@ def test_several_batch_sizes_and_sizes_of_reading(tmp_path: Path, run_command: C
     combinations = [(n, h, w) for n in (1, 2) for h, w in ((32, 64), (64, 96))]
     assert [(r["batch_size"], r["height"], r["width"]) for r in rows[::2]] == combinations
     for row in rows:
-        assert (row["backend"], row["mode"], row["share_of_limit"]) == (None, "data", None)
+        assert (row["backend"], row["mode"]) == (None, "data")
+        assert row["share_of_limit"] is row["share_of_convolutions"] is None
     with Image.open(picture) as image:
         assert image.size[0] > 1000
 

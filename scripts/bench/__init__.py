@@ -5,6 +5,14 @@ Each has a `Trainer(config, bilinear=False)` with `step(images, labels)`, `logit
 ends when they are computed, and `predict(images)`; in float32, from images (N, 3, H, W), normalised
 on the host, with sides that are multiples of 32, and labels (N, H, W) without void. With `bilinear`
 its head is torchvision's kind: the scores at 1/32 are interpolated, where the book learns a
-transposed convolution. `product(side, dtype, device)` gives a function that multiplies two square
-matrices to the end, and `gpu(device)` tells a GPU's name and how much memory was held there.
+transposed convolution.
+
+`Convolutions(config)` is what our network cannot do without: its convolutions and its last product
+alone, chained as in `chain`, in the fastest form that the framework has, in the config's dtype,
+batch size and crop. `forward()` returns what no convolution takes; `gradients()` returns by name
+those by the weights and by `POOLED`, and computes those by all other inputs but the images on the
+way. Both end when all is computed.
+
+`product(side, dtype, device)` gives a function that multiplies two square matrices to the end, and
+`gpu(device)` tells a GPU's name and how much memory was held there.
 """

@@ -38,7 +38,7 @@ NUMBERS = ("--batch-size", "--size")
 """Options that take several whole numbers."""
 
 NO_PRODUCT = {("mxnet", "bfloat16")}
-"""Backends that cannot multiply matrices of a type."""
+"""Backends that cannot multiply matrices, nor convolve, in a type."""
 
 BATCH_SIZE = 4
 
@@ -55,12 +55,15 @@ def make_jobs(at: Job, backends: Sequence[str]) -> list[Job]:
     if at.mode == "data":
         return [dataclasses.replace(at, form=form, dtype="float32") for form in ("ours", "book")]
     book = dataclasses.replace(at, dtype="float32")  # it knows no other type
-    forms = (at, "ours"), (book, "bilinear"), (book, "book"), (at, "limit"), (book, "limit")
+    forms = (
+        *((at, "ours"), (at, "convolutions"), (book, "bilinear"), (book, "book")),
+        *((at, "limit"), (book, "limit")),
+    )
     jobs = dict.fromkeys(
         dataclasses.replace(one, backend=name, form=form)
         for name in backends
         for one, form in forms
-        if form != "limit" or (name, one.dtype) not in NO_PRODUCT
+        if form not in ("convolutions", "limit") or (name, one.dtype) not in NO_PRODUCT
     )
     return list(jobs)
 
@@ -124,7 +127,7 @@ def bench(
         Path | None, typer.Option(metavar="FILE", help="Draw the result, a PNG file.")
     ] = None,
 ) -> None:
-    """Times each backend against the plain loop of the book, and against the bare arithmetic.
+    """Times each backend against the book's plain loop, its own convolutions, and arithmetic.
 
     The book's forms compute in float32 whatever --dtype says, from images normalised on the host,
     as its dataset gives them; ours start from pictures as decoded. A call ends when its result

@@ -4,6 +4,7 @@ The book has no JAX tab: this is its PyTorch tab in Flax's own layers. The backb
 `backends.jax`'s, so what is compared is the head, the loss and the step around them.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +17,10 @@ from numpy.typing import NDArray
 
 from backends.jax.device import select_device
 from backends.jax.model import ResNet
+from backends.jax.upsampling import TransposeConv
 from common.config import Config
 from common.network.bilinear import bilinear_weight
+from scripts.bench.chain import POOLED, follow, starting_arrays
 
 Array = NDArray[Any]
 
@@ -96,6 +99,67 @@ class Trainer:
         """The most likely class of each pixel, (N, H, W)."""
         self.net.eval()
         return np.asarray(_predict(self.net, jnp.asarray(images)))
+
+
+def _convolution(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+    """Of (N, H, W, in) by (kh, kw, in, out); `padding` is on all four sides."""
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        ((padding, padding), (padding, padding)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _outputs(
+    config: Config, images: jax.Array, parameters: dict[str, jax.Array]
+) -> list[jax.Array]:
+    def convolve(x: jax.Array, name: str, stride: int, padding: int) -> jax.Array:
+        return _convolution(x, parameters[name], stride, padding)
+
+    *outputs, scores = follow(config, convolve, images, parameters[POOLED])
+    head = TransposeConv(config.num_classes, config)
+    head.weight[...] = parameters["transpose_conv.weight"]
+    return [*outputs, head.cells(scores)]
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _gradients(
+    config: Config, images: jax.Array, parameters: dict[str, jax.Array]
+) -> dict[str, jax.Array]:
+    outputs, pull_back = jax.vjp(functools.partial(_outputs, config, images), parameters)
+    found: tuple[dict[str, jax.Array]] = pull_back(outputs)
+    return found[0]
+
+
+class Convolutions:
+    """Our network's convolutions and its last product alone, NHWC, compiled."""
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.device = config, select_device(config.device)
+        images, arrays = starting_arrays(config)
+        head = "transpose_conv.weight"  # in its canonical layout; kernels are (kh, kw, in, out)
+        layouts = dict.fromkeys(arrays, (2, 3, 1, 0)) | {POOLED: (0, 2, 3, 1), head: (0, 1, 2, 3)}
+        self.images = self._to_device(images.transpose(0, 2, 3, 1))
+        self.parameters = {
+            name: self._to_device(array.transpose(layouts[name])) for name, array in arrays.items()
+        }
+
+    def forward(self) -> list[jax.Array]:
+        """What no convolution takes, the cells last."""
+        outputs = _outputs(self.config, self.images, self.parameters)
+        return [output.block_until_ready() for output in outputs]
+
+    def gradients(self) -> dict[str, jax.Array]:
+        """Those of half the sum of the outputs' squares: what comes back is what came out."""
+        found = _gradients(self.config, self.images, self.parameters)
+        return {name: gradient.block_until_ready() for name, gradient in found.items()}
+
+    def _to_device(self, array: Array) -> jax.Array:
+        on_device: jax.Array = jax.device_put(jnp.asarray(array, self.config.dtype), self.device)
+        return on_device
 
 
 def product(side: int, dtype: str, device: jax.Device) -> Callable[[], object]:

@@ -1,6 +1,6 @@
 """MXNet Gluon: the book's network and loop, hybridized, with MXNet's own transposed convolution."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,11 @@ import mxnet as mx
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import HybridBlock, nn
 
+from backends.mxnet.upsampling import TransposeConv
 from common.config import Config
+from common.memory import keep_pages
 from common.network.bilinear import bilinear_weight
+from scripts.bench.chain import POOLED, follow, starting_arrays
 
 Array = NDArray[Any]
 
@@ -73,6 +76,74 @@ class Trainer:
 
     def _to_device(self, array: Array) -> nd.NDArray:
         return nd.array(array, ctx=self.device)
+
+
+class _Chain(HybridBlock):  # type: ignore[misc]  # MXNet has no types
+    """(images, what stands for their pooled features) -> what no convolution takes, cells last."""
+
+    def __init__(self, config: Config, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        super().__init__()
+        self.config, self.shapes = config, shapes
+        with self.name_scope():
+            self.transpose_conv = TransposeConv(config.num_classes)
+            self.transpose_conv.bias.grad_req = "null"
+            for name, shape in shapes.items():
+                # As an attribute: under that name `hybrid_forward` is given it.
+                setattr(self, name, self.params.get(name, shape=shape))
+
+    def hybrid_forward(self, F: Any, images: Any, pooled: Any, **weights: Any) -> list[Any]:
+        def convolve(x: Any, name: str, stride: int, padding: int) -> Any:
+            channels, _, *kernel = self.shapes[name]
+            return F.Convolution(
+                *(x, weights[name]),
+                num_filter=channels,
+                kernel=kernel,
+                stride=(stride, stride),
+                pad=(padding, padding),
+                no_bias=True,
+            )
+
+        *outputs, scores = follow(self.config, convolve, images, pooled)
+        return [*outputs, self.transpose_conv.cells(scores)]
+
+
+class Convolutions:
+    """Our network's convolutions and its last product alone, hybridized."""
+
+    def __init__(self, config: Config) -> None:
+        keep_pages()  # as ours
+        self.config, self.device = config, select_device(config.device)
+        images, arrays = starting_arrays(config)
+        self.images, self.pooled = self._to_device(images), self._to_device(arrays.pop(POOLED))
+        self.pooled.attach_grad()
+        head = "transpose_conv.weight"
+        shapes = {name: array.shape for name, array in arrays.items() if name != head}
+        self.net = _Chain(config, shapes)
+        self.parameters = {name: getattr(self.net, name) for name in shapes}
+        self.parameters[head] = self.net.transpose_conv.weight
+        self.net.cast(config.dtype)
+        self.net.initialize(mx.init.Zero(), ctx=self.device)
+        for name, parameter in self.parameters.items():
+            parameter.set_data(self._to_device(arrays[name]))
+        self.net.hybridize()
+
+    def forward(self) -> list[nd.NDArray]:
+        """What no convolution takes, the cells last."""
+        outputs: list[nd.NDArray] = self.net(self.images, self.pooled)
+        nd.waitall()
+        return outputs
+
+    def gradients(self) -> dict[str, nd.NDArray]:
+        """Those of half the sum of the outputs' squares: what comes back is what came out."""
+        with autograd.record():
+            outputs = self.net(self.images, self.pooled)
+        autograd.backward(outputs, [output.detach() for output in outputs])
+        nd.waitall()
+        found = {name: parameter.grad() for name, parameter in self.parameters.items()}
+        return {POOLED: self.pooled.grad} | found
+
+    def _to_device(self, array: Array) -> nd.NDArray:
+        return nd.array(array, ctx=self.device, dtype=self.config.dtype)
 
 
 def product(side: int, dtype: str, device: mx.Context) -> Callable[[], object]:

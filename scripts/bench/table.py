@@ -19,8 +19,8 @@ from scripts.bench.worker import SIDE
 from scripts.shared.cli import console
 
 COLUMNS = (
-    *("backend", "form", "first ms", "median ms", "min..max", "CPU ms"),
-    *("img/s", "x book", "% limit", "MB", "x MB"),
+    *("\nbackend", "\nform", "first\nms", "median\nms", "\nmin..max", "CPU\nms"),
+    *("\nimg/s", "x\nbook", "%\nlimit", "%\nconv", "\nMB", "x\nMB"),
 )
 
 Row = dict[str, Any]
@@ -28,6 +28,7 @@ Turns = Sequence[Mapping[str, float]]
 
 # `bilinear` is held to the same limit, though its head has a twentieth less to do.
 EXPLANATION = (
+    "convolutions: those of ours alone, and its last product; % conv: their time over the row's\n"
     "bilinear: the book's loop (float32), interpolating; book: as it is;"
     " limit: the FLOPs at that rate"
 )
@@ -72,7 +73,7 @@ def limit_turns(product: Measured) -> list[dict[str, float]]:
 def make_rows(measured: Sequence[Measured]) -> list[Row]:
     """The rows of a combination: each backend's forms in turn, then the limit of its own type.
 
-    A row's share is of the limit in the row's type: the book's in float32.
+    A row's shares are of the limit and the convolutions in the row's type: the book's in float32.
     """
     products = {one.job.dtype: fastest_product(measured, one.job.dtype) for one in measured}
     limits = {dtype: limit_turns(product) for dtype, product in products.items() if product}
@@ -80,21 +81,24 @@ def make_rows(measured: Sequence[Measured]) -> list[Row]:
     for _, group in itertools.groupby(measured, lambda one: one.job.backend):
         own = [one for one in group if one.job.form != "limit"]
         book = next(one.turns for one in own if one.job.form == "book")
+        alone = {one.job.dtype: one.turns for one in own if one.job.form == "convolutions"}
         if limit := limits.get(own[0].job.dtype):
             own.append(Measured(dataclasses.replace(own[0].job, form="limit"), turns=limit))
-        rows += [_row(one, book, limits.get(one.job.dtype)) for one in own]
+        rows += [
+            _row(one, book, limits.get(one.job.dtype), alone.get(one.job.dtype)) for one in own
+        ]
     return rows
 
 
-def _row(measured: Measured, book: Turns, limit: Turns | None) -> Row:
+def _row(measured: Measured, book: Turns, limit: Turns | None, convolutions: Turns | None) -> Row:
     """Seconds are medians of the rounds; of a limit, which was not run, costs are None.
 
-    How many times faster than the book's form is the median of each round's ratio.
+    How many times faster than the book's form is the median of each round's ratio, and so is the
+    share of the backend's convolutions.
     """
     job, turns = measured.job, measured.turns
     seconds, was_run = _seconds(turns), job.form != "limit"
     spread = [turn["seconds"] for turn in turns]
-    times = (theirs["seconds"] / own for theirs, own in zip(book, spread, strict=True))
     return {
         **{key: getattr(job, key) for key in SETTINGS},
         "seconds": seconds,
@@ -104,12 +108,19 @@ def _row(measured: Measured, book: Turns, limit: Turns | None) -> Row:
         "peak_mb": max(turn["peak_mb"] for turn in turns) if was_run else None,
         "images_per_second": job.batch_size / seconds,
         "share_of_limit": _seconds(limit) / seconds if limit else None,
-        "speedup_over_book": statistics.median(times),
+        "share_of_convolutions": _ratio(convolutions, turns) if convolutions else None,
+        "speedup_over_book": _ratio(book, turns),
     }
 
 
 def _seconds(turns: Turns) -> float:
     return float(statistics.median(turn["seconds"] for turn in turns))
+
+
+def _ratio(theirs: Turns, own: Turns) -> float:
+    """The median of each round's ratio."""
+    pairs = zip(theirs, own, strict=True)
+    return float(statistics.median(a["seconds"] / b["seconds"] for a, b in pairs))
 
 
 def _cpu_name() -> str:
@@ -178,7 +189,7 @@ def show(measured: Sequence[Measured], rows: Sequence[Row]) -> None:
         print(f"% limit of the book's forms: of float32's product, {rate:.0f} GFLOP/s")
     table = rich.table.Table(box=rich.box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for name in COLUMNS:
-        left = name in ("backend", "form")
+        left = name in COLUMNS[:2]
         table.add_column(name, justify="left" if left else "right", no_wrap=True)
     peaks = {row["backend"]: row["peak_mb"] for row in rows if row["form"] == "book"}
     for row in rows:
@@ -192,6 +203,7 @@ def show(measured: Sequence[Measured], rows: Sequence[Row]) -> None:
             _figures(row["images_per_second"]),
             f"{row['speedup_over_book']:.2f}",
             _figures(row["share_of_limit"], 100),
+            _figures(row["share_of_convolutions"], 100),
             _figures(row["peak_mb"]),
             _figures(row["peak_mb"], 1 / peaks[row["backend"]]),
             end_section=row["form"] == "limit",

@@ -10,8 +10,11 @@ from torch import nn
 from torch.nn import functional
 
 from backends.torch.device import select_device, to_numpy
+from backends.torch.upsampling import TransposeConv
 from common.config import Config
+from common.memory import keep_pages
 from common.network.bilinear import bilinear_weight
+from scripts.bench.chain import POOLED, follow, starting_arrays
 
 Array = NDArray[Any]
 
@@ -109,6 +112,54 @@ class Trainer:
 
     def _to_device(self, array: Array) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
+
+
+class Convolutions:
+    """Our network's convolutions and its last product alone, channels_last."""
+
+    def __init__(self, config: Config) -> None:
+        keep_pages()  # as ours
+        self.config, self.device = config, select_device(config.device)
+        images, arrays = starting_arrays(config)
+        self.images = self._to_device(images)
+        self.parameters = {
+            name: nn.Parameter(self._to_device(array)) for name, array in arrays.items()
+        }
+        self.head = TransposeConv(config.num_classes).to(self.images)
+        self.head.weight = self.parameters["transpose_conv.weight"]
+        nn.init.zeros_(self.head.bias.requires_grad_(False))
+
+    @torch.inference_mode()
+    def forward(self) -> list[torch.Tensor]:
+        """What no convolution takes, the cells last."""
+        outputs = self._outputs()
+        self._wait()
+        return outputs
+
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """Those of half the sum of the outputs' squares: what comes back is what came out."""
+        outputs = self._outputs()
+        found = torch.autograd.grad(
+            outputs, list(self.parameters.values()), [output.detach() for output in outputs]
+        )
+        self._wait()
+        return dict(zip(self.parameters, found, strict=True))
+
+    def _outputs(self) -> list[torch.Tensor]:
+        def convolve(x: torch.Tensor, name: str, stride: int, padding: int) -> torch.Tensor:
+            return functional.conv2d(x, self.parameters[name], None, stride, padding)
+
+        *outputs, scores = follow(self.config, convolve, self.images, self.parameters[POOLED])
+        return [*outputs, self.head.cells(scores)]
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def _to_device(self, array: Array) -> torch.Tensor:
+        return torch.from_numpy(array).to(
+            self.device, getattr(torch, self.config.dtype), memory_format=torch.channels_last
+        )
 
 
 def product(side: int, dtype: str, device: torch.device) -> Callable[[], None]:

@@ -47,10 +47,11 @@ Turn = Callable[[], contextlib.AbstractContextManager[Call]]
 class Job:
     """What a candidate is to compute.
 
-    `form` is `ours`, the backend; `book`, the book's way; `bilinear`, that with interpolation for
-    its transposed convolution; or `limit`, one matrix product. `mode` is one of `scripts.bench`'s.
-    `backend` is None in mode `data`, where no framework takes part. `data` is a folder in VOC's
-    layout that batches are read from, None for one batch over and over.
+    `form` is `ours`, the backend; `convolutions`, its convolutions alone; `book`, the book's way;
+    `bilinear`, that with interpolation for its transposed convolution; or `limit`, one matrix
+    product. `mode` is one of `scripts.bench`'s. `backend` is None in mode `data`, where no
+    framework takes part. `data` is a folder in VOC's layout that batches are read from, None for
+    one batch over and over.
     """
 
     backend: str | None
@@ -110,6 +111,10 @@ def build(job: Job) -> Turn:
     if job.form == "limit":
         multiply = _book(job).product(SIDE[job.device], job.dtype, _device(job))
         return lambda: contextlib.nullcontext(multiply)
+    if job.form == "convolutions":
+        alone = _book(job).Convolutions(job.config())
+        compute = alone.gradients if job.mode == "train" else alone.forward
+        return lambda: contextlib.nullcontext(compute)
     return _network(job)
 
 

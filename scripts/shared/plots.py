@@ -157,7 +157,7 @@ def plot_classes(path: Path, rows: Lines, mean_iou: float | None) -> None:
     _save(figure, path)
 
 
-_FORM_COLOURS = {"ours": "C0", "bilinear": "0.6", "book": "0.8"}
+_FORM_COLOURS = {"ours": "C0", "convolutions": "C9", "bilinear": "0.6", "book": "0.8"}
 
 
 def plot_bench(path: Path, rows: Lines) -> None:
@@ -184,7 +184,7 @@ def plot_bench(path: Path, rows: Lines) -> None:
     handles, labels = grid[0, 0].get_legend_handles_labels()
     once = dict(zip(labels, handles, strict=True))
     once = {form: once[form] for form in (*_FORM_COLOURS, "limit") if form in once}
-    figure.legend(once.values(), once, loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(once.values(), once, loc="outside lower center", ncols=5, frameon=False)
     _save(figure, path)
 
 
