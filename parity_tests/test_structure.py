@@ -140,7 +140,7 @@ def circles(root: Path) -> list[str]:
 
 
 def test_the_same_files_in_each_backend(backend: str) -> None:
-    assert len(FILES) == 9
+    assert len(FILES) == 10
     assert sorted(path.name for path in (ROOT / "backends" / backend).glob("*.py")) == FILES
 
 

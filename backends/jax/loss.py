@@ -16,6 +16,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     truth = jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype, axis=1)
     log_probability = jax.nn.log_softmax(logits, axis=1)
     valid = labels != VOID
+    losses = -jnp.sum(truth * log_probability, axis=1)
     # XLA on a CPU adds one by one, which in float32 costs digits that the others keep.
-    total = -jnp.sum(truth * log_probability, dtype=jnp.float64).astype(logits.dtype)
+    total = jnp.sum(losses, dtype=jnp.float64).astype(logits.dtype)
     return total / jnp.maximum(valid.sum(), 1)

@@ -11,80 +11,23 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from backends.jax.layers import _max_pool, batch_norm, conv
 from backends.jax.upsampling import TransposeConv
 from common.config import Config
 from common.network.architecture import DESIGNS, stages
-
-
-def _conv(
-    in_channels: int,
-    channels: int,
-    kernel: int,
-    stride: int = 1,
-    padding: int = 0,
-    *,
-    bias: bool = False,
-    config: Config,
-) -> nnx.Conv:
-    # differs(conv_layout): (kh, kw, in, out); the default SAME is not symmetric at stride 2.
-    return nnx.Conv(
-        in_channels,
-        channels,
-        (kernel, kernel),
-        strides=stride,
-        padding=((padding, padding), (padding, padding)),
-        use_bias=bias,
-        dtype=config.dtype,
-        param_dtype=config.dtype.storage,
-        rngs=nnx.Rngs(0),
-    )
-
-
-class _BatchNorm(nnx.Module):
-    """Batch normalisation over all axes but the last (Ioffe and Szegedy, 2015).
-
-    Flax's own adds the biased variance to the running one, and takes it from one pass.
-    """
-
-    def __init__(self, channels: int, config: Config, *, affine: bool = True) -> None:
-        self.affine = affine
-        if affine:
-            self.scale = nnx.Param(jnp.ones(channels, config.dtype.storage))
-            self.bias = nnx.Param(jnp.zeros(channels, config.dtype.storage))
-        self.mean = nnx.BatchStat(jnp.zeros(channels, config.dtype.storage))
-        self.var = nnx.BatchStat(jnp.ones(channels, config.dtype.storage))
-        # differs(bn_momentum): `decay` is the weight of the old value.
-        self.eps, self.decay = config.bn_eps, config.bn_decay
-        self.use_running_average = False
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        dtype = x.dtype
-        mean, var = self.mean[...], self.var[...]
-        scale, bias = (self.scale[...], self.bias[...]) if self.affine else (1, 0)
-        x = x.astype(mean.dtype)  # from bfloat16; otherwise it is that already
-        if not self.use_running_average:
-            n = x.size // x.shape[-1]
-            old_mean, old_var = mean, var
-            mean, var = jnp.mean(x, axis=(0, 1, 2)), jnp.var(x, axis=(0, 1, 2))
-            # differs(bn_running_variance): the running variance is unbiased (n - 1), written out.
-            # differs(bn_update): the buffers change in the call, and a compiled step returns them.
-            self.mean[...] = self.decay * old_mean + (1 - self.decay) * mean
-            self.var[...] = self.decay * old_var + (1 - self.decay) * var * (n / (n - 1))
-        x = (x - mean) * (jax.lax.rsqrt(var + self.eps) * scale) + bias
-        return x.astype(dtype)
 
 
 class BasicBlock(nnx.Module):
     """relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x)); the stride is in conv1."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, config: Config) -> None:
-        self.conv1 = _conv(in_channels, channels, 3, stride, padding=1, config=config)
-        self.bn1 = _BatchNorm(channels, config)
-        self.conv2 = _conv(channels, channels, 3, padding=1, config=config)
-        self.bn2 = _BatchNorm(channels, config)
+        self.conv1 = conv(in_channels, channels, 3, stride, padding=1, config=config)
+        self.bn1 = batch_norm(channels, config)
+        self.conv2 = conv(channels, channels, 3, padding=1, config=config)
+        self.bn2 = batch_norm(channels, config)
         if in_channels != channels:
             self.downsample = nnx.Sequential(
-                _conv(in_channels, channels, 1, stride, config=config), _BatchNorm(channels, config)
+                conv(in_channels, channels, 1, stride, config=config), batch_norm(channels, config)
             )
         else:
             self.downsample = None
@@ -103,12 +46,12 @@ class PreActBlock(nnx.Module):
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int, config: Config) -> None:
-        self.bn1 = _BatchNorm(in_channels, config)
-        self.conv1 = _conv(in_channels, channels, 3, stride, padding=1, config=config)
-        self.bn2 = _BatchNorm(channels, config)
-        self.conv2 = _conv(channels, channels, 3, padding=1, config=config)
+        self.bn1 = batch_norm(in_channels, config)
+        self.conv1 = conv(in_channels, channels, 3, stride, padding=1, config=config)
+        self.bn2 = batch_norm(channels, config)
+        self.conv2 = conv(channels, channels, 3, padding=1, config=config)
         if in_channels != channels:
-            self.downsample = _conv(in_channels, channels, 1, stride, config=config)
+            self.downsample = conv(in_channels, channels, 1, stride, config=config)
         else:
             self.downsample = None
 
@@ -125,8 +68,8 @@ class ResNet(nnx.Module):
     block: type[nnx.Module] = BasicBlock
 
     def __init__(self, config: Config) -> None:
-        self.conv1 = _conv(3, config.width, 7, stride=2, padding=3, config=config)
-        self.bn1 = _BatchNorm(config.width, config)
+        self.conv1 = conv(3, config.width, 7, stride=2, padding=3, config=config)
+        self.bn1 = batch_norm(config.width, config)
         self.layer1, self.layer2, self.layer3, self.layer4 = (
             nnx.Sequential(*(self.block(*size, config) for size in stage))
             for stage in stages(config.architecture, config.width)
@@ -134,7 +77,7 @@ class ResNet(nnx.Module):
 
     def stem(self, x: jax.Array) -> jax.Array:
         x = nnx.relu(self.bn1(self.conv1(x)))  # (N, H/2, W/2, w)
-        return nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # (N, H/4, W/4, w)
+        return _max_pool(x)  # (N, H/4, W/4, w)
 
     def norm(self, x: jax.Array) -> jax.Array:
         return x
@@ -160,8 +103,8 @@ class PreActResNet(ResNet):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.bn0 = _BatchNorm(3, config, affine=False)
-        self.bn2 = _BatchNorm(8 * config.width, config)
+        self.bn0 = batch_norm(3, config, affine=False)
+        self.bn2 = batch_norm(8 * config.width, config)
 
     def stem(self, x: jax.Array) -> jax.Array:
         return super().stem(self.bn0(x))
@@ -181,7 +124,7 @@ class FCN(nnx.Module):
         self.num_classes = config.num_classes
         pre_activation = DESIGNS[config.architecture].pre_activation
         self.backbone = PreActResNet(config) if pre_activation else ResNet(config)
-        self.final_conv = _conv(8 * config.width, config.num_classes, 1, bias=True, config=config)
+        self.final_conv = conv(8 * config.width, config.num_classes, 1, bias=True, config=config)
         self.transpose_conv = TransposeConv(config.num_classes, config)
 
     def scores(self, x: jax.Array) -> jax.Array:

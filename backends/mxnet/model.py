@@ -8,30 +8,10 @@ from typing import Any
 
 from mxnet.gluon import HybridBlock, nn
 
+from backends.mxnet.layers import batch_norm, conv
 from backends.mxnet.upsampling import TransposeConv
 from common.config import Config
 from common.network.architecture import DESIGNS, stages
-
-
-def _conv(
-    in_channels: int, channels: int, kernel: int, stride: int = 1, padding: int = 0
-) -> nn.Conv2D:
-    # differs(conv_layout): (out, in, kh, kw); `padding` is on all four sides.
-    # `in_channels` is told, since a block whose shapes are deferred silently takes wrong weights.
-    return nn.Conv2D(channels, kernel, stride, padding, use_bias=False, in_channels=in_channels)
-
-
-def _batch_norm(channels: int, config: Config, *, affine: bool = True) -> nn.BatchNorm:
-    # differs(bn_momentum): `momentum` is the weight of the old value.
-    # differs(bn_running_variance): the running variance is biased (n), which `train.py` corrects.
-    # differs(bn_update): the buffers change in backward.
-    return nn.BatchNorm(
-        momentum=config.bn_decay,
-        epsilon=config.bn_eps,
-        scale=affine,
-        center=affine,
-        in_channels=channels,
-    )
 
 
 class BasicBlock(HybridBlock):
@@ -40,17 +20,18 @@ class BasicBlock(HybridBlock):
     def __init__(self, in_channels: int, channels: int, stride: int, config: Config) -> None:
         super().__init__()
         with self.name_scope():
-            self.conv1 = _conv(in_channels, channels, 3, stride, padding=1)
-            self.bn1 = _batch_norm(channels, config)
+            self.conv1 = conv(in_channels, channels, 3, stride, padding=1, config=config)
+            self.bn1 = batch_norm(channels, config)
             # fast: a layer keeps the layout in which oneDNN convolves; `relu` does not.
             self.relu = nn.Activation("relu")
-            self.conv2 = _conv(channels, channels, 3, padding=1)
-            self.bn2 = _batch_norm(channels, config)
+            self.conv2 = conv(channels, channels, 3, padding=1, config=config)
+            self.bn2 = batch_norm(channels, config)
             self.downsample = None
             if in_channels != channels:
                 self.downsample = nn.HybridSequential()
                 self.downsample.add(
-                    _conv(in_channels, channels, 1, stride), _batch_norm(channels, config)
+                    conv(in_channels, channels, 1, stride, config=config),
+                    batch_norm(channels, config),
                 )
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
@@ -69,14 +50,14 @@ class PreActBlock(HybridBlock):
     def __init__(self, in_channels: int, channels: int, stride: int, config: Config) -> None:
         super().__init__()
         with self.name_scope():
-            self.bn1 = _batch_norm(in_channels, config)
+            self.bn1 = batch_norm(in_channels, config)
             self.relu = nn.Activation("relu")
-            self.conv1 = _conv(in_channels, channels, 3, stride, padding=1)
-            self.bn2 = _batch_norm(channels, config)
-            self.conv2 = _conv(channels, channels, 3, padding=1)
+            self.conv1 = conv(in_channels, channels, 3, stride, padding=1, config=config)
+            self.bn2 = batch_norm(channels, config)
+            self.conv2 = conv(channels, channels, 3, padding=1, config=config)
             self.downsample = None
             if in_channels != channels:
-                self.downsample = _conv(in_channels, channels, 1, stride)
+                self.downsample = conv(in_channels, channels, 1, stride, config=config)
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         active = self.relu(self.bn1(x))
@@ -93,8 +74,8 @@ class ResNet(HybridBlock):
     def __init__(self, config: Config) -> None:
         super().__init__()
         with self.name_scope():
-            self.conv1 = _conv(3, config.width, 7, stride=2, padding=3)
-            self.bn1 = _batch_norm(config.width, config)
+            self.conv1 = conv(3, config.width, 7, stride=2, padding=3, config=config)
+            self.bn1 = batch_norm(config.width, config)
             self.relu = nn.Activation("relu")
             self.maxpool = nn.MaxPool2D(3, strides=2, padding=1)
             self.layer1, self.layer2, self.layer3, self.layer4 = (
@@ -136,8 +117,8 @@ class PreActResNet(ResNet):
         super().__init__(config)
         with self.name_scope():
             # Gluon keeps its gamma and beta all the same, as the constants 1 and 0.
-            self.bn0 = _batch_norm(3, config, affine=False)
-            self.bn2 = _batch_norm(8 * config.width, config)
+            self.bn0 = batch_norm(3, config, affine=False)
+            self.bn2 = batch_norm(8 * config.width, config)
 
     def stem(self, x: Any) -> Any:
         return super().stem(self.bn0(x))
@@ -159,7 +140,9 @@ class FCN(HybridBlock):
         pre_activation = DESIGNS[config.architecture].pre_activation
         with self.name_scope():
             self.backbone = PreActResNet(config) if pre_activation else ResNet(config)
-            self.final_conv = nn.Conv2D(config.num_classes, 1, in_channels=8 * config.width)
+            self.final_conv = conv(
+                8 * config.width, config.num_classes, 1, bias=True, config=config
+            )
             self.transpose_conv = TransposeConv(config.num_classes)
 
     def scores(self, x: Any) -> Any:

@@ -31,10 +31,19 @@ class _SGD(mx.optimizer.Optimizer):
     def update(
         self, index: str, weight: mx.nd.NDArray, grad: mx.nd.NDArray, state: mx.nd.NDArray
     ) -> None:
-        state *= self.momentum
-        state += grad
-        state += self._get_wd(index) * weight
-        weight -= self.lr * state
+        # fast: MXNet's SGD at the rate -1 makes state = momentum * state + grad + wd * weight, and
+        # a weight that nobody wants. It takes a third of the time of four operators.
+        unwanted = mx.nd.empty(weight.shape, weight.context, weight.dtype)
+        mx.nd.sgd_mom_update(
+            weight,
+            grad,
+            state,
+            lr=-1,
+            momentum=self.momentum,
+            wd=self._get_wd(index),
+            out=unwanted,
+        )
+        mx.nd.sgd_update(weight, state, lr=self.lr, wd=0, out=weight)
 
 
 def build_optimizer(model: FCN, config: Config) -> mx.optimizer.Updater:

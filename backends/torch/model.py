@@ -7,23 +7,10 @@ torchvision's resnet18, or He et al., 2016, as in Gluon's resnet18_v2. Tensors a
 import torch
 from torch import nn
 
+from backends.torch.layers import batch_norm, conv
 from backends.torch.upsampling import TransposeConv
 from common.config import Config
 from common.network.architecture import DESIGNS, stages
-
-
-def _conv(
-    in_channels: int, channels: int, kernel: int, stride: int = 1, padding: int = 0
-) -> nn.Conv2d:
-    # differs(conv_layout): (out, in, kh, kw); `padding` is on all four sides.
-    return nn.Conv2d(in_channels, channels, kernel, stride, padding, bias=False)
-
-
-def _batch_norm(channels: int, config: Config, *, affine: bool = True) -> nn.BatchNorm2d:
-    # differs(bn_momentum): `momentum` is the weight of the new value.
-    # differs(bn_running_variance): the running variance is unbiased (n - 1).
-    # differs(bn_update): the buffers change in forward.
-    return nn.BatchNorm2d(channels, config.bn_eps, momentum=1 - config.bn_decay, affine=affine)
 
 
 class BasicBlock(nn.Module):
@@ -31,15 +18,15 @@ class BasicBlock(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, stride: int, config: Config) -> None:
         super().__init__()
-        self.conv1 = _conv(in_channels, channels, 3, stride, padding=1)
-        self.bn1 = _batch_norm(channels, config)
+        self.conv1 = conv(in_channels, channels, 3, stride, padding=1, config=config)
+        self.bn1 = batch_norm(channels, config)
         self.relu = nn.ReLU(inplace=True)
-        self.conv2 = _conv(channels, channels, 3, padding=1)
-        self.bn2 = _batch_norm(channels, config)
+        self.conv2 = conv(channels, channels, 3, padding=1, config=config)
+        self.bn2 = batch_norm(channels, config)
         self.downsample: nn.Module | None = None
         if in_channels != channels:
             self.downsample = nn.Sequential(
-                _conv(in_channels, channels, 1, stride), _batch_norm(channels, config)
+                conv(in_channels, channels, 1, stride, config=config), batch_norm(channels, config)
             )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -57,14 +44,14 @@ class PreActBlock(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, stride: int, config: Config) -> None:
         super().__init__()
-        self.bn1 = _batch_norm(in_channels, config)
+        self.bn1 = batch_norm(in_channels, config)
         self.relu = nn.ReLU(inplace=True)
-        self.conv1 = _conv(in_channels, channels, 3, stride, padding=1)
-        self.bn2 = _batch_norm(channels, config)
-        self.conv2 = _conv(channels, channels, 3, padding=1)
+        self.conv1 = conv(in_channels, channels, 3, stride, padding=1, config=config)
+        self.bn2 = batch_norm(channels, config)
+        self.conv2 = conv(channels, channels, 3, padding=1, config=config)
         self.downsample: nn.Module | None = None
         if in_channels != channels:
-            self.downsample = _conv(in_channels, channels, 1, stride)
+            self.downsample = conv(in_channels, channels, 1, stride, config=config)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         active = self.relu(self.bn1(x))
@@ -80,8 +67,8 @@ class ResNet(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.conv1 = _conv(3, config.width, 7, stride=2, padding=3)
-        self.bn1 = _batch_norm(config.width, config)
+        self.conv1 = conv(3, config.width, 7, stride=2, padding=3, config=config)
+        self.bn1 = batch_norm(config.width, config)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.layer1, self.layer2, self.layer3, self.layer4 = (
@@ -117,8 +104,8 @@ class PreActResNet(ResNet):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.bn0 = _batch_norm(3, config, affine=False)
-        self.bn2 = _batch_norm(8 * config.width, config)
+        self.bn0 = batch_norm(3, config, affine=False)
+        self.bn2 = batch_norm(8 * config.width, config)
 
     def stem(self, x: torch.Tensor) -> torch.Tensor:
         return super().stem(self.bn0(x))
@@ -139,7 +126,7 @@ class FCN(nn.Module):
         self.num_classes = config.num_classes
         pre_activation = DESIGNS[config.architecture].pre_activation
         self.backbone = PreActResNet(config) if pre_activation else ResNet(config)
-        self.final_conv = nn.Conv2d(8 * config.width, config.num_classes, 1)
+        self.final_conv = conv(8 * config.width, config.num_classes, 1, bias=True, config=config)
         self.transpose_conv = TransposeConv(config.num_classes)
 
     def scores(self, x: torch.Tensor) -> torch.Tensor:

@@ -5,14 +5,14 @@ from parity_tests.mutations.apply import parse
 MUTATIONS = parse("""
 at eval/stem
 stem_same_padding: SAME, Flax's and TensorFlow's default, pads the 7x7/2 stem by 2 and 3.
-    model.ResNet: _conv(3, ..., padding=3) -> _conv(3, ..., padding=0)
+    model.ResNet: conv(3, ..., padding=3) -> conv(3, ..., padding=0)
     torch: model.ResNet.stem: self.conv1(x) -> self.conv1(nn.functional.pad(x, (2, 3, 2, 3)))
     mxnet: model.ResNet.stem: self.conv1(x) ->
         self.conv1(x.pad(mode="constant", pad_width=(0, 0, 0, 0, 2, 3, 2, 3)))
     jax: model.ResNet.stem: self.conv1(x) ->
         self.conv1(jnp.pad(x, ((0, 0), (2, 3), (2, 3), (0, 0))))
 stem_reflects: A padding layer that mirrors the image stands where zeros should.
-    model.ResNet: _conv(3, ..., padding=3) -> _conv(3, ..., padding=0)
+    model.ResNet: conv(3, ..., padding=3) -> conv(3, ..., padding=0)
     torch: model.ResNet.stem: self.conv1(x) ->
         self.conv1(nn.functional.pad(x, (3, 3, 3, 3), mode="reflect"))
     mxnet: model.ResNet.stem: self.conv1(x) ->
@@ -22,11 +22,13 @@ stem_reflects: A padding layer that mirrors the image stands where zeros should.
 pool_padded_after: SAME, or Caffe's ceil mode, gives the same size and pads after only.
     torch: model.ResNet: nn.MaxPool2d(...) -> nn.MaxPool2d(3, 2, 0, ceil_mode=True)
     mxnet: model.ResNet: nn.MaxPool2D(...) -> nn.MaxPool2D(3, 2, 0, ceil_mode=True)
-    jax: model.ResNet: nnx.max_pool(..., padding=__) -> nnx.max_pool(..., padding="SAME")
+    jax: model.ResNet: _max_pool(x) ->
+        nnx.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
 pool_averages: Average pooling stands where max pooling should.
     torch: model.ResNet: nn.MaxPool2d(...) -> nn.AvgPool2d(...)
     mxnet: model.ResNet: nn.MaxPool2D(...) -> nn.AvgPool2D(...)
-    jax: model.ResNet: nnx.max_pool(...) -> nnx.avg_pool(...)
+    jax: model.ResNet: _max_pool(x) ->
+        nnx.avg_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 relu_missing_in_stem: The stem's activation is forgotten, an argument of the convolution there.
     model.ResNet.stem: __relu(self.bn1(self.conv1(x))) -> self.bn1(self.conv1(x))
 
@@ -56,8 +58,8 @@ shortcut_dropped: The sum with the shortcut is lost.
 
 at eval/layer2.0
 block_same_padding: SAME pads a 3x3 convolution of stride 2 by 0 before and 1 after.
-    model.BasicBlock: self.conv1 = _conv(..., padding=1) ->
-        self.conv1, self.before = _conv(..., padding=0), 2 - stride
+    model.BasicBlock: self.conv1 = conv(..., padding=1) ->
+        self.conv1, self.before = conv(..., padding=0), 2 - stride
     torch: model.BasicBlock.forward: self.conv1(x) ->
         self.conv1(nn.functional.pad(x, (self.before, 1) * 2))
     mxnet: model.BasicBlock.forward: self.conv1(x) ->
@@ -65,10 +67,10 @@ block_same_padding: SAME pads a 3x3 convolution of stride 2 by 0 before and 1 af
     jax: model.BasicBlock.forward: self.conv1(x) ->
         self.conv1(jnp.pad(x, ((0, 0), (self.before, 1), (self.before, 1), (0, 0))))
 stride_in_second_convolution: The block's stride is put on its second convolution.
-    model.BasicBlock: self.conv1 = _conv(__in, __out, 3, stride, ...) ->
-        self.conv1 = _conv(__in, __out, 3, ...)
-    model.BasicBlock: self.conv2 = _conv(__in, __out, 3, ...) ->
-        self.conv2 = _conv(__in, __out, 3, stride, ...)
+    model.BasicBlock: self.conv1 = conv(__in, __out, 3, stride, ...) ->
+        self.conv1 = conv(__in, __out, 3, ...)
+    model.BasicBlock: self.conv2 = conv(__in, __out, 3, ...) ->
+        self.conv2 = conv(__in, __out, 3, stride, ...)
 shortcut_averages: resnet18d's shortcut averages 2x2 pixels, resnet18's takes every second one.
     torch: model.BasicBlock.forward: self.downsample(x) ->
         self.downsample(nn.functional.interpolate(nn.functional.avg_pool2d(x, 2), scale_factor=2))
@@ -133,4 +135,15 @@ backbone_without_gradient: The backbone is run as a fixed feature extractor.
     torch: model.ResNet.forward: self.norm(x) -> self.norm(x).detach()
     mxnet: model.ResNet.forward: self.norm(x) -> F.BlockGrad(self.norm(x))
     jax: model.ResNet.forward: self.norm(x) -> jax.lax.stop_gradient(self.norm(x))
+
+at grad/backbone.layer4.1.conv2.weight
+kernel_gradient_a_row_off: By hand: a kernel's gradient takes the row beside.
+    torch, mxnet: without: its layer brings its own backward pass
+    jax: layers._kernel_gradient: jnp.pad(x, __) ->
+        jnp.pad(x, ((0, 0), (padding + 1, padding - 1), (0, 0), (0, 0)))
+
+at grad/backbone.bn1.bias
+pool_gradient_a_column_off: By hand: a pooling window's gradient goes to the pixel beside.
+    torch, mxnet: without: its layer brings its own backward pass
+    jax: layers._max_pool_backward: left(won(3)) -> won(3)
 """)

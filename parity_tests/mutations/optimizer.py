@@ -16,14 +16,16 @@ gradient_times_batch: Gradients are summed over the devices or the batch, not av
         transform.update(jax.tree.map(lambda g: g * len(images), gradients), ...)
 gradient_averaged_twice: Gluon's trainer.step(batch_size) divides what is a mean already.
     torch: train.Trainer.step: loss.backward() -> (loss / len(images)).backward()
-    mxnet: optimizer._SGD.update: state += grad -> state += grad / 2
+    mxnet: optimizer._SGD.update: mx.nd.sgd_mom_update(weight, grad, ...) ->
+        mx.nd.sgd_mom_update(weight, grad / 2, ...)
     jax: train._update: transform.update(gradients, ...) ->
         transform.update(jax.tree.map(lambda g: g / len(images), gradients), ...)
 gradient_clipped: A recipe's clipping of the gradient's norm comes along.
     torch: train.Trainer.step: self.optimizer.step() ->
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 0.1)
         self.optimizer.step()
-    mxnet: optimizer._SGD.update: state += grad -> state += grad.clip(-1e-4, 1e-4)
+    mxnet: optimizer._SGD.update: mx.nd.sgd_mom_update(weight, grad, ...) ->
+        mx.nd.sgd_mom_update(weight, grad.clip(-1e-4, 1e-4), ...)
     jax: train._update: transform.update(gradients, ...) ->
         transform.update(optax.clip_by_global_norm(0.1).update(gradients, None)[0], ...)
 
@@ -42,15 +44,19 @@ decay_missing: Weight decay is an argument of the loss there and of the optimize
 decay_doubled: decay * ||w||^2 in the loss has the gradient 2 * decay * w.
     optimizer.build_optimizer: config.weight_decay -> 2 * config.weight_decay
 decay_in_double: The decay is used as written, not rounded to float32.
-    optimizer.build_optimizer: config.weight_decay -> 1e-2
+    torch, jax: optimizer.build_optimizer: config.weight_decay -> 1e-2
+    mxnet: without: its operator keeps the decay in float32
 momentum_nesterov: nesterov=True comes along from a recipe.
     torch: optimizer.build_optimizer:
         torch.optim.SGD(...) -> torch.optim.SGD(..., nesterov=True)
-    mxnet: optimizer._SGD.update: weight -= self.lr * state ->
-        weight -= self.lr * (self.momentum * state + grad + self._get_wd(index) * weight)
+    mxnet: optimizer._SGD.update: mx.nd.sgd_update(weight, state, ...) ->
+        mx.nd.sgd_update(
+            weight, self.momentum * state + grad + self._get_wd(index) * weight, ...
+        )
     jax: optimizer._sgd: optax.trace(...) -> optax.trace(..., nesterov=True)
 rate_in_double: The rate is not rounded to float32: 0.01 is off by 2.2e-8.
-    train.Trainer.step: -> rate = float(str(np.float32(rate)))
+    torch, jax: train.Trainer.step: -> rate = float(str(np.float32(rate)))
+    mxnet: without: its operator keeps the rate in float32
 weights_stored_in_float32: The updated weights are kept in float32.
     train.Trainer.step: return __told ->
         import_weights(self.model, {k: w.astype("float32") for k, w in self.weights().items()})
@@ -73,8 +79,8 @@ rate_larger_for_the_head: A fine-tuning recipe lets the new layer learn ten time
             [{"params": [p], "factor": 10 if "final" in k else 1} for k, p in trained.items()], ...
         )
     torch: train.Trainer.step: group["lr"] = rate -> group["lr"] = rate * group["factor"]
-    mxnet: optimizer._SGD.update: weight -= self.lr * state ->
-        weight -= (10 if "final" in index else 1) * self.lr * state
+    mxnet: optimizer._SGD.update: mx.nd.sgd_update(..., lr=self.lr) ->
+        mx.nd.sgd_update(..., lr=(10 if "final" in index else 1) * self.lr)
     jax: train._update: jax.tree.map(lambda v: -rate * v, updates) ->
         jax.tree_util.tree_map_with_path(
             lambda at, v: -rate * v * (10 if "final" in jax.tree_util.keystr(at) else 1), updates
@@ -98,9 +104,8 @@ at update/backbone.conv1.weight or loss[2]
 momentum_averages: v = m * v + (1 - m) * g: dampening; PyTorch's begins at the second step.
     torch: optimizer.build_optimizer:
         torch.optim.SGD(...) -> torch.optim.SGD(..., dampening=config.momentum)
-    mxnet: optimizer._SGD.update: state += grad -> state += (1 - self.momentum) * grad
-    mxnet: optimizer._SGD.update:
-        self._get_wd(index) * weight -> (1 - self.momentum) * self._get_wd(index) * weight
+    mxnet: optimizer._SGD.update: mx.nd.sgd_mom_update(..., lr=-1) ->
+        mx.nd.sgd_mom_update(..., lr=self.momentum - 1)
     jax: optimizer._sgd: optax.add_decayed_weights(...) ->
         optax.chain(optax.add_decayed_weights(...), optax.scale(1 - momentum))
 
@@ -111,13 +116,15 @@ decay_decoupled: Decay acts on the weight itself, as in AdamW, and does not ente
         for p in self.model.parameters():
             p.data *= 1 - rate * self.config.weight_decay
         self.optimizer.step()
-    mxnet: optimizer._SGD.update: state += self._get_wd(index) * weight -> pass
-    mxnet: optimizer._SGD.update:
-        self.lr * state -> self.lr * (state + self._get_wd(index) * weight)
+    mxnet: optimizer._SGD.update: mx.nd.sgd_mom_update(..., wd=__) ->
+        mx.nd.sgd_mom_update(..., wd=0)
+    mxnet: optimizer._SGD.update: mx.nd.sgd_update(..., wd=0) ->
+        mx.nd.sgd_update(..., wd=self._get_wd(index))
     jax: optimizer._sgd: optax.chain(__decay, __trace) -> optax.chain(__trace, __decay)
     jax: optimizer.export_momentum: optimizer.state[1] -> optimizer.state[0]
 momentum_in_double: The momentum is 0.9, not float32(0.9): 2.6e-8 apart.
-    optimizer.build_optimizer: config.momentum -> 0.9
+    torch, jax: optimizer.build_optimizer: config.momentum -> 0.9
+    mxnet: without: its operator keeps the momentum in float32
 momentum_missing: SGD's momentum is 0 by default.
     optimizer.build_optimizer: config.momentum -> 0.0
 momentum_forgotten_between_steps: The optimizer, or its state, is made anew in every step.

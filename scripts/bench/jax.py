@@ -16,6 +16,7 @@ from flax import nnx
 from numpy.typing import NDArray
 
 from backends.jax.device import select_device
+from backends.jax.layers import _convolution
 from backends.jax.model import ResNet
 from backends.jax.upsampling import TransposeConv
 from common.config import Config
@@ -99,17 +100,6 @@ class Trainer:
         """The most likely class of each pixel, (N, H, W)."""
         self.net.eval()
         return np.asarray(_predict(self.net, jnp.asarray(images)))
-
-
-def _convolution(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    """Of (N, H, W, in) by (kh, kw, in, out); `padding` is on all four sides."""
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        ((padding, padding), (padding, padding)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
 
 
 @functools.partial(jax.jit, static_argnames="config")

@@ -1,0 +1,151 @@
+"""JAX's fast forms against the plain ones beside them: values and gradients."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from backends.jax import layers
+from common.parity.compare import relative_l2
+
+Array = NDArray[Any]
+
+# a product of rows sums in another order
+TOLERANCE = {"float64": 1e-13, "float32": 1e-5}
+
+
+def pulled_back(function: Callable[..., Any], gradient: Any, *arrays: Any) -> tuple[Any, list[Any]]:
+    """The value, and the gradients by the arrays, of a compiled call."""
+
+    def both(gradient: Any, *arrays: Any) -> tuple[Any, Any]:
+        value, pull_back = jax.vjp(function, *arrays)
+        return value, pull_back(gradient)
+
+    value, gradients = jax.jit(both)(gradient, *arrays)
+    return value, list(gradients)
+
+
+def random(shape: tuple[int, ...], dtype: str, seed: int = 0) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(1.5, 2.0, shape), dtype)
+
+
+def close(ours: Any, plain: Any, dtype: str) -> None:
+    assert ours.dtype == plain.dtype == dtype
+    assert ours.shape == plain.shape
+    assert relative_l2(np.asarray(ours), np.asarray(plain)) < TOLERANCE[dtype]
+
+
+def normalised(form: Callable[..., Any], dtype: str, shape: tuple[int, ...]) -> list[Any]:
+    """What a form of BatchNorm gives on float32's numbers: y, mean, variance, three gradients."""
+    x, gradient, scale, bias = (
+        random(size, "float32", seed).astype(dtype)
+        for seed, size in enumerate([shape, shape, shape[-1:], shape[-1:]])
+    )
+    told = (gradient, jnp.ones_like(bias), jnp.ones_like(bias))  # the last two are constants
+    values, gradients = pulled_back(lambda *a: form(*a, 1e-5), told, x, scale, bias)
+    return [*values, *gradients]
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 10, 5), (1, 1, 7, 3), (3, 32, 48, 4)])
+def test_batch_norm_and_its_gradient(shape: tuple[int, ...]) -> None:
+    """In float64 the plain form's; in float32 as near to the truth as that."""
+    truths = normalised(layers._plain_normalise, "float64", shape)
+    for ours, truth in zip(normalised(layers._normalise, "float64", shape), truths, strict=True):
+        close(ours, truth, "float64")
+    for ours, plain, truth in zip(
+        normalised(layers._normalise, "float32", shape),
+        normalised(layers._plain_normalise, "float32", shape),
+        truths,
+        strict=True,
+    ):
+        assert ours.dtype == plain.dtype == "float32"
+        error, least = (relative_l2(np.asarray(one), np.asarray(truth)) for one in (ours, plain))
+        assert error < 4 * least + 1e-6
+
+
+def test_sums_of_channels_keep_float32_s_digits() -> None:
+    x = random((2, 320, 480, 3), "float32")
+    truth = np.asarray(x, np.float64).sum((0, 1, 2))
+    assert relative_l2(np.asarray(jax.jit(layers._channel_sums)(x)), truth) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("values", [None, 3, 1], ids=["all differ", "ties", "all equal"])
+def test_max_pool_and_its_gradient(dtype: str, values: int | None) -> None:
+    """To the bit, with the first of equals as the winner, as XLA's own, PyTorch's and MXNet's."""
+    random = np.random.default_rng(0)
+    shape, half = (2, 12, 16, 5), (2, 6, 8, 5)
+    x = (
+        random.permutation(np.prod(shape))
+        if values is None
+        else random.integers(values, size=shape)
+    )
+    x = jnp.asarray(x.reshape(shape), "float32").astype(dtype) / 7
+    gradient = jnp.asarray(random.integers(-8, 8, half), dtype)  # whose sums are exact
+    ours, plain = (
+        pulled_back(form, gradient, x) for form in (layers._max_pool, layers._plain_max_pool)
+    )
+    assert jnp.array_equal(ours[0], plain[0])
+    assert jnp.array_equal(ours[1][0], plain[1][0])
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_max_pool_of_what_xla_may_compute_twice(dtype: str) -> None:
+    """Where maximum and winner saw an x each, a rounding apart, a pixel would lose its gradient."""
+    x, gradient = random((2, 64, 96, 8), dtype), random((2, 32, 48, 8), dtype, 1)
+
+    def pooled(form: Callable[..., Any], x: Any) -> Any:
+        mean, var = jnp.mean(x, (0, 1, 2)), jnp.var(x, (0, 1, 2))
+        return form(jax.nn.relu((x - mean) * jax.lax.rsqrt(var + 1e-5) * 1.7 + 0.3))
+
+    (ours,), (plain,) = (
+        pulled_back(lambda x, form=form: pooled(form, x), gradient, x)[1]
+        for form in (layers._max_pool, layers._plain_max_pool)
+    )
+    close(ours, plain, dtype)
+
+
+def test_max_pool_tells_of_what_is_no_number() -> None:
+    x = jnp.ones((1, 4, 4, 1)).at[0, 1, 1, 0].set(jnp.nan)
+    value, _ = pulled_back(layers._max_pool, jnp.ones((1, 2, 2, 1)), x)
+    assert jnp.isnan(value).all()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("images", [1, 2, 3, 8])
+@pytest.mark.parametrize(
+    "kernel, stride, padding, size",
+    [(3, 1, 1, (10, 15)), (3, 2, 1, (20, 30)), (7, 2, 3, (32, 64)), (3, 1, 1, (1, 2))],
+)
+def test_gradients_from_strips(
+    dtype: str, images: int, kernel: int, stride: int, padding: int, size: tuple[int, int]
+) -> None:
+    x, weight = random((images, *size, 3), dtype), random((kernel, kernel, 3, 4), dtype, 1)
+    found = []
+    for form in (layers._strip_convolution, layers._plain_convolution):
+
+        def convolve(x: Any, weight: Any, form: Any = form) -> Any:
+            return form(x, weight, stride, padding)
+
+        gradient = random(jax.eval_shape(convolve, x, weight).shape, dtype, 2)
+        value, gradients = pulled_back(convolve, gradient, x, weight)
+        found.append([value, *gradients])
+    for ours, plain in zip(*found, strict=True):
+        close(ours, plain, dtype)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_a_1x1_convolution_is_a_product(dtype: str, stride: int) -> None:
+    x, weight = random((2, 8, 12, 5), dtype), random((1, 1, 5, 7), dtype, 1)
+    gradient = random((2, 8 // stride, 12 // stride, 7), dtype, 2)
+    ours, plain = (
+        pulled_back(lambda x, w, form=form: form(x, w, stride, 0), gradient, x, weight)
+        for form in (layers._convolution, layers._plain_convolution)
+    )
+    for a, b in zip([ours[0], *ours[1]], [plain[0], *plain[1]], strict=True):
+        close(a, b, dtype)
