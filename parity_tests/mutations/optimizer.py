@@ -49,14 +49,11 @@ decay_in_double: The decay is used as written, not rounded to float32.
 momentum_nesterov: nesterov=True comes along from a recipe.
     torch: optimizer.build_optimizer:
         torch.optim.SGD(...) -> torch.optim.SGD(..., nesterov=True)
-    mxnet: optimizer._SGD.update: mx.nd.sgd_update(weight, state, ...) ->
-        mx.nd.sgd_update(
-            weight, self.momentum * state + grad + self._get_wd(index) * weight, ...
-        )
+    mxnet: optimizer._SGD.update: weight -= self.lr * state ->
+        weight -= self.lr * (self.momentum * state + grad + self._get_wd(index) * weight)
     jax: optimizer._sgd: optax.trace(...) -> optax.trace(..., nesterov=True)
 rate_in_double: The rate is not rounded to float32: 0.01 is off by 2.2e-8.
-    torch, jax: train.Trainer.step: -> rate = float(str(np.float32(rate)))
-    mxnet: without: its operator keeps the rate in float32
+    train.Trainer.step: -> rate = float(str(np.float32(rate)))
 weights_stored_in_float32: The updated weights are kept in float32.
     train.Trainer.step: return __told ->
         import_weights(self.model, {k: w.astype("float32") for k, w in self.weights().items()})
@@ -79,8 +76,8 @@ rate_larger_for_the_head: A fine-tuning recipe lets the new layer learn ten time
             [{"params": [p], "factor": 10 if "final" in k else 1} for k, p in trained.items()], ...
         )
     torch: train.Trainer.step: group["lr"] = rate -> group["lr"] = rate * group["factor"]
-    mxnet: optimizer._SGD.update: mx.nd.sgd_update(..., lr=self.lr) ->
-        mx.nd.sgd_update(..., lr=(10 if "final" in index else 1) * self.lr)
+    mxnet: optimizer._SGD.update: weight -= self.lr * state ->
+        weight -= (10 if "final" in index else 1) * self.lr * state
     jax: train._update: jax.tree.map(lambda v: -rate * v, updates) ->
         jax.tree_util.tree_map_with_path(
             lambda at, v: -rate * v * (10 if "final" in jax.tree_util.keystr(at) else 1), updates
@@ -118,8 +115,8 @@ decay_decoupled: Decay acts on the weight itself, as in AdamW, and does not ente
         self.optimizer.step()
     mxnet: optimizer._SGD.update: mx.nd.sgd_mom_update(..., wd=__) ->
         mx.nd.sgd_mom_update(..., wd=0)
-    mxnet: optimizer._SGD.update: mx.nd.sgd_update(..., wd=0) ->
-        mx.nd.sgd_update(..., wd=self._get_wd(index))
+    mxnet: optimizer._SGD.update:
+        self.lr * state -> self.lr * (state + self._get_wd(index) * weight)
     jax: optimizer._sgd: optax.chain(__decay, __trace) -> optax.chain(__trace, __decay)
     jax: optimizer.export_momentum: optimizer.state[1] -> optimizer.state[0]
 momentum_in_double: The momentum is 0.9, not float32(0.9): 2.6e-8 apart.
