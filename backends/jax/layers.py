@@ -13,6 +13,8 @@ from jax import lax
 
 from common.config import Config
 
+_Normalised = tuple[jax.Array, jax.Array, jax.Array]
+
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 _VECTOR = 8
@@ -88,10 +90,7 @@ class _BatchNorm(nnx.Module):
         return y.astype(dtype)
 
 
-Normalised = tuple[jax.Array, jax.Array, jax.Array]
-
-
-def _plain_normalise(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> Normalised:
+def _plain_normalise(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> _Normalised:
     """The normalised x (N, H, W, C), and its mean and biased variance (C,), which are constants."""
     mean, var = jnp.mean(x, axis=(0, 1, 2)), jnp.var(x, axis=(0, 1, 2))
     y = (x - mean) * (lax.rsqrt(var + eps) * scale) + bias
@@ -99,7 +98,7 @@ def _plain_normalise(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _normalise(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> Normalised:
+def _normalise(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> _Normalised:
     """`_plain_normalise`, which keeps x alone for its gradient, where JAX keeps each step."""
     return _normalise_forward(x, scale, bias, eps)[0]
 
@@ -114,7 +113,7 @@ def _channel_sums(x: jax.Array) -> jax.Array:
 
 def _normalise_forward(
     x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float
-) -> tuple[Normalised, tuple[jax.Array, ...]]:
+) -> tuple[_Normalised, tuple[jax.Array, ...]]:
     n = x.size // x.shape[-1]
     mean = _channel_sums(x) / n
     var = _channel_sums(jnp.square(x - mean)) / n
@@ -124,7 +123,7 @@ def _normalise_forward(
 
 
 def _normalise_backward(
-    eps: float, kept: tuple[jax.Array, ...], gradients: Normalised
+    eps: float, kept: tuple[jax.Array, ...], gradients: _Normalised
 ) -> tuple[jax.Array, ...]:
     x, mean, root, scale = kept
     gradient = gradients[0]  # mean and variance are constants
