@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from backends.jax.layers import _max_pool, batch_norm, conv
+from backends.jax.layers import batch_norm, conv, max_pool
 from backends.jax.upsampling import TransposeConv
 from common.config import Config
 from common.network.architecture import DESIGNS, stages
@@ -70,6 +70,7 @@ class ResNet(nnx.Module):
     def __init__(self, config: Config) -> None:
         self.conv1 = conv(3, config.width, 7, stride=2, padding=3, config=config)
         self.bn1 = batch_norm(config.width, config)
+        self.maxpool = max_pool()
         self.layer1, self.layer2, self.layer3, self.layer4 = (
             nnx.Sequential(*(self.block(*size, config) for size in stage))
             for stage in stages(config.architecture, config.width)
@@ -77,7 +78,7 @@ class ResNet(nnx.Module):
 
     def stem(self, x: jax.Array) -> jax.Array:
         x = nnx.relu(self.bn1(self.conv1(x)))  # (N, H/2, W/2, w)
-        return _max_pool(x)  # (N, H/4, W/4, w)
+        return self.maxpool(x)  # (N, H/4, W/4, w)
 
     def norm(self, x: jax.Array) -> jax.Array:
         return x

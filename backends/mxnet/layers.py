@@ -37,3 +37,8 @@ def batch_norm(channels: int, config: Config, *, affine: bool = True) -> nn.Batc
     )
     layer.cast(config.dtype.storage)
     return layer
+
+
+def max_pool() -> nn.MaxPool2D:
+    """The largest of 3x3 at stride 2, padding 1: (N, C, H, W) -> (N, C, H/2, W/2)."""
+    return nn.MaxPool2D(3, strides=2, padding=1)

@@ -8,7 +8,7 @@ from typing import Any
 
 from mxnet.gluon import HybridBlock, nn
 
-from backends.mxnet.layers import batch_norm, conv
+from backends.mxnet.layers import batch_norm, conv, max_pool
 from backends.mxnet.upsampling import TransposeConv
 from common.config import Config
 from common.network.architecture import DESIGNS, stages
@@ -77,7 +77,7 @@ class ResNet(HybridBlock):
             self.conv1 = conv(3, config.width, 7, stride=2, padding=3, config=config)
             self.bn1 = batch_norm(config.width, config)
             self.relu = nn.Activation("relu")
-            self.maxpool = nn.MaxPool2D(3, strides=2, padding=1)
+            self.maxpool = max_pool()
             self.layer1, self.layer2, self.layer3, self.layer4 = (
                 nn.HybridSequential() for _ in range(4)
             )
@@ -143,7 +143,7 @@ class FCN(HybridBlock):
             self.final_conv = conv(
                 8 * config.width, config.num_classes, 1, bias=True, config=config
             )
-            self.transpose_conv = TransposeConv(config.num_classes)
+            self.transpose_conv = TransposeConv(config.num_classes, config)
 
     def scores(self, x: Any) -> Any:
         x = self.backbone(x)[-1]  # (N, 8w, H/32, W/32)
@@ -156,6 +156,4 @@ class FCN(HybridBlock):
 def build_model(config: Config) -> FCN:
     """The network of `config`, its weights yet to be imported, in the run's dtype."""
     # Parameters have no memory before `initialize`, which `train.py` calls.
-    model = FCN(config)
-    model.cast(config.dtype.storage)
-    return model
+    return FCN(config)

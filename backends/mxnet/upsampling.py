@@ -5,7 +5,7 @@ from typing import Any
 from mxnet import nd
 from mxnet.gluon import HybridBlock, Parameter
 
-from common.config import OUTPUT_STRIDE
+from common.config import OUTPUT_STRIDE, Config
 
 
 class _Cells(HybridBlock):
@@ -14,13 +14,14 @@ class _Cells(HybridBlock):
     # differs: a hybridized block compiles its forward alone, so what is asked for
     # by itself is a block of its own.
 
-    def __init__(self, channels: int, kernel: int, stride: int) -> None:
+    def __init__(self, channels: int, kernel: int, stride: int, config: Config) -> None:
         super().__init__()
         self.channels, self.stride = channels, stride
         with self.name_scope():
             # differs(conv_transpose): (in, out, kh, kw), which is the canonical layout.
-            self.weight = self.params.get("weight", shape=(channels, channels, kernel, kernel))
-            self.bias = self.params.get("bias", shape=(channels,))
+            shape, dtype = (channels, channels, kernel, kernel), config.dtype.storage
+            self.weight = self.params.get("weight", shape=shape, dtype=dtype)
+            self.bias = self.params.get("bias", shape=(channels,), dtype=dtype)
 
     def hybrid_forward(self, F: Any, x: Any, weight: Any, bias: Any) -> Any:
         # A symbol has no shape. In `reshape`, 0 keeps an axis; None in `slice` is an open end.
@@ -50,12 +51,12 @@ class TransposeConv(HybridBlock):
     the output as cells of 32x32 pixels, before the padding is cropped.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, config: Config) -> None:
         super().__init__()
         s = OUTPUT_STRIDE
         self.channels, self.kernel, self.stride, self.padding = channels, 2 * s, s, s // 2
         with self.name_scope():
-            self.cells = _Cells(channels, self.kernel, self.stride)
+            self.cells = _Cells(channels, self.kernel, self.stride, config)
 
     @property
     def weight(self) -> Parameter:

@@ -29,3 +29,8 @@ def batch_norm(channels: int, config: Config, *, affine: bool = True) -> nn.Batc
     # differs(bn_update): the buffers change in forward.
     momentum, dtype = 1 - config.bn_decay, getattr(torch, config.dtype.storage)
     return nn.BatchNorm2d(channels, config.bn_eps, momentum, affine=affine, dtype=dtype)
+
+
+def max_pool() -> nn.MaxPool2d:
+    """The largest of 3x3 at stride 2, padding 1: (N, C, H, W) -> (N, C, H/2, W/2)."""
+    return nn.MaxPool2d(3, stride=2, padding=1)

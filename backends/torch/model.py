@@ -7,7 +7,7 @@ torchvision's resnet18, or He et al., 2016, as in Gluon's resnet18_v2. Tensors a
 import torch
 from torch import nn
 
-from backends.torch.layers import batch_norm, conv
+from backends.torch.layers import batch_norm, conv, max_pool
 from backends.torch.upsampling import TransposeConv
 from common.config import Config
 from common.network.architecture import DESIGNS, stages
@@ -70,7 +70,7 @@ class ResNet(nn.Module):
         self.conv1 = conv(3, config.width, 7, stride=2, padding=3, config=config)
         self.bn1 = batch_norm(config.width, config)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.maxpool = max_pool()
         self.layer1, self.layer2, self.layer3, self.layer4 = (
             nn.Sequential(*(self.block(*size, config) for size in stage))
             for stage in stages(config.architecture, config.width)
@@ -127,7 +127,7 @@ class FCN(nn.Module):
         pre_activation = DESIGNS[config.architecture].pre_activation
         self.backbone = PreActResNet(config) if pre_activation else ResNet(config)
         self.final_conv = conv(8 * config.width, config.num_classes, 1, bias=True, config=config)
-        self.transpose_conv = TransposeConv(config.num_classes)
+        self.transpose_conv = TransposeConv(config.num_classes, config)
 
     def scores(self, x: torch.Tensor) -> torch.Tensor:
         x = self.backbone(x)["out"]  # (N, 8w, H/32, W/32)
@@ -142,4 +142,4 @@ def build_model(config: Config) -> FCN:
     # fast: built on the meta device, so that no random numbers are drawn only to be replaced.
     with torch.device("meta"):
         model = FCN(config)
-    return model.to(getattr(torch, config.dtype.storage)).to_empty(device="cpu")
+    return model.to_empty(device="cpu")

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common.config import OUTPUT_STRIDE
+from common.config import OUTPUT_STRIDE, Config
 
 
 class TransposeConv(nn.Module):
@@ -13,13 +13,15 @@ class TransposeConv(nn.Module):
     (N, C, h, w) -> (N, C, 32h, 32w).
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, config: Config) -> None:
         super().__init__()
         s = OUTPUT_STRIDE
         self.kernel, self.stride, self.padding = 2 * s, s, s // 2
         # differs(conv_transpose): (in, out, kh, kw), which is the canonical layout.
-        self.weight = nn.Parameter(torch.empty(channels, channels, self.kernel, self.kernel))
-        self.bias = nn.Parameter(torch.empty(channels))
+        shape = (channels, channels, self.kernel, self.kernel)
+        dtype = getattr(torch, config.dtype.storage)
+        self.weight = nn.Parameter(torch.empty(shape, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(channels, dtype=dtype))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return assemble(self.cells(x))

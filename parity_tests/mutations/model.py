@@ -20,14 +20,14 @@ stem_reflects: A padding layer that mirrors the image stands where zeros should.
     jax: model.ResNet.stem: self.conv1(x) ->
         self.conv1(jnp.pad(x, ((0, 0), (3, 3), (3, 3), (0, 0)), "reflect"))
 pool_padded_after: SAME, or Caffe's ceil mode, gives the same size and pads after only.
-    torch: model.ResNet: nn.MaxPool2d(...) -> nn.MaxPool2d(3, 2, 0, ceil_mode=True)
-    mxnet: model.ResNet: nn.MaxPool2D(...) -> nn.MaxPool2D(3, 2, 0, ceil_mode=True)
-    jax: model.ResNet: _max_pool(x) ->
+    torch: layers.max_pool: nn.MaxPool2d(...) -> nn.MaxPool2d(3, 2, 0, ceil_mode=True)
+    mxnet: layers.max_pool: nn.MaxPool2D(...) -> nn.MaxPool2D(3, 2, 0, ceil_mode=True)
+    jax: model.ResNet.stem: self.maxpool(x) ->
         nnx.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
 pool_averages: Average pooling stands where max pooling should.
-    torch: model.ResNet: nn.MaxPool2d(...) -> nn.AvgPool2d(...)
-    mxnet: model.ResNet: nn.MaxPool2D(...) -> nn.AvgPool2D(...)
-    jax: model.ResNet: _max_pool(x) ->
+    torch: layers.max_pool: nn.MaxPool2d(...) -> nn.AvgPool2d(...)
+    mxnet: layers.max_pool: nn.MaxPool2D(...) -> nn.AvgPool2D(...)
+    jax: model.ResNet.stem: self.maxpool(x) ->
         nnx.avg_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 relu_missing_in_stem: The stem's activation is forgotten, an argument of the convolution there.
     model.ResNet.stem: __relu(self.bn1(self.conv1(x))) -> self.bn1(self.conv1(x))
@@ -103,6 +103,12 @@ activation_in_float32: One call between stages makes float32 of float64, nd.arra
     jax: model.ResNet.forward: self.layer4(x) ->
         self.layer4(x.astype(jnp.float32).astype(x.dtype))
 
+at eval/layer2.0
+strided_slice_off_by_one: By hand: a 1x1 convolution at stride 2 takes the other pixels.
+    torch, mxnet: without: its layer strides by itself
+    jax: layers._convolution: lax.slice(x, (0, 0, 0, 0), __, __) ->
+        lax.slice(x, (0, stride - 1, stride - 1, 0), x.shape, (1, stride, stride, 1))
+
 at eval/final_conv or eval/logits
 relu_after_head: A loop over layers adds an activation after the last convolution too.
     torch, mxnet: model.FCN.scores: self.final_conv(x) -> self.final_conv(x).relu()
@@ -139,7 +145,7 @@ backbone_without_gradient: The backbone is run as a fixed feature extractor.
 at grad/backbone.layer4.1.conv2.weight
 kernel_gradient_a_row_off: By hand: a kernel's gradient takes the row beside.
     torch, mxnet: without: its layer brings its own backward pass
-    jax: layers._kernel_gradient: jnp.pad(x, __) ->
+    jax: layers._kernel_gradient_from_strips: jnp.pad(x, __) ->
         jnp.pad(x, ((0, 0), (padding + 1, padding - 1), (0, 0), (0, 0)))
 
 at grad/backbone.bn1.bias

@@ -110,27 +110,96 @@ def test_max_pool_tells_of_what_is_no_number() -> None:
     assert jnp.isnan(value).all()
 
 
+SQUARES = [
+    (3, 3, 1, 1, (10, 15)),
+    (3, 3, 2, 1, (20, 30)),
+    (3, 7, 2, 3, (32, 64)),
+    (9, 3, 1, 1, (6, 10)),
+    (8, 3, 2, 1, (8, 6)),
+    (3, 3, 1, 1, (1, 2)),
+]
+"""Input channels, kernel, stride, padding, size."""
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("images", [1, 2, 3, 8])
-@pytest.mark.parametrize(
-    "kernel, stride, padding, size",
-    [(3, 1, 1, (10, 15)), (3, 2, 1, (20, 30)), (7, 2, 3, (32, 64)), (3, 1, 1, (1, 2))],
-)
-def test_gradients_from_strips(
-    dtype: str, images: int, kernel: int, stride: int, padding: int, size: tuple[int, int]
+@pytest.mark.parametrize("channels, kernel, stride, padding, size", SQUARES)
+def test_gradients_by_the_kernel(
+    dtype: str,
+    images: int,
+    channels: int,
+    kernel: int,
+    stride: int,
+    padding: int,
+    size: tuple[int, int],
 ) -> None:
-    x, weight = random((images, *size, 3), dtype), random((kernel, kernel, 3, 4), dtype, 1)
-    found = []
-    for form in (layers._strip_convolution, layers._plain_convolution):
+    x = random((images, *size, channels), dtype)
+    weight = random((kernel, kernel, channels, 4), dtype, 1)
+    value = layers._plain_convolution(x, weight, stride, padding)
+    gradient = random(value.shape, dtype, 2)
+    plain, strips, products = (
+        jax.jit(form, static_argnums=(3, 4))(x, gradient, weight, stride, padding)
+        for form in (
+            layers._plain_kernel_gradient,
+            layers._kernel_gradient_from_strips,
+            layers._kernel_gradient_from_products,
+        )
+    )
+    close(strips, plain, dtype)
+    close(products, plain, dtype)
 
-        def convolve(x: Any, weight: Any, form: Any = form) -> Any:
-            return form(x, weight, stride, padding)
 
-        gradient = random(jax.eval_shape(convolve, x, weight).shape, dtype, 2)
-        value, gradients = pulled_back(convolve, gradient, x, weight)
-        found.append([value, *gradients])
-    for ours, plain in zip(*found, strict=True):
-        close(ours, plain, dtype)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("channels, kernel, stride, padding, size", SQUARES)
+def test_a_convolution_and_its_gradients(
+    dtype: str, channels: int, kernel: int, stride: int, padding: int, size: tuple[int, int]
+) -> None:
+    x = random((2, *size, channels), dtype)
+    weight = random((kernel, kernel, channels, 4), dtype, 1)
+    gradient = random(layers._plain_convolution(x, weight, stride, padding).shape, dtype, 2)
+    ours, plain = (
+        pulled_back(lambda x, w, form=form: form(x, w, stride, padding), gradient, x, weight)
+        for form in (layers._convolution, layers._plain_convolution)
+    )
+    for a, b in zip([ours[0], *ours[1]], [plain[0], *plain[1]], strict=True):
+        close(a, b, dtype)
+
+
+def test_a_gpu_has_xla_s_own_gradient() -> None:
+    x, weight = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
+
+    def program(form: Callable[..., Any], platform: str) -> str:
+        gradient = jax.grad(lambda w: form(x, w, 1, 1).sum())
+        traced = jax.jit(gradient).trace(weight)
+        return str(traced.lower(lowering_platforms=(platform,)).as_text())
+
+    def convolutions(form: Callable[..., Any], platform: str) -> list[str]:
+        lines = program(form, platform).splitlines()
+        return [line.partition("window")[2] for line in lines if "stablehlo.convolution" in line]
+
+    assert convolutions(layers._convolution, "cuda") == convolutions(
+        layers._plain_convolution, "cuda"
+    )
+    assert "stablehlo.concatenate" not in program(layers._convolution, "cuda")
+
+
+def test_the_form_is_chosen_by_version_and_cpu() -> None:
+    chosen = layers._fastest_kernel_gradient
+    strips = layers._kernel_gradient_from_strips
+    assert chosen((0, 6, 2), ["avx2"]) is chosen((0, 6, 2), ["avx2", "avx512f"]) is strips
+    assert chosen((0, 10, 2), ["avx2"]) is layers._kernel_gradient_from_products
+    assert chosen((0, 10, 2), ["avx2", "avx512f"]) is layers._plain_kernel_gradient
+    assert chosen((0, 10, 2), []) is layers._plain_kernel_gradient  # not measured
+
+
+def test_newer_versions_give_a_kernel_s_gradient_to_another_library() -> None:
+    """Why `_fastest_kernel_gradient` asks for the version: where this fails, measure again."""
+    x, weight = jnp.ones((4, 40, 60, 64)), jnp.ones((3, 3, 64, 64))
+    compiled = jax.jit(layers._plain_kernel_gradient, static_argnums=(3, 4)).lower(
+        x, x, weight, 1, 1
+    )
+    program = str(compiled.compile().as_text())
+    assert ("__ynn_fusion" in program) is (jax.__version_info__ >= (0, 7))
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -1,5 +1,6 @@
-"""What is freed stays with the process: seen by the pages that the next block costs."""
+"""Pages: large ones, and those of what is freed, which stay with the process."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from common import memory
 from common.memory import keep_pages
 
 ROOT = Path(__file__).parents[2]
@@ -58,3 +60,75 @@ def test_another_libc_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
     monkeypatch.setattr("ctypes.CDLL", refuse)
     keep_pages()
+
+
+START = """
+import os, sys
+with open({log!r}, "a") as file:
+    print(os.environ.get("GLIBC_TUNABLES"), sys.orig_argv[1:], file=file)
+"""
+"""What Python runs when it starts, as `sitecustomize`."""
+
+
+def starts(folder: Path, *arguments: str, tunables: str | None = None) -> list[str]:
+    """Each start of Python with these arguments: `GLIBC_TUNABLES` and what it was given."""
+    log = folder / "starts"
+    (folder / "sitecustomize.py").write_text(START.format(log=str(log)))
+    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    environment |= {"PYTHONPATH": str(folder)}
+    if tunables is not None:
+        environment["GLIBC_TUNABLES"] = tunables
+    command = [sys.executable, *arguments]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    return log.read_text().splitlines()
+
+
+def on_request() -> bool:
+    pages = memory._LARGE_PAGES
+    return pages.exists() and "[madvise]" in pages.read_text()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone is told")
+def test_a_command_starts_with_large_pages(tmp_path: Path) -> None:
+    arguments = ["-X", "utf8", "-m", "scripts.compare", "--help"]
+    again = [f"glibc.malloc.hugetlb=1 {arguments}"] if on_request() else []
+    assert starts(tmp_path, *arguments) == [f"None {arguments}", *again]
+
+
+def test_a_command_lets_who_has_chosen_choose(tmp_path: Path) -> None:
+    arguments, chosen = ["-m", "scripts.compare", "--help"], "glibc.malloc.hugetlb=0"
+    assert starts(tmp_path, *arguments, tunables=chosen) == [f"{chosen} {arguments}"]
+
+
+def test_an_import_starts_nothing_anew(tmp_path: Path) -> None:
+    assert len(starts(tmp_path, "-c", "import scripts.compare")) == 1
+
+
+@pytest.mark.parametrize(
+    "setting, libc, before, after",
+    [
+        ("always [madvise] never", "glibc", "", "glibc.malloc.hugetlb=1"),
+        ("always [madvise] never", "glibc", "a.b=1", "a.b=1:glibc.malloc.hugetlb=1"),
+        ("[always] madvise never", "glibc", "", None),
+        ("always madvise [never]", "glibc", "", None),
+        (None, "glibc", "", None),
+        ("always [madvise] never", "musl", "", None),
+    ],
+)
+def test_large_pages_are_asked_for_where_the_system_waits_to_be_asked(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    setting: str | None,
+    libc: str,
+    before: str,
+    after: str | None,
+) -> None:
+    started: list[str | None] = []
+    if setting is not None:
+        (tmp_path / "enabled").write_text(setting + "\n")
+    monkeypatch.setenv("GLIBC_TUNABLES", before)
+    monkeypatch.setattr(memory, "_LARGE_PAGES", tmp_path / "enabled")
+    monkeypatch.setattr("platform.libc_ver", lambda: (libc, ""))
+    monkeypatch.setattr("os.execv", lambda *_: started.append(os.environ["GLIBC_TUNABLES"]))
+    memory.restart_with_large_pages()
+    assert started == ([after] if after else [])

@@ -85,7 +85,7 @@ class _Chain(HybridBlock):  # type: ignore[misc]  # MXNet has no types
         super().__init__()
         self.config, self.shapes = config, shapes
         with self.name_scope():
-            self.transpose_conv = TransposeConv(config.num_classes)
+            self.transpose_conv = TransposeConv(config.num_classes, config)
             self.transpose_conv.bias.grad_req = "null"
             for name, shape in shapes.items():
                 # As an attribute: under that name `hybrid_forward` is given it.
