@@ -2,7 +2,7 @@
 
 import sys
 
-from common.memory import restart_with_large_pages
+from common.machine import restart_with_large_pages
 
 if sys.argv[0] == "-m":  # so it is while Python looks for a module to run, and at no import
     restart_with_large_pages()

@@ -3,10 +3,8 @@
 Each fast form computes what the plain one does, and its gradient; docs/speed.md has what it brings.
 """
 
-import contextlib
 import functools
 from collections.abc import Callable, Collection
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +13,7 @@ from flax import nnx
 from jax import lax
 
 from common.config import Config
+from common.machine import cpu_info
 
 _Normalised = tuple[jax.Array, jax.Array, jax.Array]
 
@@ -319,14 +318,7 @@ def _fastest_kernel_gradient(
     return _plain_kernel_gradient
 
 
-def _cpu_flags() -> list[str]:
-    """What the CPU can do, where Linux tells."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("flags"):
-                return line.split()
-    return []
-
-
 # fast: a training step of four images takes 0.9 of its time with strips, 0.5 with products.
-_KERNEL_GRADIENT = _fastest_kernel_gradient(jax.__version_info__, _cpu_flags())
+_KERNEL_GRADIENT = _fastest_kernel_gradient(
+    jax.__version_info__, cpu_info().get("flags", "").split()
+)

@@ -17,7 +17,7 @@ from backends.mxnet.upsampling import assemble
 from backends.mxnet.weights import export_weights, import_weights, named_tensors, trained_tensors
 from common.config import Config, Dtype
 from common.errors import InputError
-from common.memory import keep_pages
+from common.machine import keep_pages
 from common.network.architecture import DESIGNS
 from common.network.grid import image_size, label_cells
 from common.network.tensors import config_tensors

@@ -14,7 +14,7 @@ from backends.torch.optimizer import build_optimizer, export_momentum, import_mo
 from backends.torch.upsampling import assemble
 from backends.torch.weights import export_weights, import_weights
 from common.config import Config, Dtype
-from common.memory import keep_pages
+from common.machine import keep_pages
 from common.network.grid import image_size, label_cells
 
 Array = NDArray[Any]

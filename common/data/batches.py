@@ -18,7 +18,7 @@ from common.config import Config
 from common.data.augment import random_crop
 from common.data.dataset import Dataset
 from common.errors import InputError, WorkerError
-from common.memory import keep_pages
+from common.machine import keep_pages
 
 
 @dataclass(frozen=True)

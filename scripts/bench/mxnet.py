@@ -15,7 +15,7 @@ from mxnet.gluon import HybridBlock, nn
 
 from backends.mxnet.upsampling import TransposeConv
 from common.config import Config
-from common.memory import keep_pages
+from common.machine import keep_pages
 from common.network.bilinear import bilinear_weight
 from scripts.bench.chain import POOLED, follow, starting_arrays
 

@@ -3,16 +3,15 @@
 import dataclasses
 import itertools
 import platform
-import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import rich.box
 import rich.table
 
 from common.config import Config
+from common.machine import cpu_info
 from common.network.flops import forward_flops, training_flops
 from scripts.bench.turns import Measured, cores, threads
 from scripts.bench.worker import SIDE
@@ -123,14 +122,10 @@ def _ratio(theirs: Turns, own: Turns) -> float:
     return float(statistics.median(a["seconds"] / b["seconds"] for a, b in pairs))
 
 
-def _cpu_name() -> str:
-    found = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return found[1] if found else platform.machine()
-
-
 def machine(measured: Sequence[Measured]) -> dict[str, Any]:
     """What the numbers were taken on, and what the limits are made of."""
     versions = {"python": platform.python_version()}
+    cpu = cpu_info().get("model name", platform.machine())
     rates: dict[str, dict[str, list[float]]] = {}
     for one in measured:
         versions |= one.first["versions"]
@@ -140,7 +135,7 @@ def machine(measured: Sequence[Measured]) -> dict[str, Any]:
     sizes = dict.fromkeys((one.job.height, one.job.width) for one in measured)
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        "device": next((one.first["gpu"] for one in measured if one.first["gpu"]), _cpu_name()),
+        "device": next((one.first["gpu"] for one in measured if one.first["gpu"]), cpu),
         "cores": cores(),
         "threads": threads(),
         "versions": versions,

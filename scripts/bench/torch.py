@@ -12,7 +12,7 @@ from torch.nn import functional
 from backends.torch.device import select_device, to_numpy
 from backends.torch.upsampling import TransposeConv
 from common.config import Config
-from common.memory import keep_pages
+from common.machine import keep_pages
 from common.network.bilinear import bilinear_weight
 from scripts.bench.chain import POOLED, follow, starting_arrays
 

@@ -24,6 +24,10 @@ class Measured:
     turns: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
+_COMPILES_ANEW = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+"""A first call is timed as one where nothing is kept from an earlier run."""
+
+
 def cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0))
@@ -46,7 +50,8 @@ def take_turns(jobs: Sequence[Job], rounds: int) -> list[Measured]:
         for job in jobs:
             name = f"{job.backend or job.mode} ({job.form})"
             bar.update(task, status=f"{name}: first call")
-            worker = stack.enter_context(Worker(name, "scripts.bench.worker", job, threads()))
+            worker = Worker(name, "scripts.bench.worker", job, threads(), **_COMPILES_ANEW)
+            stack.enter_context(worker)
             answers = worker.answers()
             candidates.append((worker, answers, Measured(job, next(answers))))
             bar.advance(task)

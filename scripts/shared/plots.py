@@ -4,12 +4,14 @@ import collections
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Lines = Sequence[Mapping[str, Any]]
 
@@ -27,10 +29,16 @@ def _series(lines: Lines, key: str) -> tuple[list[int], list[Any]]:
     return [line["step"] for line in lines], [line[key] for line in lines]
 
 
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure  # here: half of what a command takes to start
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 def plot_run(path: Path, steps: Lines, val: Lines) -> None:
     """The loss of each step, its running mean, and if any the metrics on val; a PNG file."""
     columns = 2 if val else 1
-    figure = Figure(figsize=(4.5 * columns, 3.6), layout="constrained")
+    figure = _figure(4.5 * columns, 3.6)
     left, *right = figure.subplots(1, columns, squeeze=False)[0]
     numbers, losses = _series(steps, "loss")
     left.plot(numbers, losses, color="0.75", linewidth=0.8, label="each step")
@@ -51,7 +59,7 @@ def plot_runs(path: Path, runs: Lines) -> None:
     `runs` are those of `scripts.curves`; each backend, or relay of several, has a colour, and each
     seed a line of its own.
     """
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    figure = _figure(10, 3.8)
     left, right = figure.subplots(1, 2)
     names = [" > ".join(run["backends"]) for run in runs]
     colours = {name: f"C{k}" for k, name in enumerate(dict.fromkeys(names))}
@@ -73,7 +81,7 @@ def plot_runs(path: Path, runs: Lines) -> None:
 
 def plot_losses(path: Path, runs: Mapping[str, Sequence[float]]) -> None:
     """The losses of several runs on top of each other, and how far each is from the first."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = _figure(9, 3.6)
     left, right = figure.subplots(1, 2)
     names = list(runs)
     for k, name in enumerate(names):
@@ -95,7 +103,7 @@ def plot_relay(path: Path, stayed: Mapping[str, Sequence[float]], relays: Lines)
 
     The result of `scripts.relay`.
     """
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    figure = _figure(10, 3.8)
     left, right = figure.subplots(1, 2)
     for k, (name, losses) in enumerate(stayed.items()):
         left.plot(losses, color="0.75", linewidth=5 - 1.5 * k, label=f"{name} alone")
@@ -123,7 +131,7 @@ def plot_confusion(path: Path, confusion: Sequence[Sequence[int]], names: Sequen
     rows = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, rows, out=np.full_like(counts, np.nan), where=rows > 0)
     side = 2.6 + 0.36 * len(names)
-    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    figure = _figure(side + 0.8, side)
     axes = figure.subplots()
     image = axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
     axes.set_xticks(range(len(names)), names, rotation=90)
@@ -142,7 +150,7 @@ def plot_classes(path: Path, rows: Lines, mean_iou: float | None) -> None:
 
     `rows` is `per_class` of `common.evaluation.metrics.summarize`; what is None has no bar.
     """
-    figure = Figure(figsize=(7, 1.3 + 0.34 * len(rows)), layout="constrained")
+    figure = _figure(7, 1.3 + 0.34 * len(rows))
     axes = figure.subplots()
     for key, label, shift in (("iou", "IoU", -0.19), ("accuracy", "accuracy", 0.19)):
         places = [k + shift for k in range(len(rows))]
@@ -173,7 +181,7 @@ def plot_bench(path: Path, rows: Lines) -> None:
     bars = [sum(row["form"] != "limit" for row in of_mode) for of_mode in largest]
     heights = [max(1.1 + 0.25 * count, 2.8 if growing else 0) for count in bars]
     widths = [7.2] + [3.6] * len(growing)
-    figure = Figure(figsize=(sum(widths), sum(heights) + 0.5), layout="constrained")
+    figure = _figure(sum(widths), sum(heights) + 0.5)
     grid = figure.subplots(
         len(heights), len(widths), squeeze=False, height_ratios=heights, width_ratios=widths
     )
@@ -194,7 +202,7 @@ def _largest(rows: Lines, key: str) -> Lines:
     return [row for row in rows if row[key] == most]
 
 
-def _draw_bars(axes: Axes, rows: Lines) -> None:
+def _draw_bars(axes: "Axes", rows: Lines) -> None:
     """Milliseconds an image, a group of bars for each backend, the limit a line through it."""
     place, ticks = 0.0, {}
     for backend, group in itertools.groupby(rows, lambda row: row["backend"]):
@@ -224,7 +232,7 @@ def _draw_bars(axes: Axes, rows: Lines) -> None:
     axes.set(xlabel="milliseconds an image", title=title)
 
 
-def _draw_growth(axes: Axes, rows: Lines, key: str) -> None:
+def _draw_growth(axes: "Axes", rows: Lines, key: str) -> None:
     """A batch's time against how much is in it; a straight line from the origin to the largest."""
     points: dict[str, list[tuple[float, float]]] = collections.defaultdict(list)
     for row in _largest(rows, "pixels" if key == "batch_size" else "batch_size"):
@@ -246,5 +254,5 @@ def _draw_growth(axes: Axes, rows: Lines, key: str) -> None:
     axes.legend(frameon=False, fontsize=8)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _save(figure: "Figure", path: Path) -> None:
     figure.savefig(path, format="png", dpi=120)

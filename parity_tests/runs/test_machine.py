@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from common import memory
-from common.memory import keep_pages
+from common import machine
+from common.machine import keep_pages
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,7 +47,7 @@ def faults_of_the_second_block(first: str) -> list[int]:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone is told")
 def test_a_freed_block_is_used_again_without_new_pages() -> None:
-    kept = faults_of_the_second_block("from common.memory import keep_pages; keep_pages()\n")
+    kept = faults_of_the_second_block("from common.machine import keep_pages; keep_pages()\n")
     assert all(faults < 8 for faults in kept), kept
     # by default it is given back: pages of 4 kB, or of 2 MB where the system makes huge ones
     assert all(faults >= 20 for faults in faults_of_the_second_block("")), "nothing to keep"
@@ -84,7 +84,7 @@ def starts(folder: Path, *arguments: str, tunables: str | None = None) -> list[s
 
 
 def on_request() -> bool:
-    pages = memory._LARGE_PAGES
+    pages = machine._LARGE_PAGES
     return pages.exists() and "[madvise]" in pages.read_text()
 
 
@@ -127,8 +127,64 @@ def test_large_pages_are_asked_for_where_the_system_waits_to_be_asked(
     if setting is not None:
         (tmp_path / "enabled").write_text(setting + "\n")
     monkeypatch.setenv("GLIBC_TUNABLES", before)
-    monkeypatch.setattr(memory, "_LARGE_PAGES", tmp_path / "enabled")
+    monkeypatch.setattr(machine, "_LARGE_PAGES", tmp_path / "enabled")
     monkeypatch.setattr("platform.libc_ver", lambda: (libc, ""))
     monkeypatch.setattr("os.execv", lambda *_: started.append(os.environ["GLIBC_TUNABLES"]))
-    memory.restart_with_large_pages()
+    machine.restart_with_large_pages()
     assert started == ([after] if after else [])
+
+
+def test_what_linux_tells_of_the_cpu() -> None:
+    told = machine.cpu_info()
+    if Path("/proc/cpuinfo").exists():
+        assert told["processor"] == "0"
+        assert all(key == key.strip() and value == value.strip() for key, value in told.items())
+    else:
+        assert told == {}
+
+
+STEP = """
+import numpy as np
+from backends.jax import Trainer
+from common.config import Config
+from common.network.initial import initial_weights
+
+config = Config(crop=(32, 32), batch_size=2, width=8, num_classes=5)
+weights = initial_weights(config.architecture, config.num_classes, config.seed, width=config.width)
+labels = np.zeros((2, 32, 32), np.uint8)
+print(Trainer(config, weights).step(np.zeros((2, 32, 32, 3), np.uint8), labels, 0.1))
+"""
+
+
+def step(**changed: str) -> str:
+    """The loss, told by a process in whose environment this is changed."""
+    chosen = ("XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR")
+    environment = {name: value for name, value in os.environ.items() if name not in chosen}
+    done = subprocess.run(
+        [sys.executable, "-c", STEP],
+        cwd=ROOT,
+        env=environment | changed,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "Error" not in done.stderr
+    return done.stdout
+
+
+@pytest.mark.needs("jax")
+def test_what_jax_has_compiled_is_kept(tmp_path: Path) -> None:
+    mine, chosen, no_folder = tmp_path / "mine", tmp_path / "chosen", tmp_path / "file"
+    first = step(XDG_CACHE_HOME=str(mine))
+    (kept,) = mine.glob("rosetta-fcn/jax-*")
+    files = sorted(path.name for path in kept.glob("jit__step-*-cache"))
+    assert len(files) == 1
+    assert step(XDG_CACHE_HOME=str(mine)) == first
+    assert sorted(path.name for path in kept.glob("jit__step-*-cache")) == files
+
+    choice = {"JAX_COMPILATION_CACHE_DIR": str(chosen), "XDG_CACHE_HOME": str(tmp_path / "not")}
+    assert step(**choice) == first
+    assert not (tmp_path / "not").exists()
+
+    no_folder.touch()
+    assert step(XDG_CACHE_HOME=str(no_folder)) == first

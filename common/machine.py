@@ -1,4 +1,4 @@
-"""The process's memory: the size of its pages, and what glibc does with blocks that are freed."""
+"""The machine: its CPU, its pages of memory, and what glibc does with blocks that are freed."""
 
 import ctypes
 import os
@@ -10,6 +10,16 @@ _LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 # mallopt's parameters, from malloc.h
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+
+
+def cpu_info() -> dict[str, str]:
+    """What Linux tells of the first CPU (`model name`, `flags`, ...); elsewhere nothing."""
+    try:
+        first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def keep_pages() -> None:
