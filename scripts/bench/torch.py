@@ -125,7 +125,7 @@ class Convolutions:
         self.parameters = {
             name: nn.Parameter(self._to_device(array)) for name, array in arrays.items()
         }
-        self.head = TransposeConv(config.num_classes, config).to(self.device)
+        self.head = TransposeConv(config.num_classes, config).to(self.images)
         self.head.weight = self.parameters["transpose_conv.weight"]
         nn.init.zeros_(self.head.bias.requires_grad_(False))
 
