@@ -1,4 +1,4 @@
-"""Pages: large ones, and those of what is freed, which stay with the process."""
+"""The machine: its pages, its CPU, and what JAX has compiled for it."""
 
 import os
 import platform
