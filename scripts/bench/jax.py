@@ -1,7 +1,6 @@
 """JAX and Flax NNX: the book's network and loop, compiled, with XLA's own transposed convolution.
 
-The book has no JAX tab: this is its PyTorch tab in Flax's own layers. The backbone is
-`backends.jax`'s, so what is compared is the head, the loss and the step around them.
+The book has no JAX tab: this is its PyTorch tab in Flax's own layers.
 """
 
 import functools
@@ -17,7 +16,6 @@ from numpy.typing import NDArray
 
 from backends.jax.device import select_device
 from backends.jax.layers import _convolution
-from backends.jax.model import ResNet
 from backends.jax.upsampling import TransposeConv
 from common.config import Config
 from common.network.bilinear import bilinear_weight
@@ -26,12 +24,64 @@ from scripts.bench.chain import POOLED, follow, starting_arrays
 Array = NDArray[Any]
 
 
-class _FCN(nnx.Module):  # type: ignore[misc]  # Flax has no types here
+def _conv(in_channels: int, channels: int, size: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
+    padding = (size // 2, size // 2)
+    return nnx.Conv(
+        in_channels,
+        channels,
+        (size, size),
+        strides=stride,
+        padding=(padding, padding),
+        use_bias=False,
+        kernel_init=nnx.initializers.kaiming_normal(),
+        rngs=rngs,
+    )
+
+
+def _batch_norm(channels: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
+    return nnx.BatchNorm(channels, momentum=0.9, rngs=rngs)
+
+
+class _Residual(nnx.Module):  # type: ignore[misc]  # Flax has no types here
+    def __init__(self, in_channels: int, channels: int, stride: int, rngs: nnx.Rngs) -> None:
+        self.conv1 = _conv(in_channels, channels, 3, stride, rngs)
+        self.bn1 = _batch_norm(channels, rngs)
+        self.conv2 = _conv(channels, channels, 3, 1, rngs)
+        self.bn2 = _batch_norm(channels, rngs)
+        self.downsample = None
+        if in_channels != channels:
+            self.downsample = nnx.Sequential(
+                _conv(in_channels, channels, 1, stride, rngs), _batch_norm(channels, rngs)
+            )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        y = nnx.relu(self.bn1(self.conv1(x)))
+        return jnp.asarray(nnx.relu(self.bn2(self.conv2(y)) + shortcut))
+
+
+def _max_pool(x: jax.Array) -> jax.Array:
+    pooled: jax.Array = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    return pooled
+
+
+def _resnet18(rngs: nnx.Rngs) -> nnx.Sequential:
+    """ResNet-18's layers up to the last block, as torchvision's."""
+    layers = [_conv(3, 64, 7, 2, rngs), _batch_norm(64, rngs), nnx.relu, _max_pool]
+    in_channels = 64
+    for channels, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        layers.append(_Residual(in_channels, channels, stride, rngs))
+        layers.append(_Residual(channels, channels, 1, rngs))
+        in_channels = channels
+    return nnx.Sequential(*layers)
+
+
+class _FCN(nnx.Module):  # type: ignore[misc]
     def __init__(self, config: Config, bilinear: bool) -> None:
         classes, rngs = config.num_classes, nnx.Rngs(config.seed)
         self.bilinear = bilinear
-        self.backbone = ResNet(config)
-        self.final_conv = nnx.Conv(512, classes, (1, 1), param_dtype=config.dtype, rngs=rngs)
+        self.backbone = _resnet18(rngs)
+        self.final_conv = nnx.Conv(512, classes, (1, 1), rngs=rngs)
         if bilinear:
             return
         # Padding is counted from the full output's edge: kernel - 1 - padding = 64 - 1 - 16.
@@ -42,14 +92,13 @@ class _FCN(nnx.Module):  # type: ignore[misc]  # Flax has no types here
             strides=(32, 32),
             padding=((47, 47), (47, 47)),
             transpose_kernel=True,
-            param_dtype=config.dtype,
             rngs=rngs,
         )
         kernel = bilinear_weight(classes, 64).transpose(2, 3, 1, 0)
-        self.transpose_conv.kernel[...] = jnp.asarray(kernel, config.dtype)
+        self.transpose_conv.kernel[...] = jnp.asarray(kernel, jnp.float32)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.backbone(x.transpose(0, 2, 3, 1))["out"]
+        x = self.backbone(x.transpose(0, 2, 3, 1))
         scores: jax.Array = self.final_conv(x)
         if not self.bilinear:
             return jnp.asarray(self.transpose_conv(scores))
