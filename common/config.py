@@ -18,6 +18,9 @@ VOID = 255
 OUTPUT_STRIDE = 32
 """Height and width of the input are padded to multiples of this; `final_conv` sees 1/32 of it."""
 
+TRIMAP = 5
+"""Pixels from another label, along a row, a column or a diagonal, that are still on a border."""
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """RGB statistics after division by 255 (torchvision's ImageNet recipe)."""
@@ -27,11 +30,28 @@ class Architecture(enum.StrEnum):
     """The backbone: the book's ResNet-18 in PyTorch, or that in MXNet, with pre-activation."""
 
     resnet18 = "resnet18"
+    resnet34 = "resnet34"
     resnet18_v2 = "resnet18_v2"
 
 
+class Head(enum.StrEnum):
+    """What makes logits of the backbone's outputs, by the stride of the last upsampling.
+
+    Long et al., 2015, section 4.2: FCN-32s takes the last stage alone, FCN-16s also that of
+    stride 16, FCN-8s that of stride 8 too.
+    """
+
+    fcn32s = "fcn32s"
+    fcn16s = "fcn16s"
+    fcn8s = "fcn8s"
+
+    @property
+    def stride(self) -> int:
+        return int(self.removeprefix("fcn").removesuffix("s"))
+
+
 class UpsampleInit(enum.StrEnum):
-    """How the transposed convolution starts: as bilinear interpolation, or at random."""
+    """How transposed convolutions start: as bilinear interpolation, or at random."""
 
     bilinear = "bilinear"
     xavier = "xavier"
@@ -70,6 +90,17 @@ class Decay(enum.StrEnum):
 
     all = "all"
     kernels = "kernels"
+
+
+class Freeze(enum.StrEnum):
+    """What is not trained: nothing, BatchNorm, or the backbone with its BatchNorms.
+
+    A frozen BatchNorm normalises by its running statistics in training too, and keeps them.
+    """
+
+    none = "none"
+    batch_norm = "batch_norm"
+    backbone = "backbone"
 
 
 class Void(enum.StrEnum):
@@ -125,8 +156,10 @@ class Config:
 
     architecture: Architecture = Architecture.resnet18
     """The backbone: torchvision's, or Gluon's v2."""
+    head: Head = Head.fcn32s
+    """One upsampling by 32, or with the stages of stride 16, or 16 and 8."""
     upsample_init: UpsampleInit = UpsampleInit.bilinear
-    """How the transposed convolution starts."""
+    """How transposed convolutions start."""
     num_classes: int = 21
     width: int = 64  # channels of the first stage; the others have 2, 4 and 8 times as many
     dtype: Dtype = Dtype.float32
@@ -136,12 +169,16 @@ class Config:
 
     learning_rate: AtLeast0 = 0.02
     """The highest learning rate."""
+    head_rate: AtLeast0 = 1.0
+    """The head's learning rate, as a multiple of the backbone's."""
     momentum: Annotated[Share, Rounded] = 0.9
     """SGD's momentum."""
     weight_decay: Annotated[AtLeast0, Rounded] = 1e-4
     """SGD's weight decay."""
     decay: Decay = Decay.all
     """What decays: all, or the convolutions' kernels alone."""
+    freeze: Freeze = Freeze.none
+    """What is not trained: nothing, every BatchNorm, or the whole backbone."""
     schedule: Schedule = Schedule.poly
     """The learning rate over the run: constant, or poly's fall."""
     poly_power: AtLeast0 = 0.9

@@ -1,6 +1,6 @@
 """What a backend is: the interface that the three frameworks stand behind."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,8 +31,13 @@ class Trainer(Protocol):
     def logits(self, images: Array) -> Any:
         """The logits (N, classes, H, W) in eval mode, on the device, computed to the end."""
 
-    def step(self, images: Array, labels: Array, rate: float) -> float:
-        """One training step; returns the loss before the update."""
+    def step(
+        self, images: Array, labels: Array, rate: float, head_rate: float | None = None
+    ) -> float:
+        """One training step; returns the loss before the update.
+
+        `head_rate` is the learning rate of what is not the backbone's; None: the same.
+        """
 
     def weights(self) -> Arrays:
         """Every weight and buffer, by canonical name."""
@@ -58,16 +63,18 @@ class Probe(Protocol):
         """
 
     def traced_step(
-        self, images: Array, labels: Array, rate: float
+        self, images: Array, labels: Array, rate: float, head_rate: float | None = None
     ) -> tuple[float, Arrays, Arrays]:
         """`Trainer.step`, its activations, and the gradient of each weight."""
 
-    def layer(self, name: str, x: Array, gradient: Array) -> tuple[Array, Array, Arrays]:
+    def layer(
+        self, name: str, inputs: Sequence[Array], gradient: Array
+    ) -> tuple[Array, list[Array], Arrays]:
         """One of `common.network.tensors.layer_names` alone, in train mode, forward and backward.
 
-        `x` is the layer's input and `gradient` the loss's gradient by its output, on the padded
-        grid. Returns the output, the gradient by `x`, and that by each weight of the layer.
-        BatchNorm's buffers may change; nothing else does.
+        `inputs` are those of `layer_sources` there, and `gradient` is the loss's gradient by the
+        output, on the padded grid. Returns the output, the gradient by each input, and that by
+        each weight of the layer. BatchNorm's buffers may change; nothing else does.
         """
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from backends import BACKENDS, load_backend
-from common.config import Architecture, Config, Dtype, float32
+from common.config import Architecture, Config, Dtype, Head, float32
 from common.data.shapes import SHAPES_CLASSES
 from common.network.initial import generic_weights, initial_weights
 from common.parity.traces import Batches, generic_batches, make_trace
@@ -41,9 +42,11 @@ def classes_of(width: int) -> int:
 
 
 @functools.cache
-def weights(architecture: Architecture = V1, width: int = WIDTH) -> Arrays:
+def weights(
+    architecture: Architecture = V1, width: int = WIDTH, head: Head = Head.fcn32s
+) -> Arrays:
     """Generic weights whose values are float32, so that both types start from the same numbers."""
-    arrays = generic_weights(architecture, classes_of(width), seed=3, width=width)
+    arrays = generic_weights(architecture, classes_of(width), seed=3, width=width, head=head)
     return {k: v.astype(np.float32).astype(np.float64) for k, v in arrays.items()}
 
 
@@ -64,7 +67,8 @@ def new_config(**settings: Any) -> Config:
 def new_trainer(name: str, **settings: Any) -> Trainer:
     """A fresh trainer on the generic weights."""
     config = new_config(**settings)
-    return load_backend(name).Trainer(config, weights(config.architecture, config.width))
+    start = weights(config.architecture, config.width, config.head)
+    return load_backend(name).Trainer(config, start)
 
 
 def new_probe(name: str, **settings: Any) -> Probe:
@@ -91,14 +95,22 @@ WIDTHS = [WIDTH, pytest.param(WHOLE, marks=pytest.mark.full)]
 
 
 @functools.cache
-def trace(name: str, dtype: Dtype, architecture: Architecture = V1, width: int = WIDTH) -> Arrays:
+def trace(
+    name: str,
+    dtype: Dtype,
+    architecture: Architecture = V1,
+    width: int = WIDTH,
+    **settings: Any,
+) -> Arrays:
     """The trace of a backend; made once a session, whichever of its processes comes first."""
-    path = _SHARED[-1] / f"{name}-{dtype}-{architecture}-{width}.safetensors"
+    about = (name, dtype, architecture, width, *itertools.chain(*settings.items()))
+    path = _SHARED[-1] / f"{'-'.join(map(str, about))}.safetensors"
     with filelock.FileLock(f"{path}.lock"):
         if not path.exists():
-            config = new_config(architecture=architecture, dtype=dtype, width=width)
-            probe = new_probe(name, architecture=architecture, dtype=dtype, width=width)
-            write_tensors(path, make_trace(probe, batches(width), config, RATES), {})
+            network = {"architecture": architecture, "dtype": dtype, "width": width, **settings}
+            config, probe = new_config(**network), new_probe(name, **network)
+            rates = [(rate, float32(rate * config.head_rate)) for rate in RATES]
+            write_tensors(path, make_trace(probe, batches(width), config, rates), {})
     return read_tensors(path)[0]
 
 

@@ -10,11 +10,12 @@ from typing import Annotated
 import typer
 
 from backends import load_backend
-from common.config import IMAGENET_MEAN, IMAGENET_STD, Architecture, Config, Dtype
+from common.config import IMAGENET_MEAN, IMAGENET_STD, Architecture, Config, Dtype, Head
 from common.errors import InputError
 from common.files import sha256, write_folder, write_whole
+from common.network.tensors import in_head
 from common.weights.checkpoint import Weights, default_class_names, metadata_of, write_tensors
-from common.weights.namings import HEAD, NAMINGS, names_in, rename
+from common.weights.namings import ANY_HEAD, HEAD, NAMINGS, names_in, rename
 from scripts.shared.cli import JsonOption, check_places, main, new_app, write_json
 from scripts.shared.weights_files import (
     FRAMEWORKS,
@@ -94,7 +95,11 @@ def remarks(loaded: Loaded, to: To, container: str) -> list[str]:
     if HEAD[0] not in held and not loaded.has_head:
         notes.pop()  # of the head that was made for nothing
     elif HEAD[0] not in held:
-        head = [f"{name} {weights.arrays[name].shape}" for name in HEAD]
+        head = [
+            f"{name} {weights.arrays[name].shape}"
+            for name in names_in("canonical", weights.architecture, weights.head)
+            if in_head(name)
+        ]
         notes.append(f"left out: {', '.join(head)}")
     if weights.momentum:
         notes.append(f"left out: the checkpoint's momentum, {len(weights.momentum)} tensors")
@@ -120,7 +125,10 @@ def _write_onnx(path: Path, weights: Weights, metadata: dict[str, str]) -> None:
             " install with: pip install '.[torch]' onnx onnxruntime"
         ) from error
     config = Config(
-        architecture=weights.architecture, num_classes=weights.num_classes, width=weights.width
+        architecture=weights.architecture,
+        head=weights.head,
+        num_classes=weights.num_classes,
+        width=weights.width,
     )
     export_onnx(path, weights.arrays, config, metadata)
 
@@ -183,15 +191,24 @@ def convert(
     architecture: Annotated[
         Architecture | None, typer.Option(help="What IN must be; of `imagenet`, else resnet18.")
     ] = None,
+    head: Annotated[
+        Head | None,
+        typer.Option(help="Make the head another; of a backbone, which it gets, else fcn32s."),
+    ] = None,
     json: JsonOption = None,
 ) -> None:
     """Writes one program's weights for another; the options are described by `HELP`."""
     container = _container(to, out)
     _check_places(source, out, json, container)
-    loaded = load_weights(source, num_classes=num_classes, seed=seed, architecture=architecture)
+    loaded = load_weights(
+        source, num_classes=num_classes, seed=seed, architecture=architecture, head=head
+    )
     has = loaded.weights.architecture
     if to.naming not in NAMINGS[has]:
         raise InputError(f"{source}: its network is {has}, and --to {to} is of another")
+    made, held = loaded.weights.head, names_in(to.naming, has)
+    if HEAD[0] in held and to.naming not in ANY_HEAD and made != Head.fcn32s:
+        raise InputError(f"{source}: its head is {made}, and --to {to} knows {Head.fcn32s} alone")
     notes = remarks(loaded, to, container)
     count = write_output(out, loaded.weights, to, container)
     digest = None if out.is_dir() else sha256(out)
@@ -205,6 +222,7 @@ def convert(
         "input": {"path": str(source), "naming": loaded.naming, "container": loaded.container},
         "output": {"path": str(out), "naming": to, "container": container, "sha256": digest},
         "architecture": has,
+        "head": made,
         "tensors": count,
         "num_classes": loaded.weights.num_classes,
         "notes": notes,

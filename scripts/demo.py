@@ -91,7 +91,7 @@ def one_class_iou(dataset: Dataset) -> float:
     """The mean IoU of the answer that calls every pixel class 0."""
     labels = np.concatenate([dataset.read(index)[1].ravel() for index in range(len(dataset))])
     confusion = confusion_matrix(labels, np.zeros_like(labels), dataset.num_classes)
-    return float(summarize(confusion, dataset.class_names)["mean_iou"])
+    return float(summarize(confusion, confusion, dataset.class_names)["mean_iou"])
 
 
 def furthest(name: str, values: Mapping[str, Any], apart: Callable[[Any, Any], float]) -> float:

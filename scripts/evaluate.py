@@ -6,12 +6,21 @@ from typing import Annotated
 
 import typer
 
-from common.config import Config, Inference
+from common.config import Config, Inference, Void
 from common.data.dataset import open_dataset
+from common.data.drawing import mask_image
 from common.errors import InputError
-from common.files import write_whole
+from common.evaluation.counting import WHOLE, Counting
+from common.files import write_whole, writing
 from scripts.shared import cli
-from scripts.shared.evaluation import NUMBERS, build_predictor, evaluate_dataset, print_metrics
+from scripts.shared.evaluation import (
+    NUMBERS,
+    Mask,
+    build_predictor,
+    check_background,
+    evaluate_dataset,
+    print_metrics,
+)
 from scripts.shared.plots import plot_confusion
 from scripts.shared.weights_files import load_network
 
@@ -30,6 +39,26 @@ def evaluate(
     scales: cli.ScalesOption = None,
     tile: cli.TileOption = Inference.tile,
     overlap: cli.OverlapOption = Inference.overlap,
+    void: Annotated[
+        Void, typer.Option(help="ignore: void counts nowhere; background: it is class 0.")
+    ] = Config.void,
+    crop: Annotated[
+        tuple[int, int] | None,
+        typer.Option(
+            metavar="H W",
+            help="Measure a random crop of each image, and none of smaller ones; the book does,"
+            " with --void background --crop 320 480.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the crops.")] = Config.seed,
+    save_masks: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write each prediction as DIR/<image>.png, class indices in VOC's palette, as its"
+            " server takes them.",
+        ),
+    ] = None,
     json_path: cli.JsonOption = None,
     confusion: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the confusion matrix, a PNG.")
@@ -37,18 +66,37 @@ def evaluate(
 ) -> None:
     """Measure a network on a split: pixel and mean accuracy, IoU, per class and in all."""
     options = Inference(flip, tuple(scales or Inference.scales), tile, overlap)
-    cli.check_places(json_path, confusion)
+    counting = Counting(void, crop, seed)
+    if crop is not None and min(crop) < 1:
+        raise InputError(f"--crop {crop[0]} {crop[1]}: at least 1 is wanted")
+    if crop is not None and save_masks is not None:
+        raise InputError("--save-masks: not with --crop, for it wants whole images")
+    cli.check_places(json_path, confusion, made=save_masks)
     start = load_network(weights)
     dataset = open_dataset(data, split)
     if start.num_classes != dataset.num_classes:
         has = f"{dataset.root} has {dataset.num_classes}"
         raise InputError(f"{weights}: {start.num_classes} classes, {has}")
+    check_background(dataset, void)
+    if save_masks is not None:
+        with writing(save_masks, "cannot be made"):
+            save_masks.mkdir(parents=True, exist_ok=True)
+
+    def save(name: str, mask: Mask) -> None:
+        if save_masks is not None:
+            picture = mask_image(mask)
+            write_whole(save_masks / f"{name}.png", lambda new: picture.save(new, format="PNG"))
+
     trainer = build_predictor(backend, start, options, device=device, dtype=dtype)
     with cli.image_progress(f"evaluate {backend}", len(dataset)) as show:
-        result = evaluate_dataset(trainer, dataset, show)
+        result = evaluate_dataset(trainer, dataset, show, counting, save)
     if options != Inference():
         result["inference"] = dataclasses.asdict(options)
+    if counting != WHOLE:
+        result["counting"] = dataclasses.asdict(counting)
     print_metrics(result)
+    if crop is not None:
+        print(f"of {result['images']} of {len(dataset)} images")
     cli.write_json(json_path, result)
     if confusion is not None:
         names = dataset.class_names

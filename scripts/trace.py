@@ -8,7 +8,7 @@ import typer
 from backends import load_backend
 from common.config import Config, Dtype, Schedule
 from common.files import sha256
-from common.network.schedule import learning_rate
+from common.network.schedule import learning_rates
 from common.parity.traces import make_trace, read_batches, trace_metadata
 from common.weights.checkpoint import read_weights, write_tensors
 from scripts.shared.cli import (
@@ -16,6 +16,8 @@ from scripts.shared.cli import (
     CanonicalOption,
     DeviceOption,
     DtypeOption,
+    FreezeOption,
+    HeadRateOption,
     ScheduleOption,
     console,
     main,
@@ -41,6 +43,8 @@ def trace(
     lr: Annotated[float, setting("learning_rate", "--lr")] = Config.learning_rate,
     momentum: Annotated[float, setting("momentum")] = Config.momentum,
     weight_decay: Annotated[float, setting("weight_decay")] = Config.weight_decay,
+    head_rate: HeadRateOption = Config.head_rate,
+    freeze: FreezeOption = Config.freeze,
     schedule: ScheduleOption = Schedule.constant,
     device: DeviceOption = Config.device,
 ) -> None:
@@ -53,6 +57,8 @@ def trace(
         learning_rate=lr,
         momentum=momentum,
         weight_decay=weight_decay,
+        head_rate=head_rate,
+        freeze=freeze,
         schedule=schedule,
     )
     data = read_batches(batches, start.num_classes, steps)
@@ -64,7 +70,7 @@ def trace(
             probe,
             data,
             config,
-            [learning_rate(config, step, steps) for step in range(steps)],
+            [learning_rates(config, step, steps) for step in range(steps)],
             lambda step, loss: bar.update(task, completed=step + 1, status=f"loss {loss:.6f}"),
         )
     metadata = trace_metadata(backend, framework, config, steps)

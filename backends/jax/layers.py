@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from common.config import Config
+from common.config import Config, Freeze
 from common.machine import cpu_info
 
 _Normalised = tuple[jax.Array, jax.Array, jax.Array]
@@ -72,6 +72,7 @@ class _BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones(channels, config.dtype.storage))
         # differs(bn_momentum): `decay` is the weight of the old value.
         self.eps, self.decay = config.bn_eps, config.bn_decay
+        self.frozen = config.freeze != Freeze.none
         self.use_running_average = False
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -80,7 +81,7 @@ class _BatchNorm(nnx.Module):
         one, zero = jnp.ones_like(mean), jnp.zeros_like(mean)
         scale, bias = (self.scale[...], self.bias[...]) if self.affine else (one, zero)
         x = x.astype(mean.dtype)  # from bfloat16; otherwise it is that already
-        if self.use_running_average:
+        if self.use_running_average or self.frozen:
             y = (x - mean) * (lax.rsqrt(var + self.eps) * scale) + bias
         else:
             n = x.size // x.shape[-1]

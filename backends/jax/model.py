@@ -117,23 +117,42 @@ class PreActResNet(ResNet):
 class FCN(nnx.Module):
     """Backbone, 1x1 convolution to the classes, transposed convolution to the image's size.
 
+    Between the two, FCN-16s and FCN-8s upsample the scores by 2 and add those of finer stages.
     (N, H, W, 3), H and W multiples of 32 -> logits (N, classes, H, W).
     """
 
     def __init__(self, config: Config) -> None:
-        self.architecture, self.width = config.architecture, config.width
-        self.num_classes = config.num_classes
+        self.architecture, self.head, self.width = config.architecture, config.head, config.width
+        self.num_classes = classes = config.num_classes
         pre_activation = DESIGNS[config.architecture].pre_activation
         self.backbone = PreActResNet(config) if pre_activation else ResNet(config)
-        self.final_conv = conv(8 * config.width, config.num_classes, 1, bias=True, config=config)
-        self.transpose_conv = TransposeConv(config.num_classes, config)
+        self.final_conv = conv(8 * config.width, classes, 1, bias=True, config=config)
+        if config.head.stride <= 16:
+            self.up_layer4 = TransposeConv(classes, 2, config=config)
+            self.score_layer3 = conv(4 * config.width, classes, 1, bias=True, config=config)
+        if config.head.stride <= 8:
+            self.up_layer3 = TransposeConv(classes, 2, config=config)
+            self.score_layer2 = conv(2 * config.width, classes, 1, bias=True, config=config)
+        self.transpose_conv = TransposeConv(classes, config.head.stride, bias=True, config=config)
+
+    def fuse16(self, x: jax.Array, layer3: jax.Array) -> jax.Array:
+        return self.up_layer4(x) + self.score_layer3(layer3)  # (N, H/16, W/16, classes)
+
+    def fuse8(self, x: jax.Array, layer2: jax.Array) -> jax.Array:
+        return self.up_layer3(x) + self.score_layer2(layer2)  # (N, H/8, W/8, classes)
 
     def scores(self, x: jax.Array) -> jax.Array:
-        x = self.backbone(x)["out"]  # (N, H/32, W/32, 8w)
-        return self.final_conv(x)  # (N, H/32, W/32, classes)
+        outputs = self.backbone(x)
+        x = self.final_conv(outputs["out"])  # (N, H/32, W/32, classes)
+        if self.head.stride <= 16:
+            x = self.fuse16(x, outputs["layer3"])
+        if self.head.stride <= 8:
+            x = self.fuse8(x, outputs["layer2"])
+        return x
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.transpose_conv(self.scores(x))  # (N, classes, H, W)
+        logits = self.transpose_conv(self.scores(x))  # (N, H, W, classes)
+        return logits.transpose(0, 3, 1, 2)  # (N, classes, H, W)
 
 
 def build_model(config: Config) -> FCN:

@@ -2,18 +2,16 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 from numpy.typing import NDArray
 
 from backends.jax.device import images_to_device, to_device, to_numpy
 from backends.jax.model import FCN
 from backends.jax.train import Trainer, _compile_update, _loss_of, _update
-from backends.jax.upsampling import assemble
 from backends.jax.weights import export_weights, find_module, trained_tensors
 from common.network.grid import image_size
 from common.network.tensors import config_tensors, watched_modules
@@ -23,27 +21,32 @@ Array = NDArray[Any]
 Activations = dict[str, jax.Array]
 
 
-def find_layer(model: FCN, name: str) -> Callable[[jax.Array], jax.Array]:
-    """One of `common.network.tensors.layer_names` by itself: what makes its output of its input."""
-    if name in ("stem", "norm"):
-        layer: Callable[[jax.Array], jax.Array] = getattr(model.backbone, name)
-        return layer
+def find_layer(model: FCN, name: str) -> Callable[..., jax.Array]:
+    """One of `common.network.tensors.layer_names` by itself: what makes its output of its inputs.
+
+    Those are `common.network.tensors.layer_sources`.
+    """
     if name == "logits":
         return model.transpose_conv
-    return find_module(model, name if name == "final_conv" else f"backbone.{name}")
+    if name.startswith("layer"):
+        return find_module(model, f"backbone.{name}")
+    owner = model.backbone if name in ("stem", "norm") else model
+    layer: Callable[..., jax.Array] = getattr(owner, name)
+    return layer
 
 
 @contextlib.contextmanager
 def activations_of(model: FCN) -> Iterator[Activations]:
     """While it is entered, a pass leaves `common.network.tensors.activation_names`; cells last."""
-    places = watched_modules(model.architecture)
+    places = watched_modules(model.architecture, model.head)
     modules = {path: find_module(model, path) for path, _ in places.values()}
+    upsampling = {"transpose_conv": modules.pop("transpose_conv")}
     activations: Activations = {}
-    with watch(modules, "__call__") as seen, watch({"": model.transpose_conv}, "cells") as cells:
+    with watch(modules, "__call__") as seen, watch(upsampling, "cells") as cells:
         yield activations
+    seen |= cells
     for name, (path, side) in places.items():
         activations[name] = seen[path][side == "output"]
-    activations["logits"] = cells[""][1]
 
 
 # differs: what is seen while a function is traced must leave it as a result.
@@ -74,16 +77,16 @@ def _layer(
     parameters: nnx.State,
     buffers: nnx.State,
     name: str,
-    x: jax.Array,
+    inputs: list[jax.Array],
     gradient: jax.Array,
-) -> tuple[jax.Array, tuple[nnx.State, jax.Array]]:
-    def forward(parameters: nnx.State, x: jax.Array) -> jax.Array:
+) -> tuple[jax.Array, tuple[nnx.State, list[jax.Array]]]:
+    def forward(parameters: nnx.State, inputs: list[jax.Array]) -> jax.Array:
         # copied: the buffers change inside the function that is differentiated
         model = nnx.merge(structure, parameters, buffers, copy=True)
-        output = find_layer(model, name)(x.transpose(0, 2, 3, 1))
-        return output if name == "logits" else output.transpose(0, 3, 1, 2)
+        output = find_layer(model, name)(*(x.transpose(0, 2, 3, 1) for x in inputs))
+        return output.transpose(0, 3, 1, 2)
 
-    output, pullback = jax.vjp(forward, parameters, x)
+    output, pullback = jax.vjp(forward, parameters, inputs)
     return output, pullback(gradient)
 
 
@@ -100,24 +103,28 @@ class Probe:
         return self._export(_evaluate(*nnx.split(trainer.model), x), images)
 
     def traced_step(
-        self, images: Array, labels: Array, rate: float
+        self, images: Array, labels: Array, rate: float, head_rate: float | None = None
     ) -> tuple[float, dict[str, Array], dict[str, Array]]:
-        loss, told = self.trainer._step_through(_traced_step, images, labels, rate)
+        loss, told = self.trainer._step_through(_traced_step, images, labels, rate, head_rate)
         # differs(gradient_not_cleared): it is a function's value.
         activations, gradients = told[0]
         return loss, self._export(activations, images), self._by_name(gradients)
 
-    def layer(self, name: str, x: Array, gradient: Array) -> tuple[Array, Array, dict[str, Array]]:
+    def layer(
+        self, name: str, inputs: Sequence[Array], gradient: Array
+    ) -> tuple[Array, list[Array], dict[str, Array]]:
         model = self.trainer.model
         model.train()
-        structure, parameters, buffers = nnx.split(model, nnx.Param, nnx.BatchStat)
+        structure, parameters, buffers = nnx.split(model, nnx.Param, ...)
         output, (by_weight, by_input) = _layer(
-            structure, parameters, buffers, name, self._to_device(x), self._to_device(gradient)
+            *(structure, parameters, buffers, name),
+            [self._to_device(x) for x in inputs],
+            self._to_device(gradient),
         )
         specs = config_tensors(self.trainer.config)
         named = self._by_name(by_weight)
         own = {k: array for k, array in named.items() if specs[k].layer == name}
-        return to_numpy(output), to_numpy(by_input), own
+        return to_numpy(output), [*map(to_numpy, by_input)], own
 
     def _to_device(self, array: Array) -> jax.Array:
         return to_device(array, self.trainer.device, self.trainer.config.dtype.storage)
@@ -131,9 +138,6 @@ class Probe:
 
     def _export(self, activations: Mapping[str, jax.Array], images: Array) -> dict[str, Array]:
         height, width = image_size(images)
-        logits = to_numpy(assemble(activations["logits"]))[:, :, :height, :width]
-        arrays = {"logits": np.ascontiguousarray(logits)}
-        for name, array in activations.items():
-            if name != "logits":
-                arrays[name] = to_numpy(array.transpose(0, 3, 1, 2))
-        return arrays
+        logits = self.trainer.model.transpose_conv.assemble(activations["logits"])
+        nhwc = {**activations, "logits": logits[:, :height, :width]}
+        return {name: to_numpy(array.transpose(0, 3, 1, 2)) for name, array in nhwc.items()}

@@ -20,11 +20,11 @@ from backends.jax.device import images_to_device, select_device, to_device, to_n
 from backends.jax.loss import cross_entropy
 from backends.jax.model import FCN, build_model
 from backends.jax.optimizer import build_optimizer, export_momentum, import_momentum
-from backends.jax.upsampling import assemble
-from backends.jax.weights import export_weights, import_weights
+from backends.jax.weights import export_weights, freeze_tensors, import_weights
 from common.config import Config, Dtype
 from common.machine import cpu_info
 from common.network.grid import image_size, label_cells
+from common.network.tensors import frozen_tensors, in_head
 
 Array = NDArray[Any]
 
@@ -43,7 +43,8 @@ def _logits(structure: nnx.GraphDef, state: nnx.State, images: jax.Array) -> jax
 def _classes(structure: nnx.GraphDef, state: nnx.State, images: jax.Array) -> jax.Array:
     model = nnx.merge(structure, state)
     cells = model.transpose_conv.cells(model.scores(images))
-    return assemble(jnp.argmax(cells, axis=-1, keepdims=True).astype(jnp.uint8))[:, 0]
+    classes = jnp.argmax(cells, axis=-1, keepdims=True).astype(jnp.uint8)
+    return model.transpose_conv.assemble(classes)[..., 0]
 
 
 def _loss_of(model: FCN, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, None]:
@@ -62,14 +63,24 @@ def _update(
     images: jax.Array,
     labels: jax.Array,
     rate: jax.Array,
+    head_rate: jax.Array,
 ) -> tuple[Any, ...]:
-    """A step: loss, parameters, buffers, momentum; and a pair, what `objective` told, gradients."""
+    """A step: loss, parameters, buffers, momentum; and a pair, what `objective` told, gradients.
+
+    `parameters` are what is trained; `buffers` are all else, frozen weights too.
+    """
     model = nnx.merge(structure, parameters, buffers)
     differentiate = nnx.value_and_grad(objective, has_aux=True)
     (loss, told), gradients = differentiate(model, images, labels)
-    buffers = nnx.state(model, nnx.BatchStat)
-    updates, momentum = transform.update(gradients, momentum, parameters)
-    parameters = optax.apply_updates(parameters, jax.tree.map(lambda v: -rate * v, updates))
+    buffers = nnx.state(model, nnx.Not(nnx.Param))
+    velocity, momentum = transform.update(gradients, momentum, parameters)
+
+    def change(path: tuple[Any, ...], v: jax.Array) -> jax.Array:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        return -(head_rate if in_head(name) else rate) * v
+
+    updates = jax.tree_util.tree_map_with_path(change, velocity)
+    parameters = optax.apply_updates(parameters, updates)
     return loss, parameters, buffers, momentum, (told, gradients)
 
 
@@ -113,6 +124,7 @@ class Trainer:
             warnings.warn("jax on a CPU is slower in bfloat16 than in float32", stacklevel=2)
         self.model = build_model(config)
         import_weights(self.model, weights)
+        freeze_tensors(self.model, frozen_tensors(config))
         nnx.update(self.model, jax.device_put(nnx.state(self.model), self.device))
         self.optimizer = build_optimizer(self.model, config)
 
@@ -129,16 +141,23 @@ class Trainer:
         # differs(late_errors): JAX computes in the background.
         return logits[:, :, :height, :width].block_until_ready()
 
-    def step(self, images: Array, labels: Array, rate: float) -> float:
-        return self._step_through(_step, images, labels, rate)[0]
+    def step(
+        self, images: Array, labels: Array, rate: float, head_rate: float | None = None
+    ) -> float:
+        return self._step_through(_step, images, labels, rate, head_rate)[0]
 
     def _step_through(
-        self, compiled: Callable[..., tuple[Any, ...]], images: Array, labels: Array, rate: float
+        self,
+        compiled: Callable[..., tuple[Any, ...]],
+        images: Array,
+        labels: Array,
+        rate: float,
+        head_rate: float | None,
     ) -> tuple[float, Any]:
         """`step` by a compiled form of `_update`: the loss, and what more that returns."""
         # differs(eval_mode_in_training): a switch of the model.
         self.model.train()
-        structure, parameters, buffers = nnx.split(self.model, nnx.Param, nnx.BatchStat)
+        structure, parameters, buffers = nnx.split(self.model, nnx.Param, ...)
         loss, parameters, buffers, self.optimizer.state, *more = compiled(
             structure=structure,
             transform=self.optimizer.transform,
@@ -146,8 +165,9 @@ class Trainer:
             buffers=buffers,
             momentum=self.optimizer.state,
             images=self._images(images),
-            labels=to_device(label_cells(labels), self.device, "uint8"),
-            rate=to_device(np.asarray(rate), self.device, self.config.dtype.storage),
+            labels=to_device(label_cells(labels, self.config), self.device, "uint8"),
+            rate=self._scalar(rate),
+            head_rate=self._scalar(rate if head_rate is None else head_rate),
         )
         nnx.update(self.model, parameters, buffers)
         return float(loss), more
@@ -162,6 +182,9 @@ class Trainer:
         import_momentum(self.model, self.optimizer, arrays)
         # fast: where a step leaves it; else the next step would be compiled anew.
         self.optimizer.state = jax.device_put(self.optimizer.state, self.device)
+
+    def _scalar(self, value: float) -> jax.Array:
+        return to_device(np.asarray(value), self.device, self.config.dtype.storage)
 
     def _images(self, images: Array) -> jax.Array:
         return images_to_device(images, self.device, self.config)

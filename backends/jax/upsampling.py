@@ -4,31 +4,30 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from common.config import OUTPUT_STRIDE, Config
+from common.config import Config
 
 
 class TransposeConv(nnx.Module):
-    """Transposed convolution, kernel 64, stride 32, padding 16, with bias.
+    """Transposed convolution of stride s, an even number: kernel 2s, padding s / 2.
 
-    (N, h, w, C) -> (N, C, 32h, 32w).
+    (N, h, w, C) -> (N, sh, sw, C).
     """
 
-    def __init__(self, channels: int, config: Config) -> None:
-        s = OUTPUT_STRIDE
-        self.kernel, self.stride, self.padding = 2 * s, s, s // 2
+    def __init__(self, channels: int, stride: int, *, bias: bool = False, config: Config) -> None:
+        self.kernel, self.stride, self.padding = 2 * stride, stride, stride // 2
         # differs(conv_transpose): the canonical (in, out, kh, kw), not Flax's; no operator of
         # JAX's own sees it.
         shape = (channels, channels, self.kernel, self.kernel)
         self.weight = nnx.Param(jnp.zeros(shape, config.dtype.storage))
-        self.bias = nnx.Param(jnp.zeros(channels, config.dtype.storage))
+        self.bias = nnx.Param(jnp.zeros(channels, config.dtype.storage)) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return assemble(self.cells(x))
+        return self.assemble(self.cells(x))
 
     def cells(self, x: jax.Array) -> jax.Array:
-        """The output as cells of 32x32 pixels, before the padding is cropped.
+        """The output as cells of s x s pixels, before the padding is cropped.
 
-        (N, h, w, C) -> (N, h+1, w+1, 32, 32, C).
+        (N, h, w, C) -> (N, h+1, w+1, s, s, C).
         """
         c, s = x.shape[-1], self.stride
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # (N, h+2, w+2, C)
@@ -40,28 +39,28 @@ class TransposeConv(nnx.Module):
             taps.reshape(4 * c, -1).astype(x.dtype),  # rows: 2, 2, C; columns: s, s, C
             preferred_element_type=taps.dtype,
         )
-        return cells.reshape(*patches.shape[:3], s, s, c) + self.bias[...]
+        cells = cells.reshape(*patches.shape[:3], s, s, c)
+        return cells if self.bias is None else cells + self.bias[...]
+
+    def assemble(self, cells: jax.Array) -> jax.Array:
+        """Cells (N, h+1, w+1, s, s, any) side by side, cropped by s / 2 on each side.
+
+        (N, sh, sw, any).
+        """
+        n, rows, columns, s, _, c = cells.shape
+        x = cells.swapaxes(2, 3).reshape(n, rows * s, columns * s, c)
+        return x[:, s // 2 : -s // 2, s // 2 : -s // 2]
 
     def textbook(self, x: jax.Array) -> jax.Array:
-        """The same by its definition: (N, h, w, C) -> (N, C, 32h, 32w)."""
-        # differs: padding is counted from the full output's edge: kernel - 1 - 16.
+        """The same by its definition: (N, h, w, C) -> (N, sh, sw, C)."""
+        # differs: padding is counted from the full output's edge: kernel - 1 - s / 2.
         edge = self.kernel - 1 - self.padding
         logits = jax.lax.conv_transpose(
             x,
             self.weight[...],
             (self.stride, self.stride),
             ((edge, edge), (edge, edge)),
-            dimension_numbers=("NHWC", "OIHW", "NCHW"),
+            dimension_numbers=("NHWC", "OIHW", "NHWC"),
             transpose_kernel=True,
         )
-        return logits + self.bias[...][:, None, None]
-
-
-def assemble(cells: jax.Array) -> jax.Array:
-    """Cells (N, h+1, w+1, 32, 32, C) side by side, cropped by 16 on each side.
-
-    (N, C, 32h, 32w).
-    """
-    n, rows, columns, s, _, c = cells.shape
-    x = cells.swapaxes(2, 3).reshape(n, rows * s, columns * s, c)
-    return x[:, s // 2 : -s // 2, s // 2 : -s // 2].transpose(0, 3, 1, 2)
+        return logits if self.bias is None else logits + self.bias[...]

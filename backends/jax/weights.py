@@ -3,7 +3,7 @@
 import functools
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,10 @@ def _variable_paths(model: FCN) -> dict[str, TreePath]:
     """Where the model keeps each weight and buffer, by canonical name."""
     # differs(gamma_and_beta_swapped): Flax says kernel, scale, mean and var.
     paths = {}
-    for name, spec in tensors(model.architecture, model.num_classes, model.width).items():
+    specs = tensors(model.architecture, model.num_classes, model.width, model.head)
+    for name, spec in specs.items():
         layer, leaf = name.rsplit(".", 1)
-        leaf = leaf if layer == "transpose_conv" else _LEAVES[spec.role]
+        leaf = leaf if spec.transposed else _LEAVES[spec.role]
         paths[name] = (*_module_path(layer), leaf)
     return paths
 
@@ -72,12 +73,23 @@ def trained_tensors(model: FCN) -> dict[str, nnx.Param]:
     return {name: v for name, v in named_tensors(model).items() if isinstance(v, nnx.Param)}
 
 
+class _Frozen(nnx.Variable):
+    """A weight that is none of the parameters."""
+
+
+def freeze_tensors(model: FCN, names: Collection[str]) -> None:
+    """Trains these no more, by canonical name: neither gradient nor update."""
+    for name, path in _variable_paths(model).items():
+        if name in names:
+            setattr(_find(model, path[:-1]), str(path[-1]), _Frozen(_find(model, path)[...]))
+
+
 def import_weights(model: FCN, weights: Mapping[str, NDArray[Any]]) -> None:
     """Copies canonical arrays, checked by the caller, into the model, cast to its dtype."""
     # differs(conv_layout): a convolution's (out, in, kh, kw) becomes (kh, kw, in, out).
-    for name, variable in named_tensors(model).items():
-        array = weights[name]
-        if array.ndim == 4 and name != "transpose_conv.weight":
+    for name, path in _variable_paths(model).items():
+        array, variable = weights[name], _find(model, path)
+        if path[-1] == "kernel":
             array = array.transpose(2, 3, 1, 0)
         variable[...] = jnp.array(array, variable.dtype)
 
@@ -85,9 +97,9 @@ def import_weights(model: FCN, weights: Mapping[str, NDArray[Any]]) -> None:
 def export_weights(model: FCN) -> dict[str, NDArray[Any]]:
     """Every weight and buffer of the model by canonical name, in canonical layout."""
     arrays = {}
-    for name, variable in named_tensors(model).items():
-        array = to_numpy(variable[...])
-        if array.ndim == 4 and name != "transpose_conv.weight":
+    for name, path in _variable_paths(model).items():
+        array = to_numpy(_find(model, path)[...])
+        if path[-1] == "kernel":
             array = array.transpose(3, 2, 0, 1)
         arrays[name] = np.ascontiguousarray(array)
     return arrays

@@ -1,7 +1,7 @@
 """The network in MXNet Gluon; its files are read in the order in which they stand here."""
 
 from backends.mxnet.device import select_device, threads, to_device, to_numpy, versions
-from backends.mxnet.upsampling import TransposeConv, assemble
+from backends.mxnet.upsampling import TransposeConv
 from backends.mxnet.model import FCN, build_model
 from backends.mxnet.loss import cross_entropy
 from backends.mxnet.optimizer import build_optimizer

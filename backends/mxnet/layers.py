@@ -2,7 +2,7 @@
 
 from mxnet.gluon import nn
 
-from common.config import Config
+from common.config import Config, Freeze
 
 
 def conv(
@@ -33,6 +33,7 @@ def batch_norm(channels: int, config: Config, *, affine: bool = True) -> nn.Batc
         epsilon=config.bn_eps,
         scale=affine,
         center=affine,
+        use_global_stats=config.freeze != Freeze.none,
         in_channels=channels,
     )
     layer.cast(config.dtype.storage)

@@ -130,24 +130,41 @@ class PreActResNet(ResNet):
 class FCN(HybridBlock):
     """Backbone, 1x1 convolution to the classes, transposed convolution to the image's size.
 
+    Between the two, FCN-16s and FCN-8s upsample the scores by 2 and add those of finer stages.
     (N, 3, H, W), H and W multiples of 32 -> logits (N, classes, H, W).
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.architecture, self.width = config.architecture, config.width
-        self.num_classes = config.num_classes
+        self.architecture, self.head, self.width = config.architecture, config.head, config.width
+        self.num_classes = classes = config.num_classes
         pre_activation = DESIGNS[config.architecture].pre_activation
+        stride = config.head.stride
         with self.name_scope():
             self.backbone = PreActResNet(config) if pre_activation else ResNet(config)
-            self.final_conv = conv(
-                8 * config.width, config.num_classes, 1, bias=True, config=config
-            )
-            self.transpose_conv = TransposeConv(config.num_classes, config)
+            self.final_conv = conv(8 * config.width, classes, 1, bias=True, config=config)
+            if stride <= 16:
+                self.up_layer4 = TransposeConv(classes, 2, config=config)
+                self.score_layer3 = conv(4 * config.width, classes, 1, bias=True, config=config)
+            if stride <= 8:
+                self.up_layer3 = TransposeConv(classes, 2, config=config)
+                self.score_layer2 = conv(2 * config.width, classes, 1, bias=True, config=config)
+            self.transpose_conv = TransposeConv(classes, stride, bias=True, config=config)
+
+    def fuse16(self, x: Any, layer3: Any) -> Any:
+        return self.up_layer4(x) + self.score_layer3(layer3)  # (N, classes, H/16, W/16)
+
+    def fuse8(self, x: Any, layer2: Any) -> Any:
+        return self.up_layer3(x) + self.score_layer2(layer2)  # (N, classes, H/8, W/8)
 
     def scores(self, x: Any) -> Any:
-        x = self.backbone(x)[-1]  # (N, 8w, H/32, W/32)
-        return self.final_conv(x)  # (N, classes, H/32, W/32)
+        _, layer2, layer3, _, out = self.backbone(x)
+        x = self.final_conv(out)  # (N, classes, H/32, W/32)
+        if self.head.stride <= 16:
+            x = self.fuse16(x, layer3)
+        if self.head.stride <= 8:
+            x = self.fuse8(x, layer2)
+        return x
 
     def hybrid_forward(self, F: Any, x: Any) -> Any:
         return self.transpose_conv(self.scores(x))  # (N, classes, H, W)

@@ -13,17 +13,18 @@ from backends.mxnet.device import to_device, to_numpy
 from backends.mxnet.model import FCN
 from backends.mxnet.weights import trained_tensors
 from common.config import Config
-from common.network.tensors import decayed_tensors
+from common.network.tensors import decayed_tensors, in_head
 
 
 class _SGD(mx.optimizer.Optimizer):
-    """SGD with the rate outside v."""
+    """SGD with the rate outside v, and the head's rate beside that of all else."""
 
     # differs(sgd_momentum): MXNet's own SGD keeps rate * v, another value once the rate changes.
 
     def __init__(self, momentum: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.momentum = momentum
+        self.head_rate = self.lr
 
     def create_state(self, index: str, weight: mx.nd.NDArray) -> mx.nd.NDArray:
         return mx.nd.zeros_like(weight)
@@ -42,7 +43,7 @@ class _SGD(mx.optimizer.Optimizer):
             wd=self._get_wd(index),
             out=mx.nd.empty(weight.shape, weight.context, weight.dtype),
         )
-        weight -= self.lr * state
+        weight -= (self.head_rate if in_head(index) else self.lr) * state
 
 
 def build_optimizer(model: FCN, config: Config) -> mx.optimizer.Updater:

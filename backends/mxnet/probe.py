@@ -1,7 +1,7 @@
 """MXNet: what the laboratory sees of a network that is trained, or of a layer alone."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mxnet import autograd, nd
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from backends.mxnet.device import images_to_device, to_device, to_numpy
 from backends.mxnet.model import FCN
 from backends.mxnet.train import Trainer
-from backends.mxnet.upsampling import assemble
 from backends.mxnet.weights import find_module, trained_tensors
 from common.network.grid import image_size
 from common.network.tensors import activation_names, config_tensors, watched_modules
@@ -20,28 +19,32 @@ from common.parity.watch import watch
 Array = NDArray[Any]
 
 
-def find_layer(model: FCN, name: str) -> Callable[[nd.NDArray], nd.NDArray]:
-    """One of `common.network.tensors.layer_names` by itself: what makes its output of its input."""
-    if name in ("stem", "norm"):
-        layer: Callable[[nd.NDArray], nd.NDArray] = getattr(model.backbone, name)
-        return layer
+def find_layer(model: FCN, name: str) -> Callable[..., nd.NDArray]:
+    """One of `common.network.tensors.layer_names` by itself: what makes its output of its inputs.
+
+    Those are `common.network.tensors.layer_sources`.
+    """
     if name == "logits":
         return model.transpose_conv
-    return find_module(model, name if name == "final_conv" else f"backbone.{name}")
+    if name.startswith("layer"):
+        return find_module(model, f"backbone.{name}")
+    owner = model.backbone if name in ("stem", "norm") else model
+    layer: Callable[..., nd.NDArray] = getattr(owner, name)
+    return layer
 
 
 @contextlib.contextmanager
 def activations_of(model: FCN) -> Iterator[dict[str, Any]]:
     """While it is entered, a pass leaves `common.network.tensors.activation_names`; cells last."""
-    places = watched_modules(model.architecture)
+    places = watched_modules(model.architecture, model.head)
     modules = {path: find_module(model, path) for path, _ in places.values()}
+    upsampling = {"transpose_conv": modules.pop("transpose_conv").cells}
     activations: dict[str, Any] = {}
-    cells_block = {"": model.transpose_conv.cells}
-    with watch(modules, "forward") as seen, watch(cells_block, "forward") as cells:
+    with watch(modules, "forward") as seen, watch(upsampling, "forward") as cells:
         yield activations
+    seen |= cells
     for name, (path, side) in places.items():
         activations[name] = seen[path][side == "output"]
-    activations["logits"] = cells[""][1]
 
 
 class _Activations(HybridBlock):
@@ -57,7 +60,7 @@ class _Activations(HybridBlock):
     def hybrid_forward(self, F: Any, x: Any) -> list[Any]:
         with activations_of(self.model) as activations:
             self.model.transpose_conv.cells(self.model.scores(x))
-        return [activations[name] for name in activation_names(self.model.architecture)]
+        return list(activations.values())
 
 
 class Probe:
@@ -73,7 +76,7 @@ class Probe:
         return self._export(self.compiled(x), images)
 
     def traced_step(
-        self, images: Array, labels: Array, rate: float
+        self, images: Array, labels: Array, rate: float, head_rate: float | None = None
     ) -> tuple[float, dict[str, Array], dict[str, Array]]:
         outputs: list[nd.NDArray] = []
 
@@ -81,7 +84,7 @@ class Probe:
             outputs.extend(self.compiled(x))
             return outputs[-1]
 
-        loss = self.trainer._step_through(forward, images, labels, rate)
+        loss = self.trainer._step_through(forward, images, labels, rate, head_rate)
         # differs(gradient_not_cleared): grad() holds it, without decay, until the next backward.
         gradients = {
             name: to_numpy(parameter.grad())
@@ -89,16 +92,19 @@ class Probe:
         }
         return loss, self._export(outputs, images), gradients
 
-    def layer(self, name: str, x: Array, gradient: Array) -> tuple[Array, Array, dict[str, Array]]:
+    def layer(
+        self, name: str, inputs: Sequence[Array], gradient: Array
+    ) -> tuple[Array, list[Array], dict[str, Array]]:
         model, specs = self.trainer.model, config_tensors(self.trainer.config)
         own = {k: p for k, p in trained_tensors(model).items() if specs[k].layer == name}
-        source, by_output = self._to_device(x), self._to_device(gradient)
-        source.attach_grad()
+        sources = [self._to_device(x) for x in inputs]
+        for source in sources:
+            source.attach_grad()
         with autograd.record():
-            output = find_layer(model, name)(source)
-        output.backward(by_output)
+            output = find_layer(model, name)(*sources)
+        output.backward(self._to_device(gradient))
         by_weight = {k: to_numpy(p.grad()) for k, p in own.items()}
-        return to_numpy(output), to_numpy(source.grad), by_weight
+        return to_numpy(output), [to_numpy(source.grad) for source in sources], by_weight
 
     def _to_device(self, array: Array) -> nd.NDArray:
         return to_device(array, self.trainer.device, self.trainer.config.dtype.storage)
@@ -106,6 +112,7 @@ class Probe:
     def _export(self, outputs: list[nd.NDArray], images: Array) -> dict[str, Array]:
         height, width = image_size(images)
         *layers, cells = outputs
-        arrays = map(to_numpy, [*layers, assemble(cells)[:, :, :height, :width]])
-        names = activation_names(self.trainer.config.architecture)
+        logits = self.trainer.model.transpose_conv.assemble(cells)[:, :, :height, :width]
+        names = activation_names(self.trainer.config.architecture, self.trainer.config.head)
+        arrays = map(to_numpy, [*layers, logits])
         return dict(zip(names, arrays, strict=True))

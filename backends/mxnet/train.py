@@ -13,20 +13,25 @@ from backends.mxnet.device import images_to_device, select_device, to_device, to
 from backends.mxnet.loss import cross_entropy
 from backends.mxnet.model import FCN, build_model
 from backends.mxnet.optimizer import build_optimizer, export_momentum, import_momentum
-from backends.mxnet.upsampling import assemble
-from backends.mxnet.weights import export_weights, import_weights, named_tensors, trained_tensors
-from common.config import Config, Dtype
+from backends.mxnet.weights import (
+    export_weights,
+    freeze_tensors,
+    import_weights,
+    named_tensors,
+    trained_tensors,
+)
+from common.config import Config, Dtype, Freeze
 from common.errors import InputError
 from common.machine import keep_pages
 from common.network.architecture import DESIGNS
 from common.network.grid import image_size, label_cells
-from common.network.tensors import config_tensors
+from common.network.tensors import config_tensors, frozen_tensors
 
 Array = NDArray[Any]
 
 
 class _Cells(HybridBlock):
-    """The network up to the logits in cells: (N, 3, H, W) -> (N, h+1, w+1, 32, 32, classes)."""
+    """The network up to the logits in cells: (N, 3, H, W) -> (N, h+1, w+1, s, s, classes)."""
 
     # differs: a hybridized block compiles its forward alone; what training takes is
     # another way through the same layers.
@@ -53,6 +58,7 @@ class Trainer:
         self.model = build_model(config)
         self.model.initialize(ctx=self.device)
         import_weights(self.model, weights)
+        freeze_tensors(self.model, frozen_tensors(config))
         self.cells = _Cells(self.model)
         self.cells.hybridize()
         self.optimizer = build_optimizer(self.model, config)
@@ -62,35 +68,44 @@ class Trainer:
         cells = self.cells(images_to_device(images, self.device, self.config))
         classes = nd.argmax(cells, axis=-1).astype("uint8").expand_dims(-1)
         height, width = image_size(images)
-        return to_numpy(assemble(classes)[:, 0, :height, :width])
+        return to_numpy(self.model.transpose_conv.assemble(classes)[:, 0, :height, :width])
 
     def logits(self, images: Array) -> nd.NDArray:
         cells = self.cells(images_to_device(images, self.device, self.config))
         height, width = image_size(images)
-        logits = assemble(cells)[:, :, :height, :width]
+        logits = self.model.transpose_conv.assemble(cells)[:, :, :height, :width]
         logits.wait_to_read()  # differs(late_errors): MXNet computes in the background
         return logits
 
-    def step(self, images: Array, labels: Array, rate: float) -> float:
-        return self._step_through(self.cells, images, labels, rate)
+    def step(
+        self, images: Array, labels: Array, rate: float, head_rate: float | None = None
+    ) -> float:
+        return self._step_through(self.cells, images, labels, rate, head_rate)
 
     def _step_through(
-        self, forward: Callable[[nd.NDArray], nd.NDArray], images: Array, labels: Array, rate: float
+        self,
+        forward: Callable[[nd.NDArray], nd.NDArray],
+        images: Array,
+        labels: Array,
+        rate: float,
+        head_rate: float | None,
     ) -> float:
         """`step`, whose logits in cells `forward` computes."""
         x = images_to_device(images, self.device, self.config)
-        if DESIGNS[self.config.architecture].pre_activation:
+        frozen = self.config.freeze != Freeze.none
+        if DESIGNS[self.config.architecture].pre_activation and not frozen:
             # differs: backward, which updates buffers, stops before a layer that has no gradient
             # to give. The first BatchNorm would never learn the images' statistics.
             x.attach_grad()
-        truth = self._to_device(label_cells(labels))
-        running_vars = self._running_vars()
+        truth = self._to_device(label_cells(labels, self.config))
+        running_vars = {} if frozen else self._running_vars()
         with autograd.record():
             cells = forward(x)
             loss = cross_entropy(cells.reshape((-1, self.config.num_classes)), truth.reshape(-1))
         loss.backward()
         self._unbias(running_vars, x.shape)
         self.optimizer.optimizer.set_learning_rate(rate)
+        self.optimizer.optimizer.head_rate = rate if head_rate is None else head_rate
         for name, parameter in trained_tensors(self.model).items():
             self.optimizer(name, parameter.grad(), parameter.data())
         nd.waitall()  # differs(late_errors): a step ends when it is done

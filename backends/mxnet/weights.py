@@ -4,7 +4,7 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,10 @@ def find_module(model: FCN, path: str) -> HybridBlock:
 def named_tensors(model: FCN) -> dict[str, Parameter]:
     """The model's own weights and buffers by canonical name."""
     # differs(gamma_and_beta_swapped): Gluon calls BatchNorm's weight and bias gamma and beta.
+    specs = tensors(model.architecture, model.num_classes, model.width, model.head)
     return {
         name: getattr(find_module(model, name.rpartition(".")[0]), spec.role)
-        for name, spec in tensors(model.architecture, model.num_classes, model.width).items()
+        for name, spec in specs.items()
     }
 
 
@@ -41,6 +42,13 @@ def trained_tensors(model: FCN) -> dict[str, Parameter]:
     """The model's own tensors that SGD updates, by canonical name."""
     # differs(buffers_not_loaded): BatchNorm's statistics are parameters without a gradient.
     return {name: p for name, p in named_tensors(model).items() if p.grad_req != "null"}
+
+
+def freeze_tensors(model: FCN, names: Collection[str]) -> None:
+    """Trains these no more, by canonical name: neither gradient nor update."""
+    for name, parameter in named_tensors(model).items():
+        if name in names:
+            parameter.grad_req = "null"
 
 
 def import_weights(model: FCN, weights: Mapping[str, NDArray[Any]]) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from backends.torch.layers import batch_norm, conv, max_pool
 from backends.torch.upsampling import TransposeConv
-from common.config import Config
+from common.config import Config, Freeze
 from common.network.architecture import DESIGNS, stages
 
 
@@ -117,21 +117,48 @@ class PreActResNet(ResNet):
 class FCN(nn.Module):
     """Backbone, 1x1 convolution to the classes, transposed convolution to the image's size.
 
+    Between the two, FCN-16s and FCN-8s upsample the scores by 2 and add those of finer stages.
     (N, 3, H, W), H and W multiples of 32 -> logits (N, classes, H, W).
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.architecture, self.width = config.architecture, config.width
-        self.num_classes = config.num_classes
+        self.architecture, self.head, self.width = config.architecture, config.head, config.width
+        self.num_classes = classes = config.num_classes
+        self.freeze = config.freeze
         pre_activation = DESIGNS[config.architecture].pre_activation
         self.backbone = PreActResNet(config) if pre_activation else ResNet(config)
-        self.final_conv = conv(8 * config.width, config.num_classes, 1, bias=True, config=config)
-        self.transpose_conv = TransposeConv(config.num_classes, config)
+        self.final_conv = conv(8 * config.width, classes, 1, bias=True, config=config)
+        if config.head.stride <= 16:
+            self.up_layer4 = TransposeConv(classes, 2, config=config)
+            self.score_layer3 = conv(4 * config.width, classes, 1, bias=True, config=config)
+        if config.head.stride <= 8:
+            self.up_layer3 = TransposeConv(classes, 2, config=config)
+            self.score_layer2 = conv(2 * config.width, classes, 1, bias=True, config=config)
+        self.transpose_conv = TransposeConv(classes, config.head.stride, bias=True, config=config)
+
+    def train(self, mode: bool = True) -> "FCN":
+        super().train(mode)
+        if self.freeze != Freeze.none:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+    def fuse16(self, x: torch.Tensor, layer3: torch.Tensor) -> torch.Tensor:
+        return self.up_layer4(x) + self.score_layer3(layer3)  # (N, classes, H/16, W/16)
+
+    def fuse8(self, x: torch.Tensor, layer2: torch.Tensor) -> torch.Tensor:
+        return self.up_layer3(x) + self.score_layer2(layer2)  # (N, classes, H/8, W/8)
 
     def scores(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.backbone(x)["out"]  # (N, 8w, H/32, W/32)
-        return self.final_conv(x)  # (N, classes, H/32, W/32)
+        outputs = self.backbone(x)
+        x = self.final_conv(outputs["out"])  # (N, classes, H/32, W/32)
+        if self.head.stride <= 16:
+            x = self.fuse16(x, outputs["layer3"])
+        if self.head.stride <= 8:
+            x = self.fuse8(x, outputs["layer2"])
+        return x
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.transpose_conv(self.scores(x))  # (N, classes, H, W)

@@ -3,6 +3,7 @@
 g = gradient + weight_decay * w;  v = momentum * v + g;  w = w - rate * v
 """
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from backends.torch.device import to_numpy
 from backends.torch.model import FCN
 from backends.torch.weights import trained_tensors
 from common.config import Config
-from common.network.tensors import decayed_tensors
+from common.network.tensors import decayed_tensors, in_head
 
 
 def build_optimizer(model: FCN, config: Config) -> torch.optim.SGD:
@@ -22,8 +23,12 @@ def build_optimizer(model: FCN, config: Config) -> torch.optim.SGD:
     trained, decayed = trained_tensors(model), decayed_tensors(config)
     # differs(weight_decay): tensors with settings of their own are a group of their own.
     groups: list[dict[str, Any]] = [
-        {"params": [p for k, p in trained.items() if k in decayed]},
-        {"params": [p for k, p in trained.items() if k not in decayed], "weight_decay": 0.0},
+        {
+            "params": [p for k, p in trained.items() if (k in decayed, in_head(k)) == kind],
+            "weight_decay": config.weight_decay if kind[0] else 0.0,
+            "in_head": kind[1],
+        }
+        for kind in itertools.product((True, False), repeat=2)
     ]
     # differs(sgd_momentum): the rate stands outside v, as in the definition.
     return torch.optim.SGD(
@@ -32,7 +37,6 @@ def build_optimizer(model: FCN, config: Config) -> torch.optim.SGD:
         # Without momentum PyTorch keeps no v. The smallest positive number keeps it and changes
         # no value.
         momentum=max(config.momentum, math.ulp(0.0)),
-        weight_decay=config.weight_decay,
         fused=True,
     )
 

@@ -1,7 +1,7 @@
 """PyTorch: what the laboratory sees of a network that is trained, or of a layer alone."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from backends.torch.device import to_device, to_numpy
 from backends.torch.model import FCN
 from backends.torch.train import Trainer
-from backends.torch.upsampling import assemble
 from backends.torch.weights import find_module, trained_tensors
 from common.network.grid import image_size
 from common.network.tensors import config_tensors, watched_modules
@@ -19,31 +18,33 @@ from common.parity.watch import watch
 Array = NDArray[Any]
 
 
-def find_layer(model: FCN, name: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """One of `common.network.tensors.layer_names` by itself: what makes its output of its input."""
-    if name in ("stem", "norm"):
-        layer: Callable[[torch.Tensor], torch.Tensor] = getattr(model.backbone, name)
-        return layer
+def find_layer(model: FCN, name: str) -> Callable[..., torch.Tensor]:
+    """One of `common.network.tensors.layer_names` by itself: what makes its output of its inputs.
+
+    Those are `common.network.tensors.layer_sources`.
+    """
     if name == "logits":
         return model.transpose_conv
-    return find_module(model, name if name == "final_conv" else f"backbone.{name}")
+    if name.startswith("layer"):
+        return find_module(model, f"backbone.{name}")
+    owner = model.backbone if name in ("stem", "norm") else model
+    layer: Callable[..., torch.Tensor] = getattr(owner, name)
+    return layer
 
 
 @contextlib.contextmanager
 def activations_of(model: FCN) -> Iterator[dict[str, torch.Tensor]]:
     """While it is entered, a pass leaves `common.network.tensors.activation_names`; cells last."""
-    places = watched_modules(model.architecture)
+    places = watched_modules(model.architecture, model.head)
     modules = {path: find_module(model, path) for path, _ in places.values()}
+    upsampling = {"transpose_conv": modules.pop("transpose_conv")}
     activations: dict[str, torch.Tensor] = {}
     # A copy, since a ReLU in place changes what went into it.
-    with (
-        watch(modules, "forward", torch.clone) as seen,
-        watch({"": model.transpose_conv}, "cells") as cells,
-    ):
+    with watch(modules, "forward", torch.clone) as seen, watch(upsampling, "cells") as cells:
         yield activations
+    seen |= cells
     for name, (path, side) in places.items():
         activations[name] = seen[path][side == "output"]
-    activations["logits"] = cells[""][1]
 
 
 class Probe:
@@ -58,10 +59,10 @@ class Probe:
         return self._export(activations, images)
 
     def traced_step(
-        self, images: Array, labels: Array, rate: float
+        self, images: Array, labels: Array, rate: float, head_rate: float | None = None
     ) -> tuple[float, dict[str, Array], dict[str, Array]]:
         with activations_of(self.trainer.model) as activations:
-            loss = self.trainer.step(images, labels, rate)
+            loss = self.trainer.step(images, labels, rate, head_rate)
         # differs(gradient_not_cleared): .grad holds it, without decay, until the next step.
         gradients = {
             name: to_numpy(parameter.grad)
@@ -70,17 +71,18 @@ class Probe:
         }
         return loss, self._export(activations, images), gradients
 
-    def layer(self, name: str, x: Array, gradient: Array) -> tuple[Array, Array, dict[str, Array]]:
+    def layer(
+        self, name: str, inputs: Sequence[Array], gradient: Array
+    ) -> tuple[Array, list[Array], dict[str, Array]]:
         model = self.trainer.model.train()
         specs = config_tensors(self.trainer.config)
         own = {k: p for k, p in trained_tensors(model).items() if specs[k].layer == name}
-        source = self._to_device(x).requires_grad_()
-        output = find_layer(model, name)(source)
-        by_input, *by_weight = torch.autograd.grad(
-            output, [source, *own.values()], self._to_device(gradient)
-        )
+        sources = [self._to_device(x).requires_grad_() for x in inputs]
+        output = find_layer(model, name)(*sources)
+        found = torch.autograd.grad(output, [*sources, *own.values()], self._to_device(gradient))
+        by_input, by_weight = found[: len(sources)], found[len(sources) :]
         named = zip(own, map(to_numpy, by_weight), strict=True)
-        return to_numpy(output), to_numpy(by_input), dict(named)
+        return to_numpy(output), [*map(to_numpy, by_input)], dict(named)
 
     def _to_device(self, array: Array) -> torch.Tensor:
         trainer = self.trainer
@@ -89,5 +91,6 @@ class Probe:
 
     def _export(self, activations: Mapping[str, torch.Tensor], images: Array) -> dict[str, Array]:
         height, width = image_size(images)
-        logits = assemble(activations["logits"])[:, :, :height, :width]
+        upsampling = self.trainer.model.transpose_conv
+        logits = upsampling.assemble(activations["logits"])[:, :, :height, :width]
         return {name: to_numpy(t) for name, t in {**activations, "logits": logits}.items()}

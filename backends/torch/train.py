@@ -11,11 +11,11 @@ from backends.torch.device import images_to_device, select_device, to_device, to
 from backends.torch.loss import cross_entropy
 from backends.torch.model import build_model
 from backends.torch.optimizer import build_optimizer, export_momentum, import_momentum
-from backends.torch.upsampling import assemble
-from backends.torch.weights import export_weights, import_weights
+from backends.torch.weights import export_weights, freeze_tensors, import_weights
 from common.config import Config, Dtype
 from common.machine import keep_pages
 from common.network.grid import image_size, label_cells
+from common.network.tensors import frozen_tensors
 
 Array = NDArray[Any]
 
@@ -29,6 +29,7 @@ class Trainer:
         self.device = select_device(config.device)
         self.model = build_model(config)
         import_weights(self.model, weights)
+        freeze_tensors(self.model, frozen_tensors(config))
         # fast: NCHW by shape, NHWC in memory.
         self.model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(self.model, config)
@@ -39,28 +40,30 @@ class Trainer:
         # fast: argmax takes six times as long as max.
         classes = self._cells(images).max(dim=-1, keepdim=True).indices.to(torch.uint8)
         height, width = image_size(images)
-        return to_numpy(assemble(classes)[:, 0, :height, :width])
+        return to_numpy(self.model.transpose_conv.assemble(classes)[:, 0, :height, :width])
 
     @torch.inference_mode()
     def logits(self, images: Array) -> torch.Tensor:
         self.model.eval()
         height, width = image_size(images)
-        logits = assemble(self._cells(images))[:, :, :height, :width]
+        logits = self.model.transpose_conv.assemble(self._cells(images))[:, :, :height, :width]
         # differs(late_errors): a GPU computes in the background, a CPU does not.
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return logits
 
-    def step(self, images: Array, labels: Array, rate: float) -> float:
+    def step(
+        self, images: Array, labels: Array, rate: float, head_rate: float | None = None
+    ) -> float:
         # differs(eval_mode_in_training): a switch of the model.
         self.model.train()
         self.optimizer.zero_grad()
-        truth = to_device(label_cells(labels), self.device, "uint8").long()
+        truth = to_device(label_cells(labels, self.config), self.device, "uint8").long()
         cells = self._cells(images)
         loss = cross_entropy(cells.flatten(0, -2), truth.flatten())
         loss.backward()
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate if head_rate is None or not group["in_head"] else head_rate
         self.optimizer.step()
         return loss.item()
 
@@ -74,7 +77,7 @@ class Trainer:
         import_momentum(self.model, self.optimizer, arrays)
 
     def _cells(self, images: Array) -> torch.Tensor:
-        """The logits in cells (N, h+1, w+1, 32, 32, classes), in float32 or float64."""
+        """The logits in cells (N, h+1, w+1, s, s, classes), in float32 or float64."""
         x = images_to_device(images, self.device, self.config)
         # Autocast casts the inputs and weights of products to bfloat16, and nothing else.
         with torch.autocast(

@@ -6,7 +6,7 @@ import io
 import re
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,13 @@ def named_tensors(model: FCN) -> dict[str, torch.Tensor]:
 def trained_tensors(model: FCN) -> dict[str, torch.nn.Parameter]:
     """The model's own tensors that SGD updates, by canonical name."""
     # differs(buffers_not_loaded): BatchNorm's statistics are buffers, not parameters.
-    return dict(model.named_parameters())
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def freeze_tensors(model: FCN, names: Collection[str]) -> None:
+    """Trains these no more, by canonical name: neither gradient nor update."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in names)
 
 
 def import_weights(model: FCN, weights: Mapping[str, NDArray[Any]]) -> None:
@@ -140,10 +146,11 @@ def imagenet_weights(architecture: str) -> dict[str, NDArray[Any]]:
         InputError: torchvision has none of this architecture or is not installed, they cannot be
             fetched, or the file is not the one that its name says.
     """
-    if architecture != "resnet18":
+    published = {"resnet18": "ResNet18_Weights", "resnet34": "ResNet34_Weights"}
+    if architecture not in published:
         raise InputError(f"imagenet: torchvision has no weights of {architecture}")
     try:
-        weights = _import_torchvision().models.ResNet18_Weights.IMAGENET1K_V1
+        weights = getattr(_import_torchvision().models, published[architecture]).IMAGENET1K_V1
     except ImportError as error:
         raise InputError("imagenet: needs torchvision: pip install torchvision") from error
     path = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]

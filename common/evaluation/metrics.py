@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import VOID
+from common.config import TRIMAP, VOID
 
 Matrix = NDArray[np.int64]
 
@@ -34,6 +34,26 @@ def confusion_matrix(
     return counts.reshape(num_classes, num_classes).astype(np.int64)
 
 
+def _windows(labels: NDArray[np.uint8], extreme: np.ufunc) -> NDArray[np.uint8]:
+    """By pixel of (H, W), the extreme of the square of side 2 * TRIMAP + 1 around it."""
+    for axis in (0, 1):
+        ends = [(TRIMAP, TRIMAP) if axis == k else (0, 0) for k in (0, 1)]
+        padded, length = np.pad(labels, ends, mode="edge"), labels.shape[axis]
+        shifted = [padded.take(range(k, k + length), axis) for k in range(2 * TRIMAP + 1)]
+        labels = extreme.reduce(shifted)
+    return labels
+
+
+def trimap(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Labels (H, W), void but where another label is at most TRIMAP pixels away.
+
+    Along rows, columns and diagonals; void is another label, too (Kohli et al., 2009; Long et al.,
+    2015, take bands of this kind).
+    """
+    border = _windows(labels, np.maximum) != _windows(labels, np.minimum)
+    return np.where(border, labels, VOID).astype(np.uint8)
+
+
 def _mean(values: NDArray[np.float64]) -> float | None:
     present = values[~np.isnan(values)]
     return float(present.mean()) if present.size else None
@@ -43,8 +63,25 @@ def _number(value: np.float64) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def summarize(confusion: Matrix, class_names: Sequence[str]) -> dict[str, Any]:
-    """The four metrics and the per-class table of a confusion matrix, ready for JSON.
+def _iou(confusion: Matrix) -> NDArray[np.float64]:
+    """By class; NaN where it is neither in the truth nor predicted."""
+    hits = np.diag(confusion)
+    union = confusion.sum(axis=0) + confusion.sum(axis=1) - hits
+    with np.errstate(invalid="ignore"):  # 0 / 0
+        iou: NDArray[np.float64] = hits / union
+    return iou
+
+
+def _mean_iou_present(confusion: Matrix) -> float | None:
+    """Over the classes of the truth."""
+    return _mean(_iou(confusion)[confusion.sum(axis=1) > 0])
+
+
+def summarize(confusion: Matrix, border: Matrix, class_names: Sequence[str]) -> dict[str, Any]:
+    """The metrics and the per-class table of a confusion matrix, ready for JSON.
+
+    `border` is that of the pixels of `trimap` alone. `mean_iou` is over every class that is in the
+    truth or was predicted, `mean_iou_present` and `trimap_mean_iou` over those in the truth.
 
     Accuracy of a class is its recall; a class absent from the truth has none, and a class absent
     from both truth and prediction has no IoU (None). Means skip what is None; they are None
@@ -52,11 +89,10 @@ def summarize(confusion: Matrix, class_names: Sequence[str]) -> dict[str, Any]:
     """
     hits = np.diag(confusion)
     truth = confusion.sum(axis=1)
-    prediction = confusion.sum(axis=0)
     total = truth.sum()
+    iou = _iou(confusion)
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: what there is none of
         accuracy = hits / truth
-        iou = hits / (truth + prediction - hits)
         pixel_accuracy = hits.sum() / total
         frequency_weighted_iou = np.nansum(truth * iou) / total
     per_class = zip(class_names, iou, accuracy, strict=True)
@@ -65,6 +101,9 @@ def summarize(confusion: Matrix, class_names: Sequence[str]) -> dict[str, Any]:
         "mean_accuracy": _mean(accuracy),
         "mean_iou": _mean(iou),
         "frequency_weighted_iou": _number(frequency_weighted_iou),
+        "mean_iou_present": _mean_iou_present(confusion),
+        "classes_present": int(np.count_nonzero(truth)),
+        "trimap_mean_iou": _mean_iou_present(border),
         "per_class": [
             {"name": name, "iou": _number(i), "accuracy": _number(a)} for name, i, a in per_class
         ],

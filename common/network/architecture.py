@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from common.config import Architecture
+from common.config import Architecture, Head
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,38 @@ class Design:
 
 DESIGNS = {
     Architecture.resnet18: Design((2, 2, 2, 2)),
+    Architecture.resnet34: Design((3, 4, 6, 3)),
     Architecture.resnet18_v2: Design((2, 2, 2, 2), pre_activation=True),
 }
 
 BACKBONE_OUTPUTS = ("layer1", "layer2", "layer3", "layer4", "out")
 """What a backbone returns, in order: the four stages' outputs, and what the head is given."""
+
+
+class Skip(NamedTuple):
+    """What a head adds to the scores behind it: scores of a stage, once those are as large.
+
+    `up` doubles the size of the scores so far, `score` makes scores of the output of `stage`,
+    `fuse` is their sum, all at `stride`.
+    """
+
+    up: str
+    stage: str
+    score: str
+    fuse: str
+    stride: int
+
+
+SKIPS = (
+    Skip("up_layer4", "layer3", "score_layer3", "fuse16", 16),
+    Skip("up_layer3", "layer2", "score_layer2", "fuse8", 8),
+)
+"""In order of execution."""
+
+
+def skips(head: Head) -> tuple[Skip, ...]:
+    """Those of a head: none, the first, or both."""
+    return tuple(skip for skip in SKIPS if skip.stride >= head.stride)
 
 
 class Block(NamedTuple):

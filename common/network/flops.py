@@ -7,11 +7,13 @@ biases, the loss) is about a hundredth, and waits for memory rather than for ari
 
 import math
 
-from common.config import OUTPUT_STRIDE
+from common.config import OUTPUT_STRIDE, Config
 from common.network.tensors import tensors
 
 
-def forward_flops(architecture: str, num_classes: int, height: int, width: int) -> dict[str, int]:
+def forward_flops(
+    architecture: str, num_classes: int, height: int, width: int, head: str = Config.head
+) -> dict[str, int]:
     """Floating-point operations of a forward pass, by convolution weight, in order of execution.
 
     The image is counted as the network computes it, padded to multiples of 32. A transposed
@@ -22,19 +24,21 @@ def forward_flops(architecture: str, num_classes: int, height: int, width: int) 
     """
     rows, columns = (-(-side // OUTPUT_STRIDE) * OUTPUT_STRIDE for side in (height, width))
     flops = {}
-    for name, spec in tensors(architecture, num_classes).items():
+    for name, spec in tensors(architecture, num_classes, head=head).items():
         if spec.role == "weight":
-            stride = OUTPUT_STRIDE if name == "transpose_conv.weight" else spec.stride
+            stride = spec.stride * (spec.shape[-1] // 2 if spec.transposed else 1)
             places = (rows // stride) * (columns // stride)
             flops[name] = 2 * math.prod(spec.shape) * places
     return flops
 
 
-def training_flops(architecture: str, num_classes: int, height: int, width: int) -> dict[str, int]:
+def training_flops(
+    architecture: str, num_classes: int, height: int, width: int, head: str = Config.head
+) -> dict[str, int]:
     """`forward_flops` of a training step: forward, the gradient by the weights, that by the inputs.
 
     Each of the three is as much as the first; the images themselves need no gradient.
     """
-    forward = forward_flops(architecture, num_classes, height, width)
+    forward = forward_flops(architecture, num_classes, height, width, head)
     first = next(iter(forward))
     return {name: (2 if name == first else 3) * flops for name, flops in forward.items()}

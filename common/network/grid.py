@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import OUTPUT_STRIDE, VOID, Config
+from common.config import OUTPUT_STRIDE, VOID, Config, Freeze
 from common.errors import InputError
 
 Array = NDArray[Any]
@@ -36,31 +36,33 @@ def pad_images(images: Array) -> Array:
     return np.pad(images, ((0, 0), (0, 0), rows, columns))
 
 
-def check_batch(images: int, height: int, width: int) -> None:
+def check_batch(config: Config, images: int, height: int, width: int) -> None:
     """Refuses a training batch whose variance, channel by channel, is that of one value.
+
+    A frozen BatchNorm takes no variance of the batch, and any batch will do.
 
     Raises:
         InputError: the deepest layers, at a 32nd of the size, would have one value a channel.
     """
-    if images == 1 and max(height, width) <= OUTPUT_STRIDE:
+    if config.freeze == Freeze.none and images == 1 and max(height, width) <= OUTPUT_STRIDE:
         raise InputError(
             f"a training batch of one image of {height}x{width} pixels leaves BatchNorm one value"
             " a channel: use a larger batch or crop"
         )
 
 
-def label_cells(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A training batch's labels in the cells of the upsampling, of 32x32 pixels each.
+def label_cells(labels: NDArray[np.uint8], config: Config) -> NDArray[np.uint8]:
+    """A training batch's labels in the cells of the upsampling, of s x s pixels, s its stride.
 
-    (N, H, W) -> (N, h+1, w+1, 32, 32), with h = H / 32 and w = W / 32, rounded up. What the
-    upsampling crops, 16 pixels on each side, and what rounds the image up, is void here: it counts
-    neither in the loss nor in any gradient (docs/upsampling.md).
+    (N, H, W) -> (N, h+1, w+1, s, s), with h = H / s and w = W / s, H and W rounded up to multiples
+    of 32. What the upsampling crops, s / 2 pixels on each side, and what rounds the image up, is
+    void here: it counts neither in the loss nor in any gradient (docs/upsampling.md).
 
     Raises:
         InputError: as `check_batch`.
     """
-    check_batch(*labels.shape)
-    size, half = OUTPUT_STRIDE, OUTPUT_STRIDE // 2
+    check_batch(config, *labels.shape)
+    size, half = config.head.stride, config.head.stride // 2
     rows, columns = ((half, half + more) for _, more in _padding(*labels.shape[1:]))
     labels = np.pad(labels, ((0, 0), rows, columns), constant_values=VOID)
     n, height, width = labels.shape

@@ -16,11 +16,11 @@ def _generator(seed: int, name: str) -> np.random.Generator:
 
 
 def _initial(spec: TensorSpec, seed: int, upsample_init: UpsampleInit) -> NDArray[np.float64]:
-    if spec.name == "transpose_conv.weight" and upsample_init == UpsampleInit.bilinear:
+    if spec.transposed and upsample_init == UpsampleInit.bilinear:
         return bilinear_weight(spec.shape[0], spec.shape[2])
     if spec.role in ("gamma", "running_var"):
         return np.ones(spec.shape)
-    if spec.role != "weight":
+    if spec.role != "weight" or spec.name.startswith("score_"):
         return np.zeros(spec.shape)
     out_channels, in_channels, height, width = spec.shape
     random = _generator(seed, spec.name)
@@ -37,20 +37,26 @@ def initial_weights(
     seed: int,
     upsample_init: UpsampleInit = Config.upsample_init,
     width: int = Config.width,
+    head: str = Config.head,
 ) -> dict[str, NDArray[np.float32]]:
     """What training starts from, by canonical name, float32; the same for every backend.
 
     Backbone: Kaiming normal (fan-out), gamma 1, beta 0, mean 0, variance 1. Head: `final_conv`
-    Xavier uniform, `transpose_conv` bilinear on the channel diagonal or Xavier uniform, biases 0.
+    Xavier uniform, transposed convolutions bilinear on the channel diagonal or Xavier uniform, a
+    stage's scores and biases 0.
     """
     return {
         name: _initial(spec, seed, upsample_init).astype(np.float32)
-        for name, spec in tensors(architecture, num_classes, width).items()
+        for name, spec in tensors(architecture, num_classes, width, head).items()
     }
 
 
 def generic_weights(
-    architecture: str, num_classes: int, seed: int, width: int = Config.width
+    architecture: str,
+    num_classes: int,
+    seed: int,
+    width: int = Config.width,
+    head: str = Config.head,
 ) -> dict[str, NDArray[np.float64]]:
     """Weights and buffers without any symmetry, float64, for comparing implementations.
 
@@ -59,13 +65,13 @@ def generic_weights(
     random, on a scale that keeps activations near 1.
     """
     arrays = {}
-    for name, spec in tensors(architecture, num_classes, width).items():
+    for name, spec in tensors(architecture, num_classes, width, head).items():
         random = _generator(seed, "generic " + name)
         if spec.role in ("gamma", "running_var"):
             arrays[name] = random.uniform(0.5, 1.5, spec.shape)
         elif spec.role == "weight":
             fan_in = spec.shape[1] * spec.shape[2] * spec.shape[3]
-            if name == "transpose_conv.weight":  # four taps of the kernel reach a pixel
+            if spec.transposed:  # four taps of the kernel reach a pixel
                 fan_in = 4 * spec.shape[0]
             arrays[name] = random.normal(0, np.sqrt(2 / fan_in), spec.shape)
         else:

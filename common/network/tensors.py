@@ -4,10 +4,11 @@ Layouts are PyTorch's: convolutions (out, in, kh, kw), the transposed convolutio
 one value a channel for BatchNorm. So are the names, torchvision's; those of v2 are made like them.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from common.config import OUTPUT_STRIDE, Architecture, Config, Decay
-from common.network.architecture import DESIGNS, Block, stages
+from common.config import OUTPUT_STRIDE, Architecture, Config, Decay, Freeze, Head
+from common.network.architecture import DESIGNS, SKIPS, Block, skips, stages
 
 ARCHITECTURES = tuple(Architecture)
 """The first is that of files that do not say."""
@@ -19,23 +20,37 @@ def block_names(architecture: str) -> tuple[str, ...]:
     return tuple(f"layer{s}.{k}" for s, count in enumerate(counts, start=1) for k in range(count))
 
 
-def layer_names(architecture: str) -> tuple[str, ...]:
-    """The layers of a trace, in order of execution: what each puts out.
+def layer_sources(architecture: str, head: str = Config.head) -> dict[str, tuple[str, ...]]:
+    """The layers of a trace, in order of execution, and of which others' outputs each is made.
 
-    `norm` is v2's last BatchNorm and its ReLU; resnet18 has none.
+    The stem is made of the image. `norm` is v2's last BatchNorm and its ReLU; the others have none.
+    `fuse16` and `fuse8` are a head's sums of scores, of what is behind them and of a stage.
     """
     norm = ("norm",) if DESIGNS[Architecture(architecture)].pre_activation else ()
-    return ("stem", *block_names(architecture), *norm, "final_conv", "logits")
+    blocks = block_names(architecture)
+    stages = {block.partition(".")[0]: block for block in blocks}  # the last of each
+    made_of_stages = {skip.fuse: (stages[skip.stage],) for skip in skips(Head(head))}
+    layers = ("stem", *blocks, *norm, "final_conv", *made_of_stages, "logits")
+    before = ("image", *layers)
+    return {
+        layer: (source, *made_of_stages.get(layer, ()))
+        for layer, source in zip(layers, before, strict=False)
+    }
 
 
-def activation_names(architecture: str) -> tuple[str, ...]:
+def layer_names(architecture: str, head: str = Config.head) -> tuple[str, ...]:
+    """The layers of a trace, in order of execution: what each puts out."""
+    return tuple(layer_sources(architecture, head))
+
+
+def activation_names(architecture: str, head: str = Config.head) -> tuple[str, ...]:
     """The layers, and before each the BatchNorms in it whose output a ReLU takes, in order."""
     pre_activation = DESIGNS[Architecture(architecture)].pre_activation
     inner = dict.fromkeys(block_names(architecture), ("bn1", "bn2") if pre_activation else ("bn1",))
     inner["stem"] = ("bn1",)
     return tuple(
         name
-        for layer in layer_names(architecture)
+        for layer in layer_names(architecture, head)
         for name in (*(f"{layer}.{norm}" for norm in inner.get(layer, ())), layer)
     )
 
@@ -51,21 +66,24 @@ def relu_names(architecture: str) -> tuple[str, ...]:
     return tuple(n for n in activation_names(architecture) if ".bn" in n or n in outputs)
 
 
-def watched_modules(architecture: str) -> dict[str, tuple[str, str]]:
+def watched_modules(architecture: str, head: str = Config.head) -> dict[str, tuple[str, str]]:
     """Where each of `activation_names` is seen: a module's canonical name, and its side.
 
     The side is `input` or `output`. What stands between modules is seen as the next one's input.
-    `logits` is not among them: what is seen there are the cells of the upsampling.
+    The last, `logits`, is seen as the cells of the upsampling.
     """
     elsewhere = {
         "stem": ("backbone.layer1.0", "input"),
         "norm": ("final_conv", "input"),
         "final_conv": ("final_conv", "output"),
+        "logits": ("transpose_conv", "output"),
     }
+    fused = skips(Head(head))
+    takers = [*(skip.up for skip in fused[1:]), "transpose_conv"]
+    elsewhere |= {skip.fuse: (taker, "input") for skip, taker in zip(fused, takers, strict=False)}
     return {
         name: elsewhere.get(name, (f"backbone.{name.removeprefix('stem.')}", "output"))
-        for name in activation_names(architecture)
-        if name != "logits"
+        for name in activation_names(architecture, head)
     }
 
 
@@ -89,11 +107,17 @@ class TensorSpec:
         return not self.role.startswith("running_")
 
     @property
+    def transposed(self) -> bool:
+        """Whether it is a transposed convolution's kernel, (in, out, k, k), of stride k / 2."""
+        return self.role == "weight" and self.name.startswith(("transpose_conv.", "up_"))
+
+    @property
     def layer(self) -> str:
         """The layer, one of `layer_names`, that the tensor is part of."""
         parts = self.name.split(".")
         if parts[0] != "backbone":
-            return "logits" if parts[0] == "transpose_conv" else parts[0]
+            fused = {part: skip.fuse for skip in SKIPS for part in (skip.up, skip.score)}
+            return (fused | {"transpose_conv": "logits"}).get(parts[0], parts[0])
         if parts[1].startswith("layer"):
             return ".".join(parts[1:3])
         return "norm" if parts[1] == "bn2" else "stem"
@@ -134,13 +158,37 @@ def _block(at: str, block: Block, stride: int, pre_activation: bool) -> list[Ten
     return specs
 
 
+def _head(head: Head, num_classes: int, width: int) -> list[TensorSpec]:
+    def kernel(size: int) -> tuple[int, ...]:
+        return num_classes, num_classes, size, size
+
+    def score(name: str, channels: int, stride: int) -> list[TensorSpec]:
+        shape = (num_classes, channels, 1, 1)
+        bias = TensorSpec(f"{name}.bias", (num_classes,), "bias", stride)
+        return [*_conv(name, shape, stride), bias]
+
+    specs = score("final_conv", 8 * width, OUTPUT_STRIDE)
+    for skip in skips(head):
+        specs += _conv(skip.up, kernel(4), skip.stride)
+        specs += score(skip.score, width * skip.stride // 4, skip.stride)
+    bias = TensorSpec("transpose_conv.bias", (num_classes,), "bias", 1)
+    return [*specs, *_conv("transpose_conv", kernel(2 * head.stride), 1), bias]
+
+
+def head_of(names: Iterable[str]) -> Head:
+    """The head whose tensors are among these canonical names."""
+    layers = {name.partition(".")[0] for name in names}
+    strides = [skip.stride for skip in SKIPS if layers & {skip.up, skip.score}]
+    return Head(f"fcn{min(strides, default=OUTPUT_STRIDE)}s")
+
+
 def tensors(
-    architecture: str, num_classes: int, width: int = Config.width
+    architecture: str, num_classes: int, width: int = Config.width, head: str = Config.head
 ) -> dict[str, TensorSpec]:
     """All tensors of the network by canonical name, in order of execution.
 
-    104 for `resnet18`: 64 trained, 40 BatchNorm buffers; 98 for `resnet18_v2`: 60 and 38. `width`
-    is the number of channels of the first stage.
+    104 for `resnet18` with the head `fcn32s`: 64 trained, 40 BatchNorm buffers; 98 for
+    `resnet18_v2`: 60 and 38. `width` is the number of channels of the first stage.
 
     Raises:
         ValueError: the architecture is not one of `ARCHITECTURES`.
@@ -157,24 +205,39 @@ def tensors(
             stride, channels = stride * block.stride, block.channels
             specs += _block(f"backbone.layer{stage}.{k}", block, stride, pre_activation)
     specs += _batch_norm("backbone.bn2", channels, stride) if pre_activation else []
-    kernel = (2 * OUTPUT_STRIDE, 2 * OUTPUT_STRIDE)  # its stride is 32, its padding 16
-    specs += [
-        TensorSpec("final_conv.weight", (num_classes, channels, 1, 1), "weight", stride),
-        TensorSpec("final_conv.bias", (num_classes,), "bias", stride),
-        TensorSpec("transpose_conv.weight", (num_classes, num_classes, *kernel), "weight", 1),
-        TensorSpec("transpose_conv.bias", (num_classes,), "bias", 1),
-    ]
+    specs += _head(Head(head), num_classes, width)
     return {spec.name: spec for spec in specs}
 
 
 def config_tensors(config: Config) -> dict[str, TensorSpec]:
     """`tensors` of the network that a configuration describes."""
-    return tensors(config.architecture, config.num_classes, config.width)
+    return tensors(config.architecture, config.num_classes, config.width, config.head)
+
+
+def in_head(name: str) -> bool:
+    """Whether a tensor is the head's, whose learning rate is its own."""
+    return not name.startswith("backbone.")
+
+
+def is_trained(spec: TensorSpec, freeze: Freeze) -> bool:
+    """Whether SGD updates a tensor when this is frozen."""
+    match freeze:
+        case Freeze.backbone:
+            return in_head(spec.name)
+        case Freeze.batch_norm:
+            return spec.trainable and spec.role not in ("gamma", "beta")
+    return spec.trainable
+
+
+def frozen_tensors(config: Config) -> frozenset[str]:
+    """The weights that keep their values, but are trained where nothing is frozen."""
+    specs = config_tensors(config).values()
+    return frozenset(s.name for s in specs if s.trainable and not is_trained(s, config.freeze))
 
 
 def decayed_tensors(config: Config) -> frozenset[str]:
-    """The tensors that weight decay acts on: all that are trained, or `Decay.kernels`."""
-    specs = config_tensors(config).values()
+    """The tensors that weight decay acts on: all that are trained, or of them `Decay.kernels`."""
+    trained = [s for s in config_tensors(config).values() if is_trained(s, config.freeze)]
     if config.decay == Decay.kernels:
-        return frozenset(spec.name for spec in specs if spec.role == "weight")
-    return frozenset(spec.name for spec in specs if spec.trainable)
+        return frozenset(spec.name for spec in trained if spec.role == "weight")
+    return frozenset(spec.name for spec in trained)

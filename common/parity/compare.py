@@ -20,8 +20,8 @@ INPUTS = {"weights_sha256": "weights", "batches_sha256": "batches"}
 """Metadata that must agree: without it there is nothing to compare."""
 
 SETTINGS = (
-    *("architecture", "num_classes", "dtype", "steps", "schedule", "learning_rate", "momentum"),
-    *("weight_decay", "bn_eps", "bn_decay", "device"),
+    *("architecture", "head", "num_classes", "dtype", "steps", "schedule", "learning_rate"),
+    *("head_rate", "freeze", "momentum", "weight_decay", "bn_eps", "bn_decay", "device"),
 )
 """Metadata whose differences are said before anything else."""
 
@@ -105,7 +105,7 @@ def _own_findings(trace: Trace, order: Sequence[str]) -> list[Finding]:
         findings.append(Finding(trace.label, missing[0], f"{missing[0]} is missing{more}"))
     for name, array in found.items():
         dtype = "uint8" if name == "eval/mask" else Dtype(trace.dtype).storage
-        if name not in order:
+        if name not in order or name in trace.frozen:
             findings.append(Finding(trace.label, name, f"{name} is not part of a trace"))
         elif array.dtype.name != dtype:
             findings.append(Finding(trace.label, name, f"{name} is {array.dtype}, not {dtype}"))
@@ -178,7 +178,7 @@ def _own_update_error(a: Trace, b: Trace, name: str) -> float | None:
     gradient = name.replace("update/", "grad/", 1)
     rests = []
     for trace in (a, b):
-        rate = trace.learning_rate
+        rate = trace.learning_rate(name.partition("/")[2])
         if gradient not in trace.arrays or rate is None:
             return None
         rests.append(trace.arrays[name] + rate * trace.arrays[gradient].astype(np.float64))
@@ -320,10 +320,10 @@ def compare(traces: Sequence[Trace], truth: Trace | None = None) -> Report:
     check_inputs(everyone)
     networks = {t.network for t in everyone}
     if len(networks) > 1:
-        told = ", ".join(f"{t.label} {t.network[0]} with {t.network[1]}" for t in everyone)
-        raise InputError(f"other networks: {told} classes: nothing to compare")
-    steps = max(t.steps for t in everyone)
-    order = execution_order(*networks.pop(), steps)
+        told = ", ".join(f"{t.label} {t.network}" for t in everyone)
+        raise InputError(f"other networks: {told}: nothing to compare")
+    one, steps = everyone[0], max(t.steps for t in everyone)
+    order = execution_order(one.architecture, one.num_classes, steps, one.head)
     reference, reason, odd = (truth, TRUTH, []) if truth else _choose(traces, order)
     about, notes = [t.describe() for t in everyone], _notes(everyone, truth)
     report = Report(reference.label, reason, about, notes, odd=odd)

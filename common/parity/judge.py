@@ -45,6 +45,7 @@ class Files:
     folder: Path
     backends: Sequence[str]
     architecture: str
+    head: str
     dtype: str
     steps: int
 
@@ -269,7 +270,7 @@ def _layers(files: Files) -> list[dict[str, Any]]:
     rows = []
     for name in others if files.dtype == "float64" else files.backends:
         mine = files.layers(name, files.dtype)
-        for layer in layer_names(files.architecture):
+        for layer in layer_names(files.architecture, files.head):
             for direction, own, stage in _DIRECTIONS:
                 keys = [key for key in truth if key.startswith(f"{layer}/{own}")]
                 errors = {key: relative_l2(mine[key], truth[key]) for key in keys}

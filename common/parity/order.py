@@ -4,6 +4,7 @@ import functools
 import re
 from collections.abc import Sequence
 
+from common.config import Config, Head
 from common.network.tensors import ARCHITECTURES, layer_names, tensors
 
 _MADE_FROM = {
@@ -19,13 +20,15 @@ _MADE_FROM = {
 gradient explains of it can be taken away exactly (`common.parity.compare`)."""
 
 
-def execution_order(architecture: str, num_classes: int, steps: int) -> list[str]:
+def execution_order(
+    architecture: str, num_classes: int, steps: int, head: str = Config.head
+) -> list[str]:
     """Every value of a trace in the order it is made.
 
     Forward in eval mode and in train mode, layer by layer; the loss; the gradients, backward; the
     updates; the buffers; later steps. `loss` is taken apart: `loss[0]`, `loss[1]`, ...
     """
-    specs, layers = tensors(architecture, num_classes), layer_names(architecture)
+    specs, layers = tensors(architecture, num_classes, head=head), layer_names(architecture, head)
     trained = [name for name, spec in specs.items() if spec.trainable]
     return [
         *(f"eval/{layer}" for layer in layers),
@@ -56,11 +59,20 @@ def stage_of(name: str) -> str:
 
 
 @functools.cache
+def _every_layer() -> tuple[str, ...]:
+    """All layers that there are, in order of execution."""
+    own = {layer for a in ARCHITECTURES for layer in layer_names(a, Head.fcn8s)}
+    blocks = sorted(layer for layer in own if layer.startswith("layer"))
+    rest = ("norm", "final_conv", "fuse16", "fuse8", "logits")
+    return ("stem", *blocks, *rest)
+
+
+@functools.cache
 def _layers() -> dict[str, str]:
     """The layer of each name after the slash."""
-    own = {name: spec.layer for a in ARCHITECTURES for name, spec in tensors(a, 1).items()}
-    layers = (layer for a in ARCHITECTURES for layer in layer_names(a))
-    return own | {layer: layer for layer in layers} | {"mask": "logits"}
+    specs = (tensors(architecture, 1, head=Head.fcn8s) for architecture in ARCHITECTURES)
+    own = {name: spec.layer for found in specs for name, spec in found.items()}
+    return own | {layer: layer for layer in _every_layer()} | {"mask": "logits"}
 
 
 def layer_of(name: str) -> str | None:
@@ -70,7 +82,7 @@ def layer_of(name: str) -> str | None:
 
 def place_of(layer: str | None) -> int:
     """Where a layer stands among all that there are, in order of execution; None: at the end."""
-    every = max(map(layer_names, ARCHITECTURES), key=len)  # the others' are among them
+    every = _every_layer()
     return every.index(layer or every[-1])
 
 

@@ -82,13 +82,13 @@ def apart(a: Array, b: Array, truth: Array) -> float:
 
 def _decisions(trace: Trace) -> dict[str, Array]:
     taken = {k.removeprefix("train/"): a for k, a in trace.arrays.items()}
-    return decisions(taken, trace.network[0])
+    return decisions(taken, trace.architecture)
 
 
 def _without_relus(trace: Trace) -> Trace:
     """Without those inside a layer, which are no part of a trace."""
-    layers = layer_names(trace.network[0])
-    inner = {f"train/{name}" for name in relu_names(trace.network[0]) if name not in layers}
+    layers = layer_names(trace.architecture, trace.head)
+    inner = {f"train/{name}" for name in relu_names(trace.architecture) if name not in layers}
     arrays = {name: array for name, array in trace.arrays.items() if name not in inner}
     return Trace(trace.label, arrays, trace.metadata)
 

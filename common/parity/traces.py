@@ -1,5 +1,6 @@
 """Traces: every named value of a training run, in canonical names and layouts, in one file."""
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,10 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import VOID, Architecture, Config, Dtype, float32
+from common.config import VOID, Architecture, Config, Dtype, Freeze, Head, float32
 from common.errors import InputError
 from common.network.initial import generic_weights
-from common.network.tensors import ARCHITECTURES, config_tensors, layer_names
+from common.network.tensors import (
+    ARCHITECTURES,
+    config_tensors,
+    frozen_tensors,
+    in_head,
+    is_trained,
+    layer_names,
+    tensors,
+)
 from common.parity.order import group_of
 from common.protocol import Array, Arrays, Backend, Probe
 from common.weights.checkpoint import (
@@ -23,6 +32,9 @@ from common.weights.checkpoint import (
     write_tensors,
     write_weights,
 )
+
+TRAINED = ("grad", "update", "momentum")
+"""The groups of values that only a weight which is trained has."""
 
 FORMAT = {"format": "rosetta-trace", "schema": "1"}
 """Metadata that says what a trace file is."""
@@ -54,10 +66,21 @@ class Trace:
         return int(np.size(self.arrays.get("loss", ())))
 
     @property
-    def network(self) -> tuple[str, int]:
-        """The architecture and the number of classes."""
-        classes = self.metadata.get("num_classes") or self.arrays["eval/logits"].shape[1]
-        return self.metadata.get("architecture", ARCHITECTURES[0]), int(classes)
+    def architecture(self) -> str:
+        return self.metadata.get("architecture", ARCHITECTURES[0])
+
+    @property
+    def head(self) -> str:
+        return self.metadata.get("head", Head.fcn32s)
+
+    @property
+    def num_classes(self) -> int:
+        return int(self.metadata.get("num_classes") or self.arrays["eval/logits"].shape[1])
+
+    @property
+    def network(self) -> str:
+        """In words: what two traces that can be compared have in common."""
+        return f"{self.architecture} {self.head} with {self.num_classes} classes"
 
     @property
     def versions(self) -> dict[str, str]:
@@ -68,17 +91,27 @@ class Trace:
             return {}
         return {str(k): str(v) for k, v in told.items()} if isinstance(told, dict) else {}
 
-    @property
-    def learning_rate(self) -> float | None:
-        """That of the first step, a float32 value; None where the trace tells none."""
+    def learning_rate(self, name: str) -> float | None:
+        """A tensor's, of the first step, a float32 value; None where the trace tells none."""
         try:
-            return float32(float(self.metadata["learning_rate"]))
+            multiple = float(self.metadata.get("head_rate", 1)) if in_head(name) else 1
+            return float32(float(self.metadata["learning_rate"]) * multiple)
         except (KeyError, ValueError):
             return None
 
+    @functools.cached_property
+    def frozen(self) -> frozenset[str]:
+        """Values that a run does not have whose weights are frozen."""
+        freeze = Freeze(self.metadata.get("freeze", Freeze.none))
+        specs = tensors(self.architecture, self.num_classes, head=self.head).values()
+        names = [spec.name for spec in specs if not is_trained(spec, freeze)]
+        return frozenset(f"{group}/{name}" for group in TRAINED for name in names)
+
     def holds(self, name: str) -> bool:
-        """Whether a value belongs to the groups that the trace says it holds."""
+        """Whether a value belongs to what is trained, and to the groups that it says it holds."""
         groups = self.metadata.get("groups")
+        if name in self.frozen:
+            return False
         if groups is None:
             return True
         if name.startswith("loss[") and int(name[5:-1]) >= self.steps:
@@ -100,8 +133,9 @@ def _trace_fault(arrays: Arrays, metadata: Mapping[str, str]) -> str | None:
     architecture = metadata.get("architecture", ARCHITECTURES[0])
     if architecture not in ARCHITECTURES:
         return f"architecture {architecture!r} is unknown, have {', '.join(ARCHITECTURES)}"
-    if metadata.get("dtype", Dtype.float64) not in set(Dtype):
-        return f"dtype {metadata['dtype']!r} is unknown, have {', '.join(Dtype)}"
+    for key, kind in {"dtype": Dtype, "head": Head, "freeze": Freeze}.items():
+        if key in metadata and metadata[key] not in set(kind):
+            return f"{key} {metadata[key]!r} is unknown, have {', '.join(kind)}"
     if not arrays:
         return "holds no arrays"
     if "num_classes" not in metadata and arrays.get("eval/logits", np.zeros(0)).ndim != 4:
@@ -164,6 +198,7 @@ def write_generic(
     seed: int,
     num_classes: int = Config.num_classes,
     width: int = Config.width,
+    head: str = Config.head,
 ) -> None:
     """Writes what traces are made from: generic weights and generic batches.
 
@@ -172,7 +207,7 @@ def write_generic(
     Raises:
         InputError: a file cannot be written.
     """
-    arrays = generic_weights(architecture, num_classes, seed, width)
+    arrays = generic_weights(architecture, num_classes, seed, width, head)
     single = {name: array.astype(np.float32) for name, array in arrays.items()}
     names = default_class_names(num_classes)
     write_weights(weights, Weights(single, Architecture(architecture), names))
@@ -222,10 +257,10 @@ def make_trace(
     probe: Probe,
     batches: Batches,
     config: Config,
-    rates: Sequence[float],
+    rates: Sequence[tuple[float, float]],
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Arrays:
-    """Runs a training step for each rate and returns every named value on the way.
+    """Runs a training step for each pair of rates (`learning_rates`): every value on the way.
 
     The probe's trainer is fresh, and is trained afterwards. Names: `eval/<layer>` and `eval/mask`,
     taken first; `train/<layer>`, `grad/<weight>`, `update/<weight>`, `buffer/<name>` of the first
@@ -234,17 +269,17 @@ def make_trace(
     `on_step` is told each step and its loss.
     """
     specs = config_tensors(config)
-    layers = layer_names(config.architecture)
+    layers, frozen = layer_names(config.architecture, config.head), frozen_tensors(config)
     trainer = probe.trainer
     before = trainer.weights()
     activations = probe.activations(batches.image[0])
     trace = {f"eval/{name}": activations[name] for name in layers}
     trace["eval/mask"] = trainer.predict(batches.image[0])
     losses = []
-    for step, rate in enumerate(rates):
+    for step, pair in enumerate(rates):
         # all are traced as the first: where a step is compiled, one program is enough
         image, label = batches.image[step], batches.label[step]
-        loss, activations, gradients = probe.traced_step(image, label, rate)
+        loss, activations, gradients = probe.traced_step(image, label, *pair)
         losses.append(loss)
         on_step(step, loss)
         if step == 0:
@@ -252,9 +287,9 @@ def make_trace(
             trace |= {f"train/{name}": activations[name] for name in layers}
             trace |= {f"grad/{name}": array for name, array in gradients.items()}
             for name, spec in specs.items():
-                if spec.trainable:
+                if spec.trainable and name not in frozen:
                     trace[f"update/{name}"] = after[name] - before[name]
-                else:
+                elif not spec.trainable:
                     trace[f"buffer/{name}"] = after[name]
     trace["loss"] = np.array(losses, config.dtype.storage)
     trace |= {f"final/{name}": array for name, array in trainer.weights().items()}
@@ -263,7 +298,7 @@ def make_trace(
 
 def trace_metadata(name: str, backend: Backend, config: Config, steps: int) -> dict[str, str]:
     """What made a trace: the backend, its versions, the device, the dtype and every setting."""
-    settings = ("architecture", "num_classes", "learning_rate", "momentum", "weight_decay")
+    settings = ("architecture", "head", "num_classes", "learning_rate", "head_rate", "freeze")
     values = config.to_dict()
     device = str(backend.select_device(config.device))  # every framework's own name for it
     return FORMAT | {
@@ -273,5 +308,6 @@ def trace_metadata(name: str, backend: Backend, config: Config, steps: int) -> d
         "dtype": config.dtype,
         "steps": str(steps),
         "schedule": config.schedule,
-        **{key: str(values[key]) for key in (*settings, "bn_eps", "bn_decay")},
+        **{key: str(values[key]) for key in settings},
+        **{key: str(values[key]) for key in ("momentum", "weight_decay", "bn_eps", "bn_decay")},
     }

@@ -12,11 +12,11 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from common.config import IMAGENET_MEAN, IMAGENET_STD, VOID, Architecture, Config
+from common.config import IMAGENET_MEAN, IMAGENET_STD, VOID, Architecture, Config, Head
 from common.data.voc import VOC_CLASSES
 from common.errors import InputError
 from common.files import reason_of, write_whole
-from common.network.tensors import ARCHITECTURES, tensors
+from common.network.tensors import ARCHITECTURES, head_of, tensors
 
 Array = NDArray[Any]
 
@@ -52,6 +52,10 @@ class Weights:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def head(self) -> Head:
+        return head_of(self.arrays)
 
     @property
     def width(self) -> int:
@@ -153,7 +157,8 @@ def check_arrays(
     Raises:
         InputError: the first thing that does not fit, by name and shape, and how many more.
     """
-    specs = tensors(architecture, num_classes, width_of(arrays))
+    head = head_of(arrays)
+    specs = tensors(architecture, num_classes, width_of(arrays), head)
     faults = [f"{name} {specs[name].shape} is missing" for name in specs if name not in arrays]
     for name, array in arrays.items():
         if name not in specs:
@@ -166,9 +171,8 @@ def check_arrays(
             faults.append(f"{name} holds NaN or infinity")
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise InputError(
-            f"{path}: not {architecture} with {num_classes} classes: {faults[0]}{more}"
-        )
+        network = architecture if head == Head.fcn32s else f"{architecture} {head}"
+        raise InputError(f"{path}: not {network} with {num_classes} classes: {faults[0]}{more}")
 
 
 def _list(
@@ -232,6 +236,10 @@ def weights_of(
     if architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise InputError(f"{path}: architecture {architecture!r} is unknown, have {known}")
+    if "head" in metadata and metadata["head"] != head_of(arrays):
+        raise InputError(
+            f"{path}: metadata head is {metadata['head']!r}, its tensors are of {head_of(arrays)}"
+        )
     num_classes = _num_classes(path, metadata, arrays)
     check_arrays(path, arrays, architecture, num_classes)
     names = _list(path, metadata, "class_names", str, num_classes)
@@ -250,6 +258,7 @@ def metadata_of(weights: Weights) -> dict[str, str]:
     """What a file says of the network, its classes, and the images that it was made for."""
     return {
         "architecture": weights.architecture,
+        "head": weights.head,
         "num_classes": str(weights.num_classes),
         "class_names": json.dumps(list(weights.class_names)),
         "channels": "RGB",

@@ -13,6 +13,8 @@ kernels are (kh, kw, in, out). `NAMINGS` lists what is known:
 - `gluoncv`, `gluoncv by prefix`: GluonCV's resnet18_v1b, `layer1.0.bn1.gamma`, with an `fc`;
 - `book-mxnet`: the book's FCN in Gluon, all of it numbered: `4.0.body.1.gamma`, `9.bias`;
 - `flax`: our own network in JAX, `backbone.layer1_0.bn1.scale`.
+
+Only `canonical` and `flax` have the tensors of FCN-16s and FCN-8s.
 """
 
 import re
@@ -25,22 +27,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.config import Architecture, Head
 from common.errors import InputError
-from common.network.tensors import ARCHITECTURES, TensorSpec, tensors
+from common.network.architecture import DESIGNS
+from common.network.tensors import ARCHITECTURES, TensorSpec, head_of, in_head, tensors
 
 Array = NDArray[Any]
 
-NAMINGS = {
-    "resnet18": (
-        *("canonical", "torchvision", "book", "gluon", "gluon by prefix", "gluoncv"),
-        *("gluoncv by prefix", "book-mxnet", "flax"),
-    ),
-    "resnet18_v2": ("canonical", "gluon", "gluon by prefix", "book-mxnet", "flax"),
-}
+_V1 = (
+    *("canonical", "torchvision", "book", "gluon", "gluon by prefix", "gluoncv"),
+    *("gluoncv by prefix", "book-mxnet", "flax"),
+)
+_V2 = ("canonical", "gluon", "gluon by prefix", "book-mxnet", "flax")
+
+NAMINGS = {name: _V2 if design.pre_activation else _V1 for name, design in DESIGNS.items()}
 """Who has each architecture."""
+
+ANY_HEAD = ("canonical", "flax")
+"""Who has every head."""
 
 BACKBONE = "backbone."
 HEAD = ("final_conv.weight", "final_conv.bias", "transpose_conv.weight", "transpose_conv.bias")
+"""What every head has."""
 
 CLASSIFIER = {
     "torchvision": ("fc.weight", "fc.bias"),
@@ -56,10 +64,8 @@ COUNTER = "num_batches_tracked"
 
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
 _HEAD = ("final_conv", "transpose_conv")
-_CHILDREN = {
-    "resnet18": ("conv1", "bn1", "relu", "maxpool", *_STAGES, *_HEAD),
-    "resnet18_v2": ("bn0", "conv1", "bn1", "relu", "maxpool", *_STAGES, "bn2", "relu", *_HEAD),
-}
+_CHILDREN_V1 = ("conv1", "bn1", "relu", "maxpool", *_STAGES, *_HEAD)
+_CHILDREN_V2 = ("bn0", "conv1", "bn1", "relu", "maxpool", *_STAGES, "bn2", "relu", *_HEAD)
 """The network's children in their order, which is how the book and Gluon number them."""
 
 _BODY = {"conv1": "body.0", "bn1": "body.1", "conv2": "body.3", "bn2": "body.4"}
@@ -91,20 +97,25 @@ class Renamed:
     @property
     def has_head(self) -> bool:
         """Whether any part of the head is there; a part alone is a fault, not a backbone."""
-        return any(name in self.arrays for name in HEAD)
+        return any(map(in_head, self.arrays))
+
+
+def _pre_activation(architecture: str) -> bool:
+    return DESIGNS[Architecture(architecture)].pre_activation
 
 
 def _numbered(layer: str, architecture: str) -> str:
     """`layer2.0.conv1` -> `5.0.conv1`."""
     child, *rest = layer.split(".", 1)
-    return ".".join([str(_CHILDREN[architecture].index(child)), *rest])
+    children = _CHILDREN_V2 if _pre_activation(architecture) else _CHILDREN_V1
+    return ".".join([str(children.index(child)), *rest])
 
 
 def _gluon(layer: str, architecture: str) -> str:
     """`layer2.0.conv1` -> `5.0.body.0`."""
     layer = _numbered(layer, architecture)
     inner = layer.rsplit(".", 1)[-1]
-    if architecture == "resnet18" and inner in _BODY:
+    if inner in _BODY and not _pre_activation(architecture):
         return layer.removesuffix(inner) + _BODY[inner]
     return layer
 
@@ -130,7 +141,9 @@ def _layer(layer: str, naming: str, architecture: str, counts: Counter[str]) -> 
         return layer
     if naming == "flax":
         return re.sub(r"\.(\d)", r"_\1", layer)
-    if not layer.startswith(BACKBONE):
+    if in_head(layer):
+        if layer not in _HEAD:
+            return None
         if naming == "book-mxnet":
             return _numbered(layer, architecture)
         return layer if naming in ("book", "gluon by prefix") else None
@@ -150,19 +163,21 @@ def _layer(layer: str, naming: str, architecture: str, counts: Counter[str]) -> 
 def _leaf(spec: TensorSpec, naming: str) -> str:
     if naming in ("canonical", "torchvision", "book"):
         return "." + spec.name.rsplit(".", 1)[1]
-    if naming == "flax" and spec.name != "transpose_conv.weight":  # it is kept as it is
+    if naming == "flax" and not spec.transposed:  # which are kept as they are
         return "." + _FLAX.get(spec.role, spec.role)
     return ("_" if "prefix" in naming else ".") + spec.role  # the roles have Gluon's names
 
 
-def names_in(naming: str, architecture: str) -> dict[str, str]:
+def names_in(naming: str, architecture: str, head: Head = Head.fcn32s) -> dict[str, str]:
     """Canonical name -> name in `naming`, in order of execution; a backbone's without the head.
+
+    What `naming` has no name for is left out.
 
     By prefix: with `resnet_` in place of Gluon's own, and the head's layers by our names.
     """
     layers: dict[str, str | None] = {}
     names, counts = {}, Counter[str]()
-    for name, spec in tensors(architecture, num_classes=1).items():
+    for name, spec in tensors(architecture, num_classes=1, head=head).items():
         layer = name.rsplit(".", 1)[0]
         if layer not in layers:
             layers[layer] = _layer(layer, naming, architecture, counts)
@@ -186,7 +201,7 @@ def _turned(name: str, array: Array, *axes: int) -> Array:
 
 def rename(arrays: Mapping[str, Array], naming: str, architecture: str) -> dict[str, Array]:
     """Canonical arrays under the names of `naming`; what that does not have is left out."""
-    names = names_in(naming, architecture)
+    names = names_in(naming, architecture, head_of(arrays))
     renamed = {other: arrays[name] for name, other in names.items()}
     if naming == "flax":
         return {name: _turned(name, array, 2, 3, 1, 0) for name, array in renamed.items()}
@@ -226,19 +241,20 @@ def _plain(names: Mapping[str, Array]) -> dict[str, str]:
 
 
 def _naming(path: Path, names: Mapping[str, str]) -> tuple[str, str]:
-    """The architecture and naming that most names belong to.
+    """The architecture and naming whose names are most of the file's, and the file's most of.
 
     A file may lack some and have others besides.
     """
-    found = {}
+    found, shared = {}, {}
     plain = set(names.values())
     for architecture in ARCHITECTURES:
         for naming in NAMINGS[architecture]:
             table = names_in(naming, architecture)
             backbone = {other for name, other in table.items() if name.startswith(BACKBONE)}
-            found[architecture, naming] = len(backbone & plain) / len(backbone)
+            found[architecture, naming] = len(backbone & plain) / len(backbone | plain)
+            shared[architecture, naming] = len(backbone & plain) / len(backbone)
     best = max(found, key=found.__getitem__)
-    if found[best] < 0.5:
+    if shared[best] < 0.5:
         few = ", ".join(list(names)[:3]) or "none at all"
         raise InputError(
             f"{path}: its {len(names)} tensors have neither canonical names nor those of"
@@ -260,7 +276,8 @@ def recognise(path: Path, arrays: Mapping[str, Array]) -> Renamed:
     """
     plain = _plain(arrays)
     architecture, naming = _naming(path, plain)
-    canonical = {other: name for name, other in names_in(naming, architecture).items()}
+    names = names_in(naming, architecture, Head.fcn8s)  # and those of every other head
+    canonical = {other: name for name, other in names.items()}
     fixed = fixed_in(naming, architecture)
     renamed, left_out, ignored, faults = {}, {}, [], []
     for name, array in arrays.items():

@@ -126,12 +126,12 @@ def images_away() -> Iterator[None]:
     """The images are away from the first step on, until the command has ended."""
     folder, away = IMAGE.parent, DATA / "away"
 
-    def learning_rate(*arguments: Any) -> float:
+    def learning_rates(*arguments: Any) -> tuple[float, float]:
         if folder.exists():
             folder.rename(away)
-        return schedule.learning_rate(*arguments)
+        return schedule.learning_rates(*arguments)
 
-    with mock.patch("scripts.shared.training.learning_rate", learning_rate):
+    with mock.patch("scripts.shared.training.learning_rates", learning_rates):
         yield
     away.rename(folder)
 

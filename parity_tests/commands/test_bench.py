@@ -1,5 +1,6 @@
 """The benchmark: its arithmetic, what it writes, its way out. Nothing here depends on speed."""
 
+import dataclasses
 import importlib
 import json
 import os
@@ -16,7 +17,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from backends import load_backend
-from common.config import Config, Device, Dtype
+from common.config import Config, Device, Dtype, Head
 from common.data.augment import normalize
 from common.errors import WorkerError
 from common.network.flops import forward_flops, training_flops
@@ -191,6 +192,19 @@ def test_the_book_is_float32_and_mxnet_computes_nothing_in_bfloat16() -> None:
     assert [(job.backend, job.form) for job in reading] == [(None, "ours"), (None, "book")]
 
 
+def test_other_heads_stand_beside_ours() -> None:
+    at = Job(None, "", "train", 1, 32, 64)
+    jobs = make_jobs(at, ["torch"], [Head.fcn16s, Head.fcn8s])
+    assert [job.form for job in jobs] == ["ours", "fcn16s", "fcn8s", *FORMS[1:]]
+    for job in jobs[:3]:
+        config = job.config()
+        assert config.head == (job.form if job.form != "ours" else Head.fcn32s)
+        pictures, _ = make_batch(job)
+        assert pictures.dtype == "uint8"
+    with build(dataclasses.replace(jobs[2], mode="predict"))() as call:
+        assert np.asarray(call()).shape == (1, 32, 64)
+
+
 def test_sizes_are_pairs() -> None:
     assert read_sizes([160, 256, 320, 480, 160, 256]) == [(160, 256), (320, 480)]
 
@@ -203,6 +217,17 @@ def test_both_forms_get_the_same_pictures() -> None:
     assert (images.shape, images.dtype) == ((4, 3, 64, 96), "float32")
     assert (images[3] == normalize(pictures[3], Config())).all()
     assert (same == labels).all()
+
+
+def test_flops_of_a_head_with_skips_by_hand() -> None:
+    flops = forward_flops("resnet18", 21, 320, 480, Head.fcn8s)
+    plain = forward_flops("resnet18", 21, 320, 480)
+    assert flops["up_layer4.weight"] == 2 * 21 * 21 * 4 * 4 * 10 * 15
+    assert flops["up_layer3.weight"] == 2 * 21 * 21 * 4 * 4 * 20 * 30
+    assert flops["score_layer3.weight"] == 2 * 21 * 256 * 20 * 30
+    assert flops["score_layer2.weight"] == 2 * 21 * 128 * 40 * 60
+    # the kernel is 16 times smaller, and is laid 16 times as often
+    assert flops["transpose_conv.weight"] == plain["transpose_conv.weight"]
 
 
 @pytest.mark.parametrize("mode", ["train", "eval", "predict"])

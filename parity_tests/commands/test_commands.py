@@ -95,7 +95,8 @@ def test_train_evaluate_predict(
     metrics = json.loads(result.read_text())
     assert set(metrics) == {
         *("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou"),
-        *("per_class", "confusion"),
+        *("mean_iou_present", "classes_present", "trimap_mean_iou"),
+        *("per_class", "confusion", "images"),
     }
     assert [row["name"] for row in metrics["per_class"]] == list(SHAPES_CLASSES)
     val = json.loads((run / "val.jsonl").read_text().splitlines()[-1])

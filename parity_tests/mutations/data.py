@@ -29,12 +29,12 @@ image_in_float16: The loader stores normalised images in half precision to save 
 padded_at_top_left: Padding to a multiple of 32 is put before the image, cropping starts at 0.
     device.images_to_device: pad_images(images) ->
         np.pad(images, ((0, 0), (0, 0), (-images.shape[2] % 32, 0), (-images.shape[3] % 32, 0)))
-    train.Trainer: label_cells(labels) ->
+    train.Trainer: label_cells(labels, ...) ->
         label_cells(np.pad(
             labels,
             ((0, 0), (-labels.shape[1] % 32, 0), (-labels.shape[2] % 32, 0)),
             constant_values=255,
-        ))
+        ), ...)
 padded_with_the_edge: The image is padded by repeating its last row and column, not with zeros.
     device.images_to_device: pad_images(images) ->
         np.pad(
@@ -47,8 +47,10 @@ at eval/logits
 logits_cropped_at_the_centre: The paper's crop layer cuts the middle out of the padded output.
     train.Trainer.logits: __x[:, :, :height, :width] ->
         __x[:, :, -height % 32 // 2 :, -width % 32 // 2 :][:, :, :height, :width]
-    probe.Probe: __x[:, :, :height, :width] ->
+    torch, mxnet: probe.Probe: __x[:, :, :height, :width] ->
         __x[:, :, -height % 32 // 2 :, -width % 32 // 2 :][:, :, :height, :width]
+    jax: probe.Probe: __x[:, :height, :width] ->
+        __x[:, -height % 32 // 2 :, -width % 32 // 2 :][:, :height, :width]
 
 at eval/mask
 mask_cropped_at_bottom_right: The mask is cut as if the padding stood first.
@@ -64,23 +66,23 @@ mask_upsampled_from_the_grid: The class is chosen before upsampling, in a coarse
 
 at loss[0]
 label_off_by_one: reduce_zero_label, where 0 is not void, makes void of class 0.
-    train.Trainer: label_cells(labels) ->
-        label_cells(np.where(labels == 255, labels, labels - 1))
+    train.Trainer: label_cells(labels, ...) ->
+        label_cells(np.where(labels == 255, labels, labels - 1), ...)
 label_void_as_background: 255 is read as class 0, which is what the book's colour table does.
-    train.Trainer: label_cells(labels) ->
-        label_cells(np.where(labels == 255, 0, labels).astype(np.uint8))
+    train.Trainer: label_cells(labels, ...) ->
+        label_cells(np.where(labels == 255, 0, labels).astype(np.uint8), ...)
 label_background_ignored: Class 0 is left out of the loss as if it were void.
-    train.Trainer: label_cells(labels) ->
-        label_cells(np.where(labels == 0, 255, labels).astype(np.uint8))
+    train.Trainer: label_cells(labels, ...) ->
+        label_cells(np.where(labels == 0, 255, labels).astype(np.uint8), ...)
 label_columns_flipped: The random flip mirrors the label and not the image.
-    train.Trainer: label_cells(labels) -> label_cells(labels[..., ::-1])
+    train.Trainer: label_cells(labels, ...) -> label_cells(labels[..., ::-1], ...)
 label_one_pixel_off: The label's crop starts one pixel later than the image's.
-    train.Trainer: label_cells(labels) -> label_cells(np.roll(labels, -1, axis=2))
+    train.Trainer: label_cells(labels, ...) -> label_cells(np.roll(labels, -1, axis=2), ...)
 label_of_another_image: Images and labels come from two listings that are sorted differently.
-    train.Trainer: label_cells(labels) -> label_cells(labels[::-1])
+    train.Trainer: label_cells(labels, ...) -> label_cells(labels[::-1], ...)
 label_padded_with_background: The label is padded with 0, as the image is, and learnt.
-    train.Trainer: label_cells(labels) ->
+    train.Trainer: label_cells(labels, ...) ->
         label_cells(
-            np.pad(labels, ((0, 0), (0, -labels.shape[1] % 32), (0, -labels.shape[2] % 32)))
+            np.pad(labels, ((0, 0), (0, -labels.shape[1] % 32), (0, -labels.shape[2] % 32))), ...
         )
 """)

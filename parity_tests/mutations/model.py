@@ -111,17 +111,17 @@ strided_slice_off_by_one: By hand: a 1x1 convolution at stride 2 takes the other
 
 at eval/final_conv or eval/logits
 relu_after_head: A loop over layers adds an activation after the last convolution too.
-    torch, mxnet: model.FCN.scores: self.final_conv(x) -> self.final_conv(x).relu()
-    jax: model.FCN.scores: self.final_conv(x) -> nnx.relu(self.final_conv(x))
+    torch, mxnet: model.FCN.scores: self.final_conv(__out) -> self.final_conv(__out).relu()
+    jax: model.FCN.scores: self.final_conv(__out) -> nnx.relu(self.final_conv(__out))
 
 at train/final_conv
 dropout_left_in: torchvision's FCN head has a dropout of 0.1 before its last convolution.
     torch, mxnet: model.FCN: self.final_conv = __layer ->
         self.final_conv, self.dropout = __layer, nn.Dropout(0.1)
-    torch, mxnet: model.FCN.scores: self.final_conv(x) -> self.final_conv(self.dropout(x))
-    jax: model.FCN.scores: self.final_conv(x) ->
-        self.final_conv(x if self.backbone.bn1.use_running_average else jnp.where(
-            jax.random.bernoulli(jax.random.key(0), 0.9, x.shape), x / 0.9, 0
+    torch, mxnet: model.FCN.scores: self.final_conv(__out) -> self.final_conv(self.dropout(__out))
+    jax: model.FCN.scores: self.final_conv(__out) ->
+        self.final_conv(__out if self.backbone.bn1.use_running_average else jnp.where(
+            jax.random.bernoulli(jax.random.key(0), 0.9, __out.shape), __out / 0.9, 0
         ))
 
 at grad/backbone.layer2.1.bn2.bias

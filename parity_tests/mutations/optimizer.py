@@ -49,11 +49,11 @@ decay_in_double: The decay is used as written, not rounded to float32.
 momentum_nesterov: nesterov=True comes along from a recipe.
     torch: optimizer.build_optimizer:
         torch.optim.SGD(...) -> torch.optim.SGD(..., nesterov=True)
-    mxnet: optimizer._SGD.update: weight -= self.lr * state ->
-        weight -= self.lr * (self.momentum * state + grad + self._get_wd(index) * weight)
+    mxnet: optimizer._SGD.update: weight -= __rate * state ->
+        weight -= __rate * (self.momentum * state + grad + self._get_wd(index) * weight)
     jax: optimizer._sgd: optax.trace(...) -> optax.trace(..., nesterov=True)
 rate_in_double: The rate is not rounded to float32: 0.01 is off by 2.2e-8.
-    train.Trainer.step: -> rate = float(str(np.float32(rate)))
+    train.Trainer.step: -> rate, head_rate = float(str(np.float32(rate))), None
 weights_stored_in_float32: The updated weights are kept in float32.
     train.Trainer.step: return __told ->
         import_weights(self.model, {k: w.astype("float32") for k, w in self.weights().items()})
@@ -71,31 +71,26 @@ decay_not_on_biases: MXNet's optimizers decay by name: what does not end in weig
 
 at update/final_conv.weight
 rate_larger_for_the_head: A fine-tuning recipe lets the new layer learn ten times as fast.
-    torch: optimizer.build_optimizer: torch.optim.SGD(groups, ...) ->
-        torch.optim.SGD(
-            [{"params": [p], "factor": 10 if "final" in k else 1} for k, p in trained.items()], ...
-        )
-    torch: train.Trainer.step: group["lr"] = rate -> group["lr"] = rate * group["factor"]
-    mxnet: optimizer._SGD.update: weight -= self.lr * state ->
-        weight -= (10 if "final" in index else 1) * self.lr * state
-    jax: train._update: jax.tree.map(lambda v: -rate * v, updates) ->
-        jax.tree_util.tree_map_with_path(
-            lambda at, v: -rate * v * (10 if "final" in jax.tree_util.keystr(at) else 1), updates
-        )
+    torch: optimizer.build_optimizer: return torch.optim.SGD(groups, ...) ->
+        one = {"weight_decay": config.weight_decay, "in_head": False}
+        groups = [
+            one | {"params": [p], "factor": 10 if "final" in k else 1} for k, p in trained.items()
+        ]
+        return torch.optim.SGD(groups, ...)
+    torch: train.Trainer.step: group["lr"] = __rate -> group["lr"] = __rate * group["factor"]
+    mxnet: optimizer._SGD.update: weight -= __rate * state ->
+        weight -= (10 if "final" in index else 1) * __rate * state
+    jax: train._update: -__rate * v ->
+        -__rate * v * (10 if "final" in name else 1)
 
 at update/transpose_conv.weight
 upsampling_not_trained: The kernel stays the bilinear one: no optimizer has it.
-    torch: optimizer.build_optimizer: torch.optim.SGD(groups, ...) ->
-        torch.optim.SGD([p for k, p in trained.items() if k != "transpose_conv.weight"], ...)
+    torch: optimizer.build_optimizer: trained_tensors(model) ->
+        {k: p for k, p in trained_tensors(model).items() if k != "transpose_conv.weight"}
     mxnet: train.Trainer.step: self.optimizer(...) ->
         name == "transpose_conv.weight" or self.optimizer(...)
-    jax: train._update: jax.tree.map(lambda v: -rate * v, updates) ->
-        jax.tree_util.tree_map_with_path(
-            lambda at, v: -rate * v * (
-                "transpose_conv.weight" not in jax.tree_util.keystr(at, simple=True, separator=".")
-            ),
-            updates,
-        )
+    jax: train._update: -__rate * v ->
+        -__rate * v * (name != "transpose_conv.weight")
 
 at update/backbone.conv1.weight or loss[2]
 momentum_averages: v = m * v + (1 - m) * g: dampening; PyTorch's begins at the second step.
@@ -116,7 +111,7 @@ decay_decoupled: Decay acts on the weight itself, as in AdamW, and does not ente
     mxnet: optimizer._SGD.update: mx.nd.sgd_mom_update(..., wd=__) ->
         mx.nd.sgd_mom_update(..., wd=0)
     mxnet: optimizer._SGD.update:
-        self.lr * state -> self.lr * (state + self._get_wd(index) * weight)
+        __rate * state -> __rate * (state + self._get_wd(index) * weight)
     jax: optimizer._sgd: optax.chain(__decay, __trace) -> optax.chain(__trace, __decay)
     jax: optimizer.export_momentum: optimizer.state[1] -> optimizer.state[0]
 momentum_in_double: The momentum is 0.9, not float32(0.9): 2.6e-8 apart.
@@ -133,13 +128,16 @@ rate_inside_momentum: v = m * v + rate * g, as MXNet's own SGD: equal until the 
         scale, self.rate = getattr(self, "rate", rate) / rate, rate
         self.load_momentum({k: v * scale for k, v in self.momentum().items()})
 rate_of_the_step_before: The schedule is advanced after the step that should have used it.
-    train.Trainer.step: -> rate, self.rate = getattr(self, "rate", rate), rate
+    train.Trainer.step: ->
+        rate, self.rate = getattr(self, "rate", rate), rate
+        head_rate = None
 rate_never_changes: The rate is a constant of the compiled step, or nobody asks the schedule.
-    train.Trainer.step: -> rate = self.config.learning_rate
+    train.Trainer.step: -> rate, head_rate = self.config.learning_rate, None
 
 at loss[2]
 rate_of_the_step_after: The schedule is advanced before the step: k runs at the rate of k + 1.
     train.Trainer.step: ->
         self.k = getattr(self, "k", 0) + 1
         rate = rate * (0.1 if self.k == 2 else 1)
+        head_rate = None
 """)

@@ -8,6 +8,7 @@ import fnmatch
 import functools
 import gc
 import hashlib
+import itertools
 import multiprocessing
 import os
 import warnings
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from backends import load_backend
-from common.config import Config, Dtype, float32
+from common.config import Config, Dtype, Freeze, Head, float32
 from common.network.initial import generic_weights, initial_weights
 from common.network.tensors import layer_names
 from common.parity.compare import compare, judge_again
@@ -29,29 +30,46 @@ from common.parity.traces import FORMAT, Batches, Trace, generic_batches, make_t
 from common.protocol import Array, Arrays, Backend
 from parity_tests.mutations.apply import Mutation, patched, patched_trees
 
-RATES = tuple(float32(rate) for rate in (1e-2, 1e-2, 1e-3, 1e-3))
+_EXACT = (1e-2, 1e-2, 1e-3, 1e-3)
+RATES = tuple(float32(rate) for rate in _EXACT)
 CONFIG = Config(num_classes=5, width=8, learning_rate=RATES[0], momentum=0.9, weight_decay=1e-2)
 BATCH, HEIGHT, WIDTH = 2, 24, 72
 """Two images whose sides 32 does not divide and that are not square, void spread unevenly."""
 
 _FAINT, _BRIGHT = 1 / 64, 2e3
-SETTINGS = ("generic", "low_contrast", "large_mean")
-"""Weights and batches. `generic`: what nearly every mutation shows on. `low_contrast`: images 64
-times fainter, and the stem's buffers to match, so that BatchNorm's eps matters. `large_mean`: one
-channel of `layer1.1` shines at 2000, so that the 1x1 convolution after it, which no padding
+SETTINGS = ("low_contrast", "large_mean")
+"""Weights and batches other than those that nearly every mutation shows on. `low_contrast`: images
+64 times fainter, and the stem's buffers to match, so that BatchNorm's eps matters. `large_mean`:
+one channel of `layer1.1` shines at 2000, so that the 1x1 convolution after it, which no padding
 disturbs, has a mean far above its deviation: float64 alone has the digits for that."""
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "generic": {},
+    "fcn8s": {"head": Head.fcn8s},
+    "head_rate": {"head_rate": 1.7},
+    "frozen_norms": {"freeze": Freeze.batch_norm},
+    "frozen_backbone": {"freeze": Freeze.backbone},
+}
+"""Settings whose whole traces are looked at, and what of `CONFIG` they change."""
 
 _STARTS = ("initial", "generic")
 _LATE = ("loss[1", "loss[2", "loss[3", "momentum", "final")
-ORDER = execution_order(CONFIG.architecture, CONFIG.num_classes, len(RATES))
+ORDER = execution_order(CONFIG.architecture, CONFIG.num_classes, len(RATES), Head.fcn8s)
+"""The other head's values are among them."""
+
+
+def _config(setting: str) -> Config:
+    return CONFIG.replace(**NETWORKS.get(setting, {}))
 
 
 @functools.cache
-def _weights(setting: str) -> Arrays:
-    shape = CONFIG.architecture, CONFIG.num_classes
-    if setting == "initial":
-        return dict(initial_weights(*shape, seed=0, width=CONFIG.width))
-    weights = generic_weights(*shape, seed=3, width=CONFIG.width)
+def _weights(setting: str, start: str = "generic") -> Arrays:
+    config = _config(setting)
+    shape = config.architecture, config.num_classes
+    if start == "initial":
+        initial = initial_weights(*shape, seed=0, width=config.width, head=config.head)
+        return dict(initial)
+    weights = generic_weights(*shape, seed=3, width=config.width, head=config.head)
     if setting == "large_mean":
         weights["backbone.layer1.1.bn2.bias"][0] = _BRIGHT
     if setting == "low_contrast":
@@ -69,34 +87,38 @@ def _batches(setting: str) -> Batches:
 
 def trace(backend: Backend, setting: str, dtype: Dtype, steps: int) -> Arrays:
     """`make_trace` of so many steps; of none: its evaluation alone."""
-    config = CONFIG.replace(dtype=dtype)
+    config = _config(setting).replace(dtype=dtype)
     trainer, batches = backend.Trainer(config, _weights(setting)), _batches(setting)
     if steps:
-        return make_trace(backend.Probe(trainer), batches, config, RATES[:steps])
+        rates = [(float32(r), float32(r * config.head_rate)) for r in _EXACT[:steps]]
+        return make_trace(backend.Probe(trainer), batches, config, rates)
     activations = backend.Probe(trainer).activations(batches.image[0])
-    arrays = {f"eval/{name}": activations[name] for name in layer_names(CONFIG.architecture)}
+    arrays = {
+        f"eval/{name}": activations[name] for name in layer_names(config.architecture, config.head)
+    }
     return arrays | {"eval/mask": trainer.predict(batches.image[0]), "loss": np.empty(0)}
 
 
 def part(arrays: Arrays, setting: str, steps: int) -> Arrays:
-    """What is looked at of a trace of so many steps; all of all steps on `generic`.
+    """What is looked at of a trace of so many steps; all of all steps in `NETWORKS`.
 
-    On another setting its activations alone: the gradients are badly conditioned there.
+    On other settings its activations alone: the gradients are badly conditioned there.
     """
     groups = {"eval"} if steps == 0 else {"eval", "train"}
-    if setting == "generic" and steps:
+    if setting in NETWORKS and steps:
         groups |= {"loss", "grad", "update", "buffer"}
         groups |= {"momentum", "final"} if steps == len(RATES) else set()
     found = {name: array for name, array in arrays.items() if group_of(name) in groups}
     return found | {"loss": arrays["loss"][:steps]} if "loss" in groups else found
 
 
-def _plain_logits(backend: Backend, start: str) -> Array:
+def _plain_logits(backend: Backend, setting: str, start: str) -> Array:
     """What people compare: float32 logits in eval mode, from the usual initial weights.
 
     Or from generic ones, where `start` says so.
     """
-    trainer = backend.Trainer(CONFIG.replace(dtype=Dtype.float32), _weights(start))
+    config = _config(setting).replace(dtype=Dtype.float32)
+    trainer = backend.Trainer(config, _weights(setting, start))
     return backend.Probe(trainer).activations(_batches("generic").image[0])["logits"]
 
 
@@ -108,13 +130,14 @@ class Held:
     """What a backend's mutations are held against.
 
     Float64 traces by setting, `reference` of another framework's healthy backend and `own` of this
-    one; by stage the tolerances of its float32 traces; by start the other's plain logits.
+    one; by setting and stage the tolerances of its float32 traces; by setting and start the
+    other's plain logits.
     """
 
     reference: Mapping[str, Arrays]
-    plain: Mapping[str, Array] = field(default_factory=dict)
+    plain: Mapping[tuple[str, str], Array] = field(default_factory=dict)
     own: Mapping[str, Arrays] = field(default_factory=dict)
-    float32: Mapping[str, float] = field(default_factory=dict)
+    float32: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -130,28 +153,29 @@ class Verdict:
     dead: bool = False
 
 
-def _as_trace(label: str, arrays: Arrays, dtype: Dtype) -> Trace:
-    metadata = FORMAT | {"dtype": str(dtype), "num_classes": str(CONFIG.num_classes)}
-    metadata["learning_rate"] = str(CONFIG.learning_rate)
+def _as_trace(label: str, arrays: Arrays, dtype: Dtype, setting: str) -> Trace:
+    config = _config(setting)
+    told = ("num_classes", "learning_rate", "head", "head_rate", "freeze")
+    metadata = FORMAT | {"dtype": str(dtype)} | {key: str(getattr(config, key)) for key in told}
     if not any(name.startswith("final/") for name in arrays):
         metadata["groups"] = ",".join({group_of(name) for name in arrays})
     return Trace(label, arrays, metadata)
 
 
 def _against(arrays: Arrays, reference: Arrays, setting: str, dtype: Dtype, steps: int) -> Report:
-    mutated = _as_trace("mutated", part(arrays, setting, steps), dtype)
+    mutated = _as_trace("mutated", part(arrays, setting, steps), dtype, setting)
     with warnings.catch_warnings(action="ignore"):  # NaN and infinity are what a mutation may make
-        return compare([mutated], _as_trace("reference", reference, Dtype.float64))
+        return compare([mutated], _as_trace("reference", reference, Dtype.float64, setting))
 
 
-def float32_tolerances(arrays: Arrays, reference: Arrays) -> dict[str, float]:
+def float32_tolerances(arrays: Arrays, reference: Arrays, setting: str) -> dict[str, float]:
     """By stage those of a backend's float32 trace: the project's, or twice its own floor.
 
     The project's were measured on images that need no padding. On these small ones, much of which
     is constant, PyTorch's sums of float32 are four times as far off.
     """
     limits = {s: g.limit for s in STAGES if (g := fixed_tolerance("float32", s))}
-    for d in _against(arrays, reference, "generic", Dtype.float32, 1).differences:
+    for d in _against(arrays, reference, setting, Dtype.float32, 1).differences:
         if d.stage in limits and d.stage != "update" and d.name != "eval/mask":
             limits[d.stage] = max(limits[d.stage], 2 * d.error)
     return limits | {"update": limits["gradient"]}
@@ -165,7 +189,7 @@ def judge(arrays: Arrays, held: Held, setting: str, dtype: Dtype, steps: int) ->
     """What `compare` says of a mutated backend's trace: the first divergence, or finding."""
     reference = held.reference[setting]
     report = _against(arrays, reference, setting, dtype, steps)
-    limits = TOLERANCES if dtype == Dtype.float64 else held.float32
+    limits = TOLERANCES if dtype == Dtype.float64 else held.float32[setting]
 
     def tolerance_for(d: Difference) -> Tolerance | None:
         limit = limits.get(d.stage)
@@ -205,7 +229,7 @@ def verdict(backend: Backend, change: Mutation, held: Held, setting: str, dtype:
     lengths = [0, 1, len(RATES)] if shown_by_eval else [1, len(RATES)]
     if any(place.startswith(_LATE) for place in change.expected):
         lengths = lengths[-1:]
-    if dtype == Dtype.float32 or setting != "generic":
+    if dtype == Dtype.float32 or setting not in NETWORKS:
         lengths = [0, 1] if shown_by_eval else [1]
     found = Verdict(False)
     try:
@@ -220,9 +244,9 @@ def verdict(backend: Backend, change: Mutation, held: Held, setting: str, dtype:
     return found
 
 
-def _plain(backend: Backend, reference: Array, start: str) -> dict[str, Any]:
+def _plain(backend: Backend, reference: Array, setting: str, start: str) -> dict[str, Any]:
     try:
-        logits = _plain_logits(backend, start)
+        logits = _plain_logits(backend, setting, start)
         if logits.shape != reference.shape:
             return {"caught": True, "error": f"shapes {logits.shape} and {reference.shape}"}
         error = float(np.abs(logits - reference).max())
@@ -276,7 +300,7 @@ def _prepare(name: str) -> None:
 
 
 def _steps(setting: str) -> int:
-    return len(RATES) if setting == "generic" else 1
+    return len(RATES) if setting in NETWORKS else 1
 
 
 def healthy(name: str, settings: Sequence[str]) -> Held:
@@ -284,7 +308,8 @@ def healthy(name: str, settings: Sequence[str]) -> Held:
     _prepare(name)
     with patched(name, None) as backend:
         traces = {s: trace(backend, s, Dtype.float64, _steps(s)) for s in settings}
-        return Held(traces, {start: _plain_logits(backend, start) for start in _STARTS})
+        pairs = itertools.product([s for s in settings if s in NETWORKS], _STARTS)
+        return Held(traces, {pair: _plain_logits(backend, *pair) for pair in pairs})
 
 
 def hold(name: str, held: Held) -> tuple[dict[str, float], dict[str, str]]:
@@ -299,23 +324,29 @@ def hold(name: str, held: Held) -> tuple[dict[str, float], dict[str, str]]:
         if found.caught:
             raise RuntimeError(f"{name} without a mutation is caught: {setting}, {found.where}")
     with patched(name, None) as backend:
-        single = trace(backend, "generic", Dtype.float32, 1)
-        limits = float32_tolerances(single, held.reference["generic"])
+        limits = {
+            s: float32_tolerances(trace(backend, s, Dtype.float32, 1), held.reference[s], s)
+            for s in own
+            if s in NETWORKS
+        }
         _HELD[:] = [dataclasses.replace(held, own=own, float32=limits)]
-        return limits, backend.versions()
+        return limits["generic"], backend.versions()
 
 
 def judge_mutation(name: str, change: Mutation) -> dict[str, Any]:
     """What the checks say of a backend with a mutation: an entry of the result."""
     (held,) = _HELD
     with warnings.catch_warnings(action="ignore"), patched(name, change) as backend:
-        setting = "generic"
+        network = change.setting if change.setting in NETWORKS else "generic"
+        setting = network
         double = verdict(backend, change, held, setting, Dtype.float64)
         if not matches(double.where, change.expected) and change.setting != setting:
             setting = change.setting
             double = verdict(backend, change, held, setting, Dtype.float64)
-        single = verdict(backend, change, held, "generic", Dtype.float32)
-        plain = {start: _plain(backend, held.plain[start], start) for start in _STARTS}
+        single = verdict(backend, change, held, network, Dtype.float32)
+        plain = {
+            start: _plain(backend, held.plain[network, start], network, start) for start in _STARTS
+        }
     gc.collect()
     both = {**plain["initial"], "generic": plain["generic"]["caught"]}
     return entry(name, change, double, single, both, setting)
@@ -332,7 +363,16 @@ def _source(name: str) -> str:
 def digest(name: str, change: Mutation) -> str:
     """What a result depends on: the mutation, the backend's source, the numbers of the run."""
     entry = (change.name, change.why, change.expected, change.setting, change.patches[name])
-    numbers = (CONFIG, RATES, BATCH, HEIGHT, WIDTH, _FAINT, _BRIGHT)
+    numbers = (
+        CONFIG,
+        RATES,
+        BATCH,
+        HEIGHT,
+        WIDTH,
+        _FAINT,
+        _BRIGHT,
+        NETWORKS.get(change.setting, {}),
+    )
     return hashlib.sha256(repr((entry, numbers, _source(name))).encode()).hexdigest()
 
 

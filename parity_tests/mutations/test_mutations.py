@@ -133,7 +133,7 @@ def test_a_mutation_is_in_each_backend_or_says_why_not() -> None:
         assert sorted([*change.patches, *change.without]) == sorted(BACKENDS), change.name
         assert change.patches, change.name
         assert change.why.endswith("."), change.name
-        assert change.setting in run.SETTINGS, change.name
+        assert change.setting in (*run.SETTINGS, *run.NETWORKS), change.name
 
 
 def test_every_expected_place_is_a_name_of_a_trace() -> None:

@@ -5,7 +5,7 @@ from parity_tests.mutations.apply import parse
 MUTATIONS = parse("""
 at eval/logits
 upsampling_bias_dropped: Bilinear upsampling needs no bias, so the layer gets none.
-    torch: upsampling.TransposeConv.cells: self.bias -> self.bias * 0
+    torch: upsampling.TransposeConv.cells: self.bias.repeat(...) -> (self.bias * 0).repeat(...)
     mxnet: upsampling._Cells.forward: -> bias = bias * 0
     jax: upsampling.TransposeConv.cells: self.bias[...] -> self.bias[...] * 0
 upsampling_kernel_flipped: It is written as a convolution: its kernel is turned around.
@@ -46,14 +46,17 @@ upsampling_interpolates: A bilinear resize, align_corners where offered, replace
         up = jnp.pad(up, ((0, 0), (s // 2, s // 2), (s // 2, s // 2), (0, 0)))
         return up.reshape(n, h + 1, s, w + 1, s, c).transpose(0, 1, 3, 2, 4, 5)
 upsampling_crop_one_pixel_off: The padding of 16 is cropped as 17 before and 15 after.
-    torch, jax: upsampling.assemble: x[:, s // 2 : -s // 2, s // 2 : -s // 2] ->
+    torch, jax: upsampling.TransposeConv.assemble: x[:, s // 2 : -s // 2, s // 2 : -s // 2] ->
         x[:, s // 2 + 1 : 1 - s // 2, s // 2 + 1 : 1 - s // 2]
-    mxnet: upsampling.assemble: x.slice_axis(..., begin=half, end=-half) ->
-        x.slice_axis(..., begin=half + 1, end=1 - half)
+    mxnet: upsampling.TransposeConv.assemble:
+        x.slice_axis(..., begin=self.padding, end=-self.padding) ->
+        x.slice_axis(..., begin=self.padding + 1, end=1 - self.padding)
 upsampling_cropped_at_one_end: All of the padding is cut at the bottom and at the right.
-    torch, jax: upsampling.assemble: x[:, s // 2 : -s // 2, s // 2 : -s // 2] -> x[:, :-s, :-s]
-    mxnet: upsampling.assemble: x.slice_axis(..., begin=half, end=-half) ->
-        x.slice_axis(..., begin=0, end=-2 * half)
+    torch, jax: upsampling.TransposeConv.assemble:
+        x[:, s // 2 : -s // 2, s // 2 : -s // 2] -> x[:, :-s, :-s]
+    mxnet: upsampling.TransposeConv.assemble:
+        x.slice_axis(..., begin=self.padding, end=-self.padding) ->
+        x.slice_axis(..., begin=0, end=-self.stride)
 upsampling_cells_transposed: The pixels of a cell are laid out column by column.
     torch, jax: upsampling.TransposeConv.cells:
         return __cells -> return __cells.swapaxes(3, 4)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from backends import load_backend
-from common.config import VOID, Config, Dtype
+from common.config import VOID, Config, Dtype, Head
 from common.network.grid import label_cells
 from common.parity.compare import relative_l2
 from parity_tests.conftest import NUM_CLASSES, batches, new_probe, new_trainer
@@ -17,20 +17,36 @@ Result = Callable[[Any, Any], Any]
 """What a test makes of the upsampling and its input: one tensor."""
 
 
+LAYERS = {
+    ("fcn32s", "transpose_conv"): 32,
+    ("fcn16s", "transpose_conv"): 16,
+    ("fcn8s", "transpose_conv"): 8,
+    ("fcn8s", "up_layer3"): 2,
+}
+"""Transposed convolutions by head and name, and their strides; the last has no bias."""
+
+
 def value_and_gradients(
-    name: str, result: Result, x: Array, by_result: Array | None = None
+    name: str,
+    result: Result,
+    x: Array,
+    by_result: Array | None = None,
+    at: tuple[str, str] = ("fcn32s", "transpose_conv"),
 ) -> tuple[Array, dict[str, Array]]:
     """`result(upsampling, x)`, and its gradients by x, weight and bias; x and its are NCHW."""
-    layer = new_trainer(name, dtype=Dtype.float64).model.transpose_conv  # type: ignore
+    head, layer_name = at
+    trainer: Any = new_trainer(name, dtype=Dtype.float64, head=head)
+    layer = getattr(trainer.model, layer_name)
+    own = ["weight"] if layer.bias is None else ["weight", "bias"]
     if name == "torch":
         import torch
 
         source = torch.tensor(x, requires_grad=True)
         y = result(layer, source)
         seed = torch.ones_like(y) if by_result is None else torch.tensor(by_result)
-        found = torch.autograd.grad(y, [source, layer.weight, layer.bias], seed)
-        by_x, by_weight, by_bias = (gradient.numpy() for gradient in found)
-        return y.detach().numpy(), {"x": by_x, "weight": by_weight, "bias": by_bias}
+        found = torch.autograd.grad(y, [source, *(getattr(layer, k) for k in own)], seed)
+        named = zip(("x", *own), found, strict=True)
+        return y.detach().numpy(), {key: gradient.numpy() for key, gradient in named}
     if name == "mxnet":
         from mxnet import autograd, nd
 
@@ -39,7 +55,7 @@ def value_and_gradients(
         with autograd.record():
             y = result(layer, source)
         y.backward(None if by_result is None else nd.array(by_result, dtype="float64"))
-        gradients = {"x": source.grad, "weight": layer.weight.grad(), "bias": layer.bias.grad()}
+        gradients = {"x": source.grad} | {key: getattr(layer, key).grad() for key in own}
         return y.asnumpy(), {key: gradient.asnumpy() for key, gradient in gradients.items()}
     import jax
     import jax.numpy as jnp
@@ -53,18 +69,23 @@ def value_and_gradients(
     y, pullback = jax.vjp(forward, state, jnp.asarray(x))
     by_state, by_x = pullback(jnp.ones_like(y) if by_result is None else jnp.asarray(by_result))
     nnx.update(layer, by_state)  # a way to read gradients by name
-    gradients = {"x": by_x, "weight": layer.weight[...], "bias": layer.bias[...]}
+    gradients = {"x": by_x} | {key: getattr(layer, key)[...] for key in own}
     return np.asarray(y), {key: np.asarray(gradient) for key, gradient in gradients.items()}
 
 
+def nchw(layer: Any, y: Any) -> Any:
+    """What a layer puts out, which is NHWC in JAX."""
+    return y.transpose(0, 3, 1, 2) if type(layer).__module__.startswith("backends.jax") else y
+
+
 def called(layer: Any, x: Any) -> Any:
-    """The layer as it is called: its cells side by side, (N, classes, 32h, 32w)."""
-    return layer(x)
+    """The layer as it is called: its cells side by side, (N, classes, sh, sw)."""
+    return nchw(layer, layer(x))
 
 
 def textbook(layer: Any, x: Any) -> Any:
-    """The same by the definition: (N, classes, 32h, 32w)."""
-    return layer.textbook(x)
+    """The same by the definition: (N, classes, sh, sw)."""
+    return nchw(layer, layer.textbook(x))
 
 
 def same(found: tuple[Array, dict[str, Array]], expected: tuple[Array, dict[str, Array]]) -> None:
@@ -75,13 +96,21 @@ def same(found: tuple[Array, dict[str, Array]], expected: tuple[Array, dict[str,
         assert relative_l2(found[1][key], gradient) <= 1e-11, key
 
 
-@pytest.mark.parametrize("h, w", [(1, 1), (2, 3), (3, 1)])
-def test_the_cells_assembled_are_the_transposed_convolution(backend: str, h: int, w: int) -> None:
-    random = np.random.default_rng(5)
+@pytest.mark.parametrize(
+    "h, w, at",
+    [
+        *((h, w, ("fcn32s", "transpose_conv")) for h, w in ((1, 1), (2, 3), (3, 1))),
+        *((2, 3, at) for at in [*LAYERS][1:]),
+    ],
+)
+def test_the_cells_assembled_are_the_transposed_convolution(
+    backend: str, h: int, w: int, at: tuple[str, str]
+) -> None:
+    random, s = np.random.default_rng(5), LAYERS[at]
     x = random.normal(size=(2, NUM_CLASSES, h, w))
-    by_result = random.normal(size=(2, NUM_CLASSES, 32 * h, 32 * w))
-    found = value_and_gradients(backend, called, x, by_result)
-    same(found, value_and_gradients(backend, textbook, x, by_result))
+    by_result = random.normal(size=(2, NUM_CLASSES, s * h, s * w))
+    found = value_and_gradients(backend, called, x, by_result, at)
+    same(found, value_and_gradients(backend, textbook, x, by_result, at))
     assert found[0].shape == by_result.shape
 
 
@@ -94,57 +123,68 @@ def uneven_labels(height: int, width: int) -> Array:
     return labels
 
 
-@pytest.mark.parametrize("height, width", [(64, 96), (50, 75), (1, 33), (32, 31)])
+@pytest.mark.parametrize(
+    "height, width, head",
+    [
+        *((*size, Head.fcn32s) for size in ((64, 96), (50, 75), (1, 33), (32, 31))),
+        *((50, 75, head) for head in (Head.fcn16s, Head.fcn8s)),
+    ],
+)
 def test_the_loss_over_cells_is_the_loss_over_pictures(
-    backend: str, height: int, width: int
+    backend: str, height: int, width: int, head: Head
 ) -> None:
     framework: Any = load_backend(backend)
-    h, w = -(-height // 32), -(-width // 32)
+    s, config = head.stride, Config(head=head)
+    h, w = (-(-side // 32) * 32 // s for side in (height, width))
     labels = uneven_labels(height, width)
-    padded = np.full((2, 32 * h, 32 * w), VOID, np.uint8)
+    padded = np.full((2, s * h, s * w), VOID, np.uint8)
     padded[:, :height, :width] = labels
     x = np.random.default_rng(6).normal(size=(2, NUM_CLASSES, h, w))
     kind = {"torch": "int64", "mxnet": "float64", "jax": "uint8"}[backend]
     device = framework.select_device("cpu")
     by_cell, by_picture = (
-        framework.to_device(array, device, kind) for array in (label_cells(labels), padded)
+        framework.to_device(array, device, kind) for array in (label_cells(labels, config), padded)
     )
 
     def loss_of_cells(layer: Any, source: Any) -> Any:
         cells = layer.cells(source)
-        assert backend == "mxnet" or cells.shape == (2, h + 1, w + 1, 32, 32, NUM_CLASSES)
+        assert backend == "mxnet" or cells.shape == (2, h + 1, w + 1, s, s, NUM_CLASSES)
         return framework.cross_entropy(cells.reshape((-1, NUM_CLASSES)), by_cell.reshape((-1,)))
 
     def loss_of_pictures(layer: Any, source: Any) -> Any:
         return framework.cross_entropy(textbook(layer, source), by_picture)
 
     found, expected = (
-        value_and_gradients(backend, loss, x) for loss in (loss_of_cells, loss_of_pictures)
+        value_and_gradients(backend, loss, x, None, (head, "transpose_conv"))
+        for loss in (loss_of_cells, loss_of_pictures)
     )
     assert float(expected[0].sum()) > 1
     same(found, expected)
 
 
-def plain_label_cells(labels: Array) -> Array:
-    """Pixel by pixel: cell (i, j) of an image begins 16 pixels above and left of 32 (i, j)."""
+def plain_label_cells(labels: Array, s: int) -> Array:
+    """Pixel by pixel: cell (i, j) of an image begins s / 2 pixels above and left of s (i, j)."""
     n, height, width = labels.shape
-    h, w = -(-height // 32), -(-width // 32)
-    cells = np.full((n, h + 1, w + 1, 32, 32), VOID, np.uint8)
+    h, w = (-(-side // 32) * 32 // s for side in (height, width))
+    cells = np.full((n, h + 1, w + 1, s, s), VOID, np.uint8)
     for k in range(n):
         for row in range(height):
             for column in range(width):
-                i, y = divmod(row + 16, 32)
-                j, x = divmod(column + 16, 32)
+                i, y = divmod(row + s // 2, s)
+                j, x = divmod(column + s // 2, s)
                 cells[k, i, j, y, x] = labels[k, row, column]
     return cells
 
 
 @pytest.mark.parametrize("height, width", [(32, 32), (64, 96), (50, 75), (1, 33), (17, 16)])
-def test_every_label_is_in_one_cell_and_the_rest_is_void(height: int, width: int) -> None:
+@pytest.mark.parametrize("head", Head)
+def test_every_label_is_in_one_cell_and_the_rest_is_void(
+    height: int, width: int, head: Head
+) -> None:
     labels = uneven_labels(height, width)
-    cells = label_cells(labels)
+    cells = label_cells(labels, Config(head=head))
     assert cells.dtype == np.uint8
-    assert np.array_equal(cells, plain_label_cells(labels))
+    assert np.array_equal(cells, plain_label_cells(labels, head.stride))
     assert np.array_equal(np.sort(cells[cells != VOID]), np.sort(labels[labels != VOID]))
 
 

@@ -112,9 +112,10 @@ def our_transpose_conv(name: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray
     arrays |= {"transpose_conv.weight": w, "transpose_conv.bias": bias}
     backend.import_weights(model, arrays)  # type: ignore[attr-defined]
     device = backend.select_device("cpu")
-    if name == "jax":
-        x = x.transpose(0, 2, 3, 1)
-    return backend.to_numpy(model.transpose_conv(backend.to_device(x, device, "float64")))  # type: ignore[attr-defined]
+    nhwc, nchw = (0, 2, 3, 1), (0, 3, 1, 2)
+    x = x.transpose(nhwc) if name == "jax" else x
+    y = backend.to_numpy(model.transpose_conv(backend.to_device(x, device, "float64")))  # type: ignore[attr-defined]
+    return y.transpose(nchw) if name == "jax" else y
 
 
 def _shapes(num_classes: int) -> dict[str, tuple[int, ...]]:

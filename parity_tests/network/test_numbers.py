@@ -4,13 +4,21 @@ import numpy as np
 import pytest
 
 from backends import load_backend
-from common.config import IMAGENET_MEAN, IMAGENET_STD, Config, Schedule, UpsampleInit, float32
+from common.config import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    VOID,
+    Config,
+    Schedule,
+    UpsampleInit,
+    float32,
+)
 from common.data.augment import normalize
 from common.data.voc import VOC_CLASSES, voc_palette
-from common.evaluation.metrics import confusion_matrix, summarize
+from common.evaluation.metrics import confusion_matrix, summarize, trimap
 from common.network.bilinear import bilinear_kernel, bilinear_weight, upsample
 from common.network.initial import generic_weights, initial_weights
-from common.network.schedule import learning_rate
+from common.network.schedule import learning_rates
 from common.network.tensors import ARCHITECTURES, layer_names, tensors
 from common.parity.compare import relative_l2
 from common.protocol import Arrays
@@ -167,7 +175,7 @@ def test_confusion_matrix_against_a_slow_one() -> None:
 def test_metrics_by_hand() -> None:
     #            predicted: a  b  c  d
     confusion = np.array([[6, 2, 0, 0], [1, 3, 0, 0], [4, 0, 0, 0], [0, 0, 0, 0]])
-    result = summarize(confusion, ["a", "b", "c", "d"])
+    result = summarize(confusion, confusion, ["a", "b", "c", "d"])
     assert result["pixel_accuracy"] == pytest.approx(9 / 16)
     assert result["mean_accuracy"] == pytest.approx((6 / 8 + 3 / 4 + 0) / 3)
     assert result["mean_iou"] == pytest.approx((6 / 13 + 3 / 6 + 0) / 3)
@@ -178,12 +186,43 @@ def test_metrics_by_hand() -> None:
 
 
 def test_metrics_of_a_class_that_is_only_predicted_and_of_nothing() -> None:
-    result = summarize(np.array([[3, 1], [0, 0]]), ["a", "b"])
+    result = summarize(np.array([[3, 1], [0, 0]]), np.array([[1, 1], [0, 0]]), ["a", "b"])
     assert result["per_class"][1] == {"name": "b", "iou": 0.0, "accuracy": None}
     assert result["mean_iou"] == pytest.approx(3 / 8)
-    nothing = summarize(np.zeros((2, 2), np.int64), ["a", "b"])
+    assert (result["mean_iou_present"], result["classes_present"]) == (pytest.approx(3 / 4), 1)
+    assert result["trimap_mean_iou"] == pytest.approx(1 / 2)
+    nothing = summarize(np.zeros((2, 2), np.int64), np.zeros((2, 2), np.int64), ["a", "b"])
     assert nothing["mean_iou"] is None
     assert nothing["pixel_accuracy"] is None
+    assert (nothing["mean_iou_present"], nothing["classes_present"]) == (None, 0)
+    assert nothing["trimap_mean_iou"] is None
+
+
+def test_borders_are_within_five_pixels_of_another_label_void_too() -> None:
+    labels = (
+        np.random.default_rng(0)
+        .choice(np.array([0, 0, 0, 1, VOID], np.uint8), (9, 13))
+        .repeat(7, axis=0)
+        .repeat(6, axis=1)
+    )
+    labels[20:48, 15:50] = 2
+    expected = np.full_like(labels, VOID)
+    for (row, column), label in np.ndenumerate(labels):
+        around = labels[max(0, row - 5) : row + 6, max(0, column - 5) : column + 6]
+        if (around != label).any():
+            expected[row, column] = label
+    found = trimap(labels)
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, expected)
+    assert 0 < np.count_nonzero(found == 2) < np.count_nonzero(labels == 2)
+
+
+def test_head_and_backbone_have_a_rate_each() -> None:
+    config = Config(learning_rate=0.1, schedule=Schedule.poly, head_rate=1.7)
+    pairs = [learning_rates(config, step, 10) for step in range(10)]
+    exact = [0.1 * (1 - step / 10) ** 0.9 for step in range(10)]
+    assert pairs == [(float32(rate), float32(1.7 * rate)) for rate in exact]
+    assert any(head_rate != float32(1.7 * rate) for rate, head_rate in pairs)  # rounded once
 
 
 def test_palette_is_voc_s_bit_reversed_colour_map() -> None:
@@ -204,10 +243,10 @@ def test_palette_is_voc_s_bit_reversed_colour_map() -> None:
 def test_schedules() -> None:
     constant = Config(schedule=Schedule.constant, learning_rate=0.1)
     poly = Config(schedule=Schedule.poly, learning_rate=0.1)
-    assert learning_rate(constant, 7, 10) == float32(0.1) != 0.1
-    assert learning_rate(poly, 0, 10) == float32(0.1)
-    assert learning_rate(poly, 5, 10) == float32(0.1 * 0.5**0.9)
-    assert 0 < learning_rate(poly, 9, 10) < 0.02
+    assert learning_rates(constant, 7, 10)[0] == float32(0.1) != 0.1
+    assert learning_rates(poly, 0, 10)[0] == float32(0.1)
+    assert learning_rates(poly, 5, 10)[0] == float32(0.1 * 0.5**0.9)
+    assert 0 < learning_rates(poly, 9, 10)[0] < 0.02
 
 
 def test_normalize() -> None:

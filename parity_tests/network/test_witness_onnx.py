@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from common.config import Architecture, Dtype
+from common.config import Architecture, Dtype, Head
 from common.files import sha256
 from common.network.tensors import layer_names
 from common.parity.compare import relative_l2
@@ -21,9 +21,9 @@ from scripts.witness.onnx import onnx_trace
 CLASSES = [f"class {k}" for k in range(NUM_CLASSES)]
 
 
-def export(folder: Path, architecture: Architecture) -> Path:
-    config = new_config(architecture=architecture)
-    export_onnx(folder / "network.onnx", weights(architecture), config, {})
+def export(folder: Path, architecture: Architecture, head: Head = Head.fcn32s) -> Path:
+    config = new_config(architecture=architecture, head=head)
+    export_onnx(folder / "network.onnx", weights(architecture, head=head), config, {})
     return folder / "network.onnx"
 
 
@@ -38,15 +38,20 @@ def test_every_layer_is_near_the_float64_truth(graph: Path, shape: tuple[int, ..
     hold(graph, shape, V1)
 
 
-def test_every_layer_of_v2(tmp_path: Path) -> None:
-    hold(export(tmp_path, V2), (1, 3, 50, 75), V2)
+def test_every_layer_of_v2_with_both_skips(tmp_path: Path) -> None:
+    hold(export(tmp_path, V2, Head.fcn8s), (1, 3, 50, 75), V2, Head.fcn8s)
 
 
-def hold(graph: Path, shape: tuple[int, ...], architecture: Architecture) -> None:
+def hold(
+    graph: Path,
+    shape: tuple[int, ...],
+    architecture: Architecture,
+    head: Head = Head.fcn32s,
+) -> None:
     images = np.random.default_rng(5).normal(size=shape).astype(np.float32)
     found = onnx_trace(graph, images)
-    probe = new_probe("torch", dtype=Dtype.float64, architecture=architecture)
-    truth, layers = probe.activations(images), layer_names(architecture)
+    probe = new_probe("torch", dtype=Dtype.float64, architecture=architecture, head=head)
+    truth, layers = probe.activations(images), layer_names(architecture, head)
     assert found.keys() == {"eval/mask", *(f"eval/{name}" for name in layers)}
     for name in layers:
         assert found[f"eval/{name}"].dtype == np.float32
@@ -99,6 +104,7 @@ def test_as_a_command(tmp_path: Path, run_command: Callable[..., tuple[int, str,
         "device": "cpu",
         "dtype": "float32",
         "architecture": "resnet18",
+        "head": "fcn32s",
         "num_classes": str(NUM_CLASSES),
         "weights_sha256": sha256(w),
         "batches_sha256": sha256(b),

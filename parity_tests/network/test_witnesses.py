@@ -13,13 +13,19 @@ from common.protocol import Arrays
 from common.weights.namings import names_in
 from parity_tests.conftest import NUM_CLASSES, V1, V2, WHOLE, WIDTH, batches, trace, weights
 from parity_tests.network.witnesses import import_gluoncv_resnet, import_torchvision
+from parity_tests.weights.conftest import V1_34, torchvision_resnet18, zoo
 
-SPECS, SPECS_V2 = (
+SPECS, SPECS_34, SPECS_V2 = (
     {k: s for k, s in tensors(a, NUM_CLASSES, WIDTH).items() if k.startswith("backbone.")}
-    for a in (V1, V2)
+    for a in (V1, V1_34, V2)
 )
 
 SPECS_WHOLE = {k: s for k, s in tensors(V1, 1).items() if k.startswith("backbone.")}
+THREE = pytest.mark.parametrize(
+    "name", ["torch", "mxnet", pytest.param("jax", marks=pytest.mark.full)]
+)
+"""JAX, which compiles a deep network for half a minute, in the full suite alone."""
+
 CHANNELS = [WIDTH, WIDTH, 2 * WIDTH, 4 * WIDTH, 8 * WIDTH]
 """Of Gluon's networks, which can be as thin as ours."""
 
@@ -184,3 +190,47 @@ def test_gluon_v2_buffers(gluon_v2: Arrays, backend: str) -> None:
         if spec.role == "running_var":
             theirs = d * before + (theirs - d * before) * count / (count - 1)
         assert relative_l2(ours, theirs) < 1e-13, name
+
+
+@pytest.fixture(scope="module")
+def torchvision_resnet34() -> Arrays:
+    """What torchvision's own resnet34, thin, makes of our weights, and its buffers later."""
+    import torch
+
+    names = names_in("torchvision", V1_34)
+    model = torchvision_resnet18(WIDTH, V1_34).double()
+    state = {names[k]: torch.from_numpy(weights(V1_34)[k]) for k in SPECS_34}
+    assert not model.load_state_dict(state, strict=False).unexpected_keys
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eps, module.momentum = Config().bn_eps, 1 - Config().bn_decay
+    backbone = torch.nn.Sequential(*list(model.children())[:-2])
+    image = torch.from_numpy(batches().image[0]).double()
+    with torch.no_grad():
+        found = {mode: backbone.train(mode == "train")(image).numpy() for mode in ("eval", "train")}
+    buffers = {k: s for k, s in SPECS_34.items() if not s.trainable}
+    return found | {k: model.state_dict()[names[k]].numpy() for k in buffers}
+
+
+@THREE
+def test_torchvision_resnet34(torchvision_resnet34: Arrays, name: str) -> None:
+    found = trace(name, Dtype.float64, V1_34)
+    for key, theirs in torchvision_resnet34.items():
+        ours = found[f"{key}/layer4.2" if key in ("eval", "train") else f"buffer/{key}"]
+        assert relative_l2(ours, theirs) < 1e-13, key
+
+
+@pytest.mark.needs("mxnet")
+@THREE
+def test_gluon_resnet34(name: str) -> None:
+    load_backend("mxnet")  # NumPy's lost alias
+    import mxnet as mx
+
+    model = zoo(V1_34)
+    model.initialize()
+    model.cast("float64")
+    model(mx.nd.zeros((1, 3, 32, 32), dtype="float64"))  # gives deferred parameters a shape
+    gluon_arrays(model, weights(V1_34), SPECS_34)
+    x = mx.nd.array(batches().image[0], dtype="float64")
+    theirs = gluon_features(model.features[:-1], x).asnumpy()
+    assert relative_l2(trace(name, Dtype.float64, V1_34)["eval/layer4.2"], theirs) < 1e-13

@@ -9,6 +9,7 @@ import pytest
 
 from common.config import Dtype
 from common.errors import InputError
+from common.network.tensors import tensors
 from common.parity.compare import compare, ulps
 from common.parity.order import execution_order, layer_of
 from common.parity.report import Report
@@ -239,8 +240,29 @@ def test_other_inputs_are_refused(key: str) -> None:
 
 
 def test_other_networks_are_refused() -> None:
-    with pytest.raises(InputError, match=r"other networks: .*3, bad resnet18 with 4"):
+    with pytest.raises(InputError, match=r"other networks: .*3 .*, bad resnet18 fcn32s with 4"):
         compare([make("good"), make("bad", num_classes="4")])
+    with pytest.raises(InputError, match=r"bad resnet18 fcn8s with 3 classes: nothing to compare"):
+        compare([make("good"), make("bad", head="fcn8s")])
+
+
+def test_of_frozen_weights_nothing_is_missing_and_nothing_wanted() -> None:
+    made = make("good", freeze="batch_norm")
+    arrays = dict(made.arrays)
+    specs = tensors("resnet18", CLASSES)
+    norms = {n for n, s in specs.items() if s.role in ("gamma", "beta")}
+    for name in norms:
+        for group in ("grad", "update", "momentum"):
+            del arrays[f"{group}/{name}"]
+    good = Trace("good", arrays, made.metadata)
+    assert compare([good, good]).passed
+    whole = make("whole", freeze="batch_norm")
+    findings = compare([good, whole]).findings
+    assert {f.name.partition("/")[2] for f in findings} == norms
+    assert "is not part of a trace" in findings[0].text
+    other = compare([good, make("other", freeze="none")])
+    assert "freeze: batch_norm (good), none (other)" in other.notes
+    assert other.passed
 
 
 def test_settings_and_versions_that_differ_are_said() -> None:

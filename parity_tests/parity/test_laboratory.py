@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from backends import BACKENDS
-from common.config import VOID, Architecture, Dtype
-from common.network.tensors import layer_names, tensors
+from common.config import VOID, Architecture, Dtype, Head
+from common.network.tensors import layer_names, layer_sources, tensors
 from common.parity.compare import relative_l2
 from common.parity.judge import Files, judge, layer_run, whole_run
 from common.parity.tolerances import STAGES, TOLERANCES
@@ -18,8 +18,9 @@ from parity_tests.conftest import NUM_CLASSES, V1, V2, WIDTH, batches, new_probe
 from scripts.parity.worker import layer_inputs, loss_gradient
 
 Command = Callable[..., tuple[int, str, str]]
-LAYERS = layer_names("resnet18")
-SPECS = tensors("resnet18", NUM_CLASSES, WIDTH)
+LAYERS = layer_sources("resnet18", Head.fcn8s)
+SPECS = tensors("resnet18", NUM_CLASSES, WIDTH, Head.fcn8s)
+BY = "layer3.0/by layer2.1"
 STEPS = 3
 
 
@@ -31,31 +32,40 @@ def thin(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("thin")
 @pytest.mark.parametrize(
-    "others, architecture",
+    "others, architecture, head",
     [
-        (("torch", "mxnet"), V1),
-        pytest.param(("torch", "jax"), V1, marks=pytest.mark.full),
-        pytest.param(("torch", "mxnet"), V2, marks=pytest.mark.full),
+        (("torch", "mxnet"), V1, Head.fcn32s),
+        pytest.param(("torch", "jax"), V1, Head.fcn8s, marks=pytest.mark.full),
+        pytest.param(("torch", "mxnet"), V2, Head.fcn16s, marks=pytest.mark.full),
     ],
 )
 def test_float64(
-    others: tuple[str, ...], architecture: Architecture, tmp_path: Path, run_command: Command
+    others: tuple[str, ...],
+    architecture: Architecture,
+    head: Head,
+    tmp_path: Path,
+    run_command: Command,
 ) -> None:
-    _float64(others, architecture, tmp_path, run_command)
+    _float64(others, architecture, head, tmp_path, run_command)
 
 
 @pytest.mark.full
 @pytest.mark.needs("mxnet")
 def test_float64_of_the_whole_network(tmp_path: Path, run_command: Command) -> None:
-    _float64(BACKENDS, V1, tmp_path, run_command)
+    _float64(BACKENDS, V1, Head.fcn32s, tmp_path, run_command)
 
 
 def _float64(
-    others: tuple[str, ...], architecture: Architecture, tmp_path: Path, run_command: Command
+    others: tuple[str, ...],
+    architecture: Architecture,
+    head: Head,
+    tmp_path: Path,
+    run_command: Command,
 ) -> None:
     keep, result = tmp_path / "kept", tmp_path / "r.json"
     arguments = ("--backends", *others, "--steps", STEPS, "--keep", keep, "--json", result)
-    code, out, err = run_command("parity", *arguments, "--architecture", architecture)
+    network = ("--architecture", architecture, "--head", head)
+    code, out, err = run_command("parity", *arguments, *network)
     assert (code, err) == (0, "")
     assert "PASSED" in out
     found = json.loads(result.read_text())
@@ -68,11 +78,13 @@ def _float64(
             assert worst["gate"] == TOLERANCES[stage]
             assert 0 < worst["error"] < worst["gate"], (name, stage)
             assert worst["tensor"] in {row["name"] for row in found["comparison"]["tensors"]}
-    assert list(dict.fromkeys(r["layer"] for r in found["layers"])) == [*layer_names(architecture)]
+    assert list(dict.fromkeys(r["layer"] for r in found["layers"])) == [
+        *layer_names(architecture, head)
+    ]
     assert all(row["held"] and row["error"] < 1e-13 for row in found["layers"])
     assert set(found["growth"]["float64"]) == {*others[1:], "torch, two threads"}
     assert all(len(errors) == STEPS for errors in found["growth"]["float64"].values())
-    _is_noticed(Files(keep, others, architecture, "float64", STEPS))
+    _is_noticed(Files(keep, others, architecture, head, "float64", STEPS))
 
 
 def _is_noticed(files: Files) -> None:
@@ -81,7 +93,7 @@ def _is_noticed(files: Files) -> None:
     assert judge(files, 0).passed
     path = files.folder / layer_run(other, "float64") / "layers.safetensors"
     arrays, metadata = read_tensors(path)
-    write_tensors(path, arrays | {"layer3.0/by x": 1.001 * arrays["layer3.0/by x"]}, metadata)
+    write_tensors(path, arrays | {BY: 1.001 * arrays[BY]}, metadata)
     result = judge(files, 0)
     assert not result.passed
     assert f"layer3.0 alone in {other}, backward" in result.verdict()
@@ -169,12 +181,14 @@ def test_the_loss_s_gradient_against_differences() -> None:
 
 def test_layers_one_after_another_are_the_whole_network(backend: str) -> None:
     """A layer alone puts out what it does in the network, and so do its gradients."""
-    probe, whole = new_probe(backend, dtype=Dtype.float64), trace(backend, Dtype.float64)
+    probe = new_probe(backend, dtype=Dtype.float64, head=Head.fcn8s)
+    whole = trace(backend, Dtype.float64, head=Head.fcn8s)
     images, labels = batches().image[0], batches().label[0]
     inputs = layer_inputs(probe, LAYERS, images, labels)
-    assert set(inputs) == {f"{name}/{kind}" for name in LAYERS for kind in ("x", "gradient")}
-    for name in ("stem", "layer2.0", "final_conv", "logits"):
-        x, gradient = inputs[f"{name}/x"], inputs[f"{name}/gradient"]
+    sources = {f"{name}/x {source}" for name, made_of in LAYERS.items() for source in made_of}
+    assert set(inputs) == sources | {f"{name}/gradient" for name in LAYERS}
+    for name in ("stem", "layer2.0", "layer3.1", "final_conv", "fuse16", "fuse8", "logits"):
+        x, gradient = [inputs[f"{name}/x {k}"] for k in LAYERS[name]], inputs[f"{name}/gradient"]
         output, _, by_weight = probe.layer(name, x, gradient)
         assert output.dtype == np.float64
         # its input and its gradient were rounded to float32
@@ -188,6 +202,6 @@ def test_a_layer_alone_changes_no_weight(backend: str) -> None:
     probe = new_probe(backend)
     before = probe.trainer.weights()
     x = np.ones((2, WIDTH, 8, 8), np.float32) * np.arange(8)
-    probe.layer("layer1.0", x, x)
+    probe.layer("layer1.0", [x], x)
     after = probe.trainer.weights()
     assert all(np.array_equal(after[k], a) for k, a in before.items() if SPECS[k].trainable)

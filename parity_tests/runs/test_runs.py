@@ -23,7 +23,7 @@ from backends import BACKENDS
 from common.config import Config, Schedule
 from common.data.shapes import write_shapes
 from common.errors import InputError
-from common.network.schedule import learning_rate
+from common.network.schedule import learning_rates
 from common.parity.compare import relative_l2
 from common.runs.run_folder import BEST, DAMAGED, LAST, PREVIOUS, Checkpoint, RunFolder
 from common.weights.checkpoint import digest, read_tensors, read_weights, write_tensors
@@ -52,12 +52,12 @@ def at_step(
     """Has something happen while step `step` is computed; SIGINT is as in a terminal."""
 
     def arrange(step: int, event: Callable[[], object]) -> None:
-        def rate(config: Config, now: int, total: int) -> float:
+        def rates(config: Config, now: int, total: int) -> tuple[float, float]:
             if now == step:
                 event()
-            return learning_rate(config, now, total)
+            return learning_rates(config, now, total)
 
-        monkeypatch.setattr(training, "learning_rate", rate)
+        monkeypatch.setattr(training, "learning_rates", rates)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield arrange
@@ -468,10 +468,10 @@ def test_curves_of_several_runs(stopped: Path, tmp_path: Path, run_command: Comm
 
 def test_warm_up_rises_to_the_schedule() -> None:
     config = Config(learning_rate=1.0, warmup=0.25, schedule=Schedule.constant)
-    rates = [learning_rate(config, step, 8) for step in range(8)]
+    rates = [learning_rates(config, step, 8)[0] for step in range(8)]
     assert rates == [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     plain = Config(learning_rate=1.0)
     poly = plain.replace(warmup=0.5)
-    assert [learning_rate(poly, step, 8) for step in range(4, 8)] == [
-        learning_rate(plain, step, 8) for step in range(4, 8)
+    assert [learning_rates(poly, step, 8) for step in range(4, 8)] == [
+        learning_rates(plain, step, 8) for step in range(4, 8)
     ]

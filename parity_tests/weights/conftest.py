@@ -7,6 +7,7 @@ import numpy as np
 
 from backends import load_backend
 from common.config import Architecture, Config
+from common.network.architecture import DESIGNS
 from common.network.initial import generic_weights, initial_weights
 from common.parity.traces import Batches, generic_batches
 from common.protocol import Arrays, Trainer
@@ -17,6 +18,7 @@ WIDTH, CLASSES = 8, 5
 NAMES = tuple("abcde")
 FEATURES = 8 * WIDTH
 V1, V2 = Architecture.resnet18, Architecture.resnet18_v2
+V1_34 = Architecture.resnet34
 
 
 @functools.cache
@@ -49,8 +51,8 @@ def new_trainer(name: str, **changes: Any) -> Trainer:
     return load_backend(name).Trainer(whole, weights(whole.architecture))
 
 
-def torchvision_resnet18(width: int = WIDTH) -> Any:
-    """Torchvision's resnet18, its own code, with fewer channels."""
+def torchvision_resnet18(width: int = WIDTH, architecture: Architecture = V1) -> Any:
+    """Torchvision's resnet18 or resnet34, its own code, with fewer channels."""
     import torch
 
     models = import_torchvision().models
@@ -61,7 +63,7 @@ def torchvision_resnet18(width: int = WIDTH) -> Any:
                 self.inplanes = width
             return super()._make_layer(block, planes * width // 64, *arguments, **options)
 
-    model = Thin(models.resnet.BasicBlock, [2, 2, 2, 2])
+    model = Thin(models.resnet.BasicBlock, list(DESIGNS[architecture].blocks))
     model.conv1 = torch.nn.Conv2d(3, width, 7, 2, 3, bias=False)
     model.bn1 = torch.nn.BatchNorm2d(width)
     model.fc = torch.nn.Linear(8 * width, 1000)
@@ -89,8 +91,9 @@ def zoo(architecture: str, width: int = WIDTH) -> Any:
     from mxnet.gluon.model_zoo import vision
 
     if width == 64:
-        return vision.get_model(f"{V1}_v1" if architecture == V1 else V2)
+        return vision.get_model(V2 if architecture == V2 else f"{architecture}_v1")
     channels = [width, *(width << k for k in range(4))]
-    if architecture == V1:
-        return vision.ResNetV1(vision.BasicBlockV1, [2, 2, 2, 2], channels, prefix="resnetv10_")
+    if architecture != V2:
+        blocks = list(DESIGNS[Architecture(architecture)].blocks)
+        return vision.ResNetV1(vision.BasicBlockV1, blocks, channels, prefix="resnetv10_")
     return vision.ResNetV2(vision.BasicBlockV2, [2, 2, 2, 2], channels, prefix="resnetv20_")

@@ -30,6 +30,7 @@ from parity_tests.network.witnesses import import_gluoncv_resnet, import_torchvi
 from parity_tests.weights.conftest import (
     CLASSES,
     V1,
+    V1_34,
     V2,
     WIDTH,
     book_torch,
@@ -42,7 +43,7 @@ from scripts.shared.weights_files import Loaded, load_network, load_weights
 Array = NDArray[Any]
 Run = Callable[..., tuple[int, str, str]]
 
-FEATURES = {V1: "layer4.1", V2: "norm"}
+FEATURES = {V1: "layer4.1", V1_34: "layer4.2", V2: "norm"}
 """The backbone's last activation."""
 EXACT = 1e-12
 EPS = Config().bn_eps
@@ -113,9 +114,11 @@ def torchvision_backbone(model: torch.nn.Module) -> torch.nn.Module:
     return torch.nn.Sequential(*list(model.children())[:-2])
 
 
-@pytest.mark.parametrize("parallel", [False, True])
-def test_from_torchvision(tmp_path: Path, parallel: bool, width: int) -> None:
-    model = torch_model(torchvision_resnet18(width))
+@pytest.mark.parametrize("architecture, parallel", [(V1, False), (V1, True), (V1_34, False)])
+def test_from_torchvision(
+    tmp_path: Path, architecture: Architecture, parallel: bool, width: int
+) -> None:
+    model = torch_model(torchvision_resnet18(width, architecture))
     saved = torch.nn.DataParallel(model) if parallel else model
     torch.save(saved.state_dict(), tmp_path / "in")
     loaded = load_weights(tmp_path / "in")
@@ -225,7 +228,7 @@ SAVES = {
 
 @pytest.mark.needs("mxnet")
 @pytest.mark.parametrize("how", SAVES)
-@pytest.mark.parametrize("architecture", [V1, V2])
+@pytest.mark.parametrize("architecture", [V1, V1_34, V2])
 def test_from_gluon(tmp_path: Path, architecture: Architecture, how: str, width: int) -> None:
     save, suffix = SAVES[how]
     model = gluon_model(zoo(architecture, width))

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from common.config import OUTPUT_STRIDE, Config, Dtype
+from common.config import OUTPUT_STRIDE, Config, Dtype, Head
 from common.data.dataset import open_dataset
 from common.errors import InputError
 from scripts.bench.data import pictures
@@ -50,13 +50,14 @@ PICTURES = 24
 """Of the synthetic set, at least; each is drawn in a few hundredths of a second."""
 
 
-def make_jobs(at: Job, backends: Sequence[str]) -> list[Job]:
-    """The candidates of the combination that `at` describes."""
+def make_jobs(at: Job, backends: Sequence[str], heads: Sequence[Head] = ()) -> list[Job]:
+    """The candidates of the combination that `at` describes; also with `heads` that are others."""
     if at.mode == "data":
         return [dataclasses.replace(at, form=form, dtype="float32") for form in ("ours", "book")]
     book = dataclasses.replace(at, dtype="float32")  # it knows no other type
     forms = (
-        *((at, "ours"), (at, "convolutions"), (book, "bilinear"), (book, "book")),
+        *((at, form) for form in ("ours", *heads, "convolutions")),
+        *((book, "bilinear"), (book, "book")),
         *((at, "limit"), (book, "limit")),
     )
     jobs = dict.fromkeys(
@@ -110,6 +111,9 @@ def bench(
             metavar="H W...", help="The images' size; may repeat.", show_default="320 480"
         ),
     ] = None,
+    head: Annotated[
+        list[Head] | None, typer.Option(help="Ours with this head, too; may repeat.")
+    ] = None,
     dtype: DtypeOption = Dtype.float32,
     device: Annotated[
         Literal["cpu", "gpu"], typer.Option(help="Where the networks compute.")
@@ -147,6 +151,7 @@ def bench(
         raise InputError(f"{data}: {classes} classes, the benchmark's network has {CLASSES}")
     check_places(json_file, plot)
     names = choose_backends(backends)
+    heads = [one for one in dict.fromkeys(head or ()) if one != Config.head]
     count = max(PICTURES, 2 * max(batch_sizes)) if reading else 0
     measured: list[Measured] = []
     rows: list[Row] = []
@@ -154,7 +159,7 @@ def bench(
         for one, images, (height, width) in itertools.product(modes, batch_sizes, sizes):
             source = str(folder) if one in reading else None
             at = Job(None, "", one, images, height, width, dtype, device, source)
-            took = take_turns(make_jobs(at, names), rounds)
+            took = take_turns(make_jobs(at, names, heads), rounds)
             made = make_rows(took)
             show(took, made)
             measured += took

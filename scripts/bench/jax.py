@@ -159,7 +159,7 @@ def _outputs(
         return _convolution(x, parameters[name], stride, padding)
 
     *outputs, scores = follow(config, convolve, images, parameters[POOLED])
-    head = TransposeConv(config.num_classes, config)
+    head = TransposeConv(config.num_classes, config.head.stride, config=config)
     head.weight[...] = parameters["transpose_conv.weight"]
     return [*outputs, head.cells(scores)]
 

@@ -85,8 +85,9 @@ class _Chain(HybridBlock):  # type: ignore[misc]  # MXNet has no types
         super().__init__()
         self.config, self.shapes = config, shapes
         with self.name_scope():
-            self.transpose_conv = TransposeConv(config.num_classes, config)
-            self.transpose_conv.bias.grad_req = "null"
+            self.transpose_conv = TransposeConv(
+                config.num_classes, config.head.stride, config=config
+            )
             for name, shape in shapes.items():
                 # As an attribute: under that name `hybrid_forward` is given it.
                 setattr(self, name, self.params.get(name, shape=shape))

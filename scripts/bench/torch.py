@@ -125,9 +125,9 @@ class Convolutions:
         self.parameters = {
             name: nn.Parameter(self._to_device(array)) for name, array in arrays.items()
         }
-        self.head = TransposeConv(config.num_classes, config).to(self.images)
+        head = TransposeConv(config.num_classes, config.head.stride, config=config)
+        self.head = head.to(self.images)
         self.head.weight = self.parameters["transpose_conv.weight"]
-        nn.init.zeros_(self.head.bias.requires_grad_(False))
 
     @torch.inference_mode()
     def forward(self) -> list[torch.Tensor]:

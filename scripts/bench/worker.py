@@ -22,7 +22,7 @@ import PIL
 from numpy.typing import NDArray
 
 from backends import load_backend
-from common.config import Config, Device, Dtype
+from common.config import Config, Device, Dtype, Head
 from common.data.augment import normalize
 from common.network.initial import initial_weights
 from scripts.bench.data import endless_batches
@@ -47,11 +47,11 @@ Turn = Callable[[], contextlib.AbstractContextManager[Call]]
 class Job:
     """What a candidate is to compute.
 
-    `form` is `ours`, the backend; `convolutions`, its convolutions alone; `book`, the book's way;
-    `bilinear`, that with interpolation for its transposed convolution; or `limit`, one matrix
-    product. `mode` is one of `scripts.bench`'s. `backend` is None in mode `data`, where no
-    framework takes part. `data` is a folder in VOC's layout that batches are read from, None for
-    one batch over and over.
+    `form` is `ours`, the backend, or the name of another head of it; `convolutions`, its
+    convolutions alone; `book`, the book's way; `bilinear`, that with interpolation for its
+    transposed convolution; or `limit`, one matrix product. `mode` is one of `scripts.bench`'s.
+    `backend` is None in mode `data`, where no framework takes part. `data` is a folder in VOC's
+    layout that batches are read from, None for one batch over and over.
     """
 
     backend: str | None
@@ -65,6 +65,11 @@ class Job:
     data: str | None = None
 
     @property
+    def is_ours(self) -> bool:
+        """Whether it is a whole network of ours."""
+        return self.form == "ours" or self.form in set(Head)
+
+    @property
     def calls(self) -> int:
         """Calls in a turn."""
         if self.form == "limit":
@@ -74,6 +79,7 @@ class Job:
     def config(self) -> Config:
         """The book's settings, for every form: its weight decay, no momentum, a constant rate."""
         return Config(
+            head=Head(self.form) if self.form in set(Head) else Config.head,
             dtype=Dtype(self.dtype),
             device=Device(self.device),
             learning_rate=1e-3,
@@ -94,7 +100,7 @@ def make_batch(job: Job) -> tuple[NDArray[Any], NDArray[np.uint8]]:
     shape = (job.batch_size, job.height, job.width)
     pictures = random.integers(0, 256, (*shape, 3), np.uint8)
     labels = random.integers(0, Config.num_classes, shape, np.uint8)
-    if job.form == "ours":
+    if job.is_ours:
         return pictures, labels
     return np.stack([normalize(picture, job.config()) for picture in pictures]), labels
 
@@ -120,8 +126,9 @@ def build(job: Job) -> Turn:
 
 def _network(job: Job) -> Turn:
     config = job.config()
-    if job.form == "ours":
-        weights = initial_weights(config.architecture, config.num_classes, config.seed)
+    if job.is_ours:
+        network = config.architecture, config.num_classes, config.seed
+        weights = initial_weights(*network, head=config.head)
         trainer: Any = load_backend(str(job.backend)).Trainer(config, weights)
         step = functools.partial(trainer.step, rate=config.learning_rate)
     else:

@@ -28,6 +28,9 @@ from scripts.parity.worker import Job
 from scripts.shared.cli import (
     ArchitectureOption,
     BackendsOption,
+    FreezeOption,
+    HeadOption,
+    HeadRateOption,
     JsonOption,
     check_places,
     choose_backends,
@@ -70,8 +73,8 @@ PROOF_STEPS = 10
 class Laboratory:
     """The runs of one command: files in a folder, two processes at a time."""
 
-    def __init__(self, folder: Path, architecture: str, steps: int, seed: int, bar: Any) -> None:
-        self.folder, self.architecture, self.steps = folder, architecture, steps
+    def __init__(self, folder: Path, config: Config, steps: int, bar: Any) -> None:
+        self.folder, self.config, self.steps = folder, config, steps
         self.weights, self.batches = folder / "W.safetensors", folder / "B.safetensors"
         self.inputs = folder / "layer_inputs.safetensors"
         self.bar = bar
@@ -81,7 +84,8 @@ class Laboratory:
         self._workers: list[Worker] = []
         self._pending: dict[str, Future[None]] = {}
         batches = max(steps, PROBES)
-        write_generic(self.weights, self.batches, architecture, batches, 2, SIZE, seed, *NETWORK)
+        network = config.architecture, batches, 2, SIZE, config.seed, *NETWORK, config.head
+        write_generic(self.weights, self.batches, *network)
 
     def __enter__(self) -> "Laboratory":
         return self
@@ -98,7 +102,9 @@ class Laboratory:
         target = self.folder / label
         target.mkdir()
         files = str(target), str(self.weights), str(self.batches)
-        work = Job(backend, self.architecture, dtype, *files, SETTINGS, **job)
+        settings = SETTINGS | {"head_rate": self.config.head_rate, "freeze": self.config.freeze}
+        network = self.config.architecture, self.config.head
+        work = Job(backend, *network, dtype, *files, settings, **job)
         task = self.bar.add_task("", total=work.turns, status=label)
         self._pending[label] = self.pool.submit(self._execute, label, work, threads, task)
 
@@ -260,11 +266,14 @@ def print_result(result: Result) -> None:
 def parity(
     backends: BackendsOption = None,
     architecture: ArchitectureOption = Config.architecture,
+    head: HeadOption = Config.head,
     dtype: Annotated[
         Dtype, typer.Option(help="float64: with one another; float32: with the float64 reference.")
     ] = Dtype.float64,
     steps: Annotated[int, typer.Option(min=1, help="Training steps of each run.")] = 100,
     seed: Annotated[int, setting("seed")] = Config.seed,
+    head_rate: HeadRateOption = Config.head_rate,
+    freeze: FreezeOption = Config.freeze,
     keep: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep traces and inputs in a new folder.")
     ] = None,
@@ -285,7 +294,10 @@ def parity(
         if any(folder.iterdir()):
             raise InputError(f"{folder}: is not empty")
         bar = stack.enter_context(progress("parity"))
-        laboratory = stack.enter_context(Laboratory(folder, architecture, steps, seed, bar))
+        config = Config(
+            architecture=architecture, head=head, seed=seed, head_rate=head_rate, freeze=freeze
+        )
+        laboratory = stack.enter_context(Laboratory(folder, config, steps, bar))
         try:
             run_all(laboratory, chosen, dtype)
             witnesses = _witness(laboratory, chosen) if dtype is Dtype.float32 else []
@@ -293,7 +305,7 @@ def parity(
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(1) from None
         bar.stop()
-        files = Files(folder, chosen, architecture, dtype, steps)
+        files = Files(folder, chosen, architecture, head, dtype, steps)
         with console.status("comparing"):
             result = judge(files, seed, witnesses)
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -7,7 +7,7 @@ how far it is, and leaves its results as safetensors files in the job's folder.
 import dataclasses
 import os
 import resource
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from backends import load_backend
 from common.config import VOID, Config, Device, Dtype, Schedule
 from common.files import sha256
 from common.network.grid import pad_images
-from common.network.schedule import learning_rate
-from common.network.tensors import layer_names
+from common.network.schedule import learning_rates
+from common.network.tensors import layer_sources
 from common.parity.traces import Batches, make_trace, read_batches, trace_metadata
 from common.protocol import Array, Arrays, Probe
 from common.weights.checkpoint import read_tensors, read_weights, write_tensors
@@ -40,11 +40,12 @@ class Job:
 
     backend: str
     architecture: str
+    head: str
     dtype: str
     folder: str
     weights: str
     batches: str
-    settings: dict[str, float]
+    settings: dict[str, Any]
     steps: int = 0
     of_steps: int = 0
     probes: int = 0
@@ -53,9 +54,13 @@ class Job:
     reversed_batch: bool = False
 
     @property
+    def layers(self) -> dict[str, tuple[str, ...]]:
+        return layer_sources(self.architecture, self.head)
+
+    @property
     def turns(self) -> int:
         """How many times the worker says that something is done."""
-        layers = len(layer_names(self.architecture)) if self.layer_inputs else 0
+        layers = len(self.layers) if self.layer_inputs else 0
         return self.steps + self.probes + layers
 
 
@@ -70,33 +75,41 @@ def loss_gradient(logits: Array, labels: NDArray[np.uint8]) -> Array:
 
 
 def layer_inputs(
-    probe: Probe, layers: Sequence[str], images: Array, labels: NDArray[np.uint8]
+    probe: Probe,
+    layers: Mapping[str, Sequence[str]],
+    images: Array,
+    labels: NDArray[np.uint8],
 ) -> Arrays:
-    """`<layer>/x`, what goes into each layer, and `<layer>/gradient`, what comes back to it.
+    """`<layer>/x <source>`, what goes into each layer, and `<layer>/gradient`, what comes back.
 
-    Of the batch on its padded grid, in train mode, rounded to float32, so that runs of either
-    dtype start from the same numbers.
+    `layers` are in order, with what each is made of. Of the batch on its padded grid, in train
+    mode, rounded to float32, so that runs of either dtype start from the same numbers.
     """
     images = pad_images(images)
     rows, columns = np.subtract(images.shape[2:], labels.shape[1:])
     labels = np.pad(labels, ((0, 0), (0, rows), (0, columns)), constant_values=VOID)
     _, activations, _ = probe.traced_step(images, labels, 0.0)  # a rate of 0 leaves the weights
-    gradient = loss_gradient(activations[layers[-1]], labels)
-    sources = dict(zip(layers, [images, *(activations[name] for name in layers[:-1])], strict=True))
+    outputs = activations | {"image": images}
+    gradients: Arrays = {"logits": loss_gradient(outputs["logits"], labels)}
     found: Arrays = {}
-    for name in reversed(layers):
-        found[f"{name}/x"], found[f"{name}/gradient"] = sources[name], gradient
-        _, gradient, _ = probe.layer(name, sources[name], gradient)
+    for name, sources in reversed(list(layers.items())):
+        inputs, gradient = [outputs[source] for source in sources], gradients[name]
+        found |= {f"{name}/x {source}": outputs[source] for source in sources}
+        found[f"{name}/gradient"] = gradient
+        _, by_input, _ = probe.layer(name, inputs, gradient)
+        for source, more in zip(sources, by_input, strict=True):
+            gradients[source] = gradients[source] + more if source in gradients else more
     return {name: array.astype(np.float32) for name, array in found.items()}
 
 
-def alone(probe: Probe, layers: Sequence[str], inputs: Arrays, say: Say) -> Arrays:
-    """Each layer by itself: `<layer>/output`, `<layer>/by x`, and `<layer>/by <weight>`."""
+def alone(probe: Probe, layers: Mapping[str, Sequence[str]], inputs: Arrays, say: Say) -> Arrays:
+    """Each layer by itself: `<layer>/output`, `<layer>/by <source>`, `<layer>/by <weight>`."""
     found: Arrays = {}
-    for name in layers:
-        x, gradient = (inputs[f"{name}/{kind}"] for kind in ("x", "gradient"))
-        output, by_x, by_weight = probe.layer(name, x, gradient)
-        found |= {f"{name}/output": output, f"{name}/by x": by_x}
+    for name, sources in layers.items():
+        x = [inputs[f"{name}/x {source}"] for source in sources]
+        output, by_input, by_weight = probe.layer(name, x, inputs[f"{name}/gradient"])
+        found[f"{name}/output"] = output
+        found |= {f"{name}/by {source}": a for source, a in zip(sources, by_input, strict=True)}
         found |= {f"{name}/by {weight}": array for weight, array in by_weight.items()}
         say(f"{name} alone")
     return found
@@ -129,7 +142,7 @@ def run(job: Job, say: Say) -> None:
         "threads": os.environ["OMP_NUM_THREADS"],
     }
     if job.layer_inputs:
-        layers, path = layer_names(job.architecture), Path(job.layer_inputs)
+        layers, path = job.layers, Path(job.layer_inputs)
         if job.makes_inputs:
             made = layer_inputs(probe(), layers, batches.image[0], batches.label[0])
             write_tensors(path, made, {})
@@ -141,7 +154,7 @@ def run(job: Job, say: Say) -> None:
         write_tensors(folder / f"probe{k}.safetensors", found, partial)
         say(f"batch {k}")
     if job.steps:
-        rates = [learning_rate(config, step, job.of_steps) for step in range(job.steps)]
+        rates = [learning_rates(config, step, job.of_steps) for step in range(job.steps)]
         arrays = make_trace(
             probe(), batches, config, rates, lambda step, loss: say(f"loss {loss:.6f}")
         )

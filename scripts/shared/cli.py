@@ -17,7 +17,17 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from backends import BACKENDS, load_backend, missing_packages
-from common.config import SETTINGS, Architecture, Config, Device, Dtype, Inference, Schedule
+from common.config import (
+    SETTINGS,
+    Architecture,
+    Config,
+    Device,
+    Dtype,
+    Freeze,
+    Head,
+    Inference,
+    Schedule,
+)
 from common.errors import InputError, StoppedError, WorkerError
 from common.files import write_whole
 
@@ -61,6 +71,9 @@ def setting(field: str, *names: str, metavar: str | None = None) -> Any:
 
 
 ArchitectureOption = Annotated[Architecture, setting("architecture")]
+HeadOption = Annotated[Head, setting("head")]
+FreezeOption = Annotated[Freeze, setting("freeze")]
+HeadRateOption = Annotated[float, setting("head_rate")]
 BackendOption = Annotated[BackendName, typer.Option(help="The framework that computes.")]
 BackendsOption = Annotated[
     list[BackendName] | None,
@@ -104,7 +117,10 @@ TileOption = Annotated[
     ),
 ]
 OverlapOption = Annotated[
-    int, typer.Option(help="Pixels that tiles share; with 640 the result is the whole image's.")
+    int,
+    typer.Option(
+        help="Pixels that tiles share; with 640 (resnet34: 1344) the result is the whole image's."
+    ),
 ]
 JsonOption = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON.")

@@ -5,16 +5,26 @@ from typing import Any
 
 import numpy as np
 import rich.table
+from numpy.typing import NDArray
 
 from backends import load_backend
-from common.config import Config, Inference
+from common.config import TRIMAP, Config, Inference, Void
 from common.data.dataset import Dataset
 from common.errors import InputError
 from common.evaluation.ahead import map_ahead
-from common.evaluation.metrics import confusion_matrix, summarize
+from common.evaluation.counting import WHOLE, Counting
+from common.evaluation.metrics import confusion_matrix, summarize, trimap
 from common.evaluation.views import Predictor, predictor
 from common.weights.checkpoint import Weights
 from scripts.shared.cli import console, fraction
+
+Mask = NDArray[np.uint8]
+
+METRICS = (
+    *("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou"),
+    *("mean_iou_present", "trimap_mean_iou"),
+)
+"""What is printed and logged, in this order."""
 
 NUMBERS = ("--scales",)
 """Options that take several numbers."""
@@ -24,27 +34,56 @@ def evaluate_dataset(
     trainer: Predictor,
     dataset: Dataset,
     on_image: Callable[[int], None] = lambda count: None,
+    counting: Counting = WHOLE,
+    on_mask: Callable[[str, Mask], None] = lambda name, mask: None,
 ) -> dict[str, Any]:
-    """`common.evaluation.metrics.summarize` over a split; each image whole, in its own size.
+    """`common.evaluation.metrics.summarize` over a split, and of how many `images` a pixel counts.
+
+    `on_image` is told how many are done, `on_mask` each image's name and prediction.
 
     Raises:
-        InputError: an image or a mask cannot be read, a label is no class, or all are void.
+        InputError: an image or a mask cannot be read, a label is no class, or nothing counts.
     """
-    confusion = np.zeros((dataset.num_classes, dataset.num_classes), np.int64)
-    pairs = map_ahead(dataset.read, range(len(dataset)))
-    for count, (image, label) in enumerate(pairs, start=1):
-        prediction = trainer.predict(image[None])[0]
-        confusion += confusion_matrix(label, prediction, dataset.num_classes)
-        on_image(count)
-    if not confusion.any():
-        raise InputError(f"{dataset.split_path}: every mask it names is void everywhere")
-    return summarize(confusion, dataset.class_names)
+    classes, images = dataset.num_classes, 0
+    confusion, border = np.zeros((2, classes, classes), np.int64)
+
+    def read(index: int) -> tuple[Mask, Mask] | None:
+        return counting.take(*dataset.read(index), index)
+
+    for index, pair in enumerate(map_ahead(read, range(len(dataset)))):
+        if pair is not None:
+            image, label = pair
+            prediction = trainer.predict(image[None])[0]
+            counts = confusion_matrix(label, prediction, classes)
+            confusion += counts
+            border += confusion_matrix(trimap(label), prediction, classes)
+            on_mask(dataset.names[index], prediction)
+            images += bool(counts.any())
+        on_image(index + 1)
+    if images == 0:
+        least = "" if counting.crop is None else " or smaller than {}x{}".format(*counting.crop)
+        raise InputError(f"{dataset.split_path}: every mask it names is void everywhere{least}")
+    return summarize(confusion, border, dataset.class_names) | {"images": images}
+
+
+def check_background(dataset: Dataset, void: Void) -> None:
+    """Refuses void as class 0 where that is not the background.
+
+    Raises:
+        InputError: it is another class.
+    """
+    first = dataset.class_names[0]
+    if void == Void.background and first != "background":
+        raise InputError(
+            f"{dataset.root}: --void background, but class 0 is {first}, not background"
+        )
 
 
 def config_of(weights: Weights, config: Config | None = None, **more: Any) -> Config:
     """A configuration with the network that a weights file asks for."""
     return (config or Config()).replace(
         architecture=weights.architecture,
+        head=weights.head,
         num_classes=weights.num_classes,
         width=weights.width,
         mean=weights.mean,
@@ -65,11 +104,18 @@ def build_predictor(backend: str, weights: Weights, options: Inference, **more: 
 
 
 def print_metrics(result: dict[str, Any]) -> None:
-    """The per-class table and the four metrics."""
+    """The per-class table, and what it comes to."""
     table = rich.table.Table("class", rich.table.Column("IoU", justify="right"), box=None)
     table.add_column("accuracy", justify="right")
     for row in result["per_class"]:
         table.add_row(row["name"], fraction(row["iou"]), fraction(row["accuracy"]))
     console.print(table)
-    for key in ("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou"):
-        console.print(f"{key.replace('_', ' ')}: {fraction(result[key])}")
+    counted = sum(row["iou"] is not None for row in result["per_class"])
+    remarks = {
+        "mean_iou": f", over the {counted} classes that are there or were predicted",
+        "mean_iou_present": f", over the {result['classes_present']} classes that are there",
+        "trimap_mean_iou": f", the same up to {TRIMAP} pixels from a border",
+    }
+    for key in METRICS:
+        name = key.replace("_", " ").replace("iou", "IoU")
+        console.print(f"{name}: {fraction(result[key])}{remarks.get(key, '')}")

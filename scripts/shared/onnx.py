@@ -10,7 +10,7 @@ import torch
 from backends.torch import FCN, build_model, find_layer, import_weights
 from common.config import OUTPUT_STRIDE, Config, Dtype
 from common.files import write_whole
-from common.network.tensors import layer_names
+from common.network.tensors import layer_sources
 from common.protocol import Array
 
 INPUT = "image"
@@ -25,11 +25,12 @@ class _Layers(torch.nn.Module):
         self.network = network
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        layers = []
-        for name in layer_names(self.network.architecture):
-            x = find_layer(self.network, name)(x)
-            layers.append(x)
-        return tuple(layers)
+        outputs = {"image": x}
+        layers = layer_sources(self.network.architecture, self.network.head)
+        for name, sources in layers.items():
+            layer = find_layer(self.network, name)
+            outputs[name] = layer(*(outputs[source] for source in sources))
+        return tuple(outputs[name] for name in layers)
 
 
 def export_onnx(
@@ -44,7 +45,7 @@ def export_onnx(
     Raises:
         InputError: the file cannot be written.
     """
-    layers = layer_names(config.architecture)
+    layers = layer_sources(config.architecture, config.head)
     network = build_model(config.replace(dtype=Dtype.float32))
     import_weights(network, weights)
     example = torch.zeros(2, 3, 2 * OUTPUT_STRIDE, 3 * OUTPUT_STRIDE)

@@ -165,7 +165,10 @@ def plot_classes(path: Path, rows: Lines, mean_iou: float | None) -> None:
     _save(figure, path)
 
 
-_FORM_COLOURS = {"ours": "C0", "convolutions": "C9", "bilinear": "0.6", "book": "0.8"}
+_FORM_COLOURS = {"ours": "C0", "fcn16s": "C1", "fcn8s": "C2", "convolutions": "C9"} | {
+    "bilinear": "0.6",
+    "book": "0.8",
+}
 
 
 def plot_bench(path: Path, rows: Lines) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from common.config import VOID
+from common.config import VOID, Head
 from common.data.drawing import mask_image
 from common.data.voc import voc_palette
 from common.files import write_whole
@@ -116,7 +116,10 @@ def page(report: Mapping[str, Any], arrays: Mapping[str, Arrays] | None = None) 
         whole = {key: report.get(key) for key in ("passed", "verdict")}
         report = whole | {"comparison": report}
     passed, comparison = bool(report.get("passed")), report.get("comparison") or {}
-    told = (t["architecture"] for t in comparison.get("traces", []) if "architecture" in t)
+    first: Mapping[str, Any] = next(
+        (t for t in comparison.get("traces", []) if "architecture" in t), {}
+    )
+    network = first.get("architecture", ARCHITECTURES[0]), first.get("head", Head.fcn32s)
     parts = {
         "title": html.escape(_title(report, comparison)),
         "outcome": "passed" if passed else "failed",
@@ -126,7 +129,7 @@ def page(report: Mapping[str, Any], arrays: Mapping[str, Arrays] | None = None) 
         "data": embed(
             {
                 "report": report,
-                "layers": layer_names(next(told, ARCHITECTURES[0])),
+                "layers": layer_names(*network),
                 "masks": masks_of(comparison, arrays or {}),
             }
         ),

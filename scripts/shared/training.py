@@ -18,17 +18,17 @@ import numpy as np
 import rich.progress
 
 from backends import load_backend
-from common.config import Config, Void
+from common.config import Config
 from common.data.batches import Batch, steps_per_epoch, total_steps, training_batches
 from common.data.dataset import Dataset, check_split, open_dataset
 from common.errors import InputError, StoppedError, WorkerError
 from common.network.grid import check_batch
-from common.network.schedule import learning_rate
+from common.network.schedule import learning_rates
 from common.protocol import Backend, Trainer
 from common.runs.run_folder import LAST, Checkpoint, RunFolder
 from common.weights.checkpoint import Weights
-from scripts.shared.cli import progress
-from scripts.shared.evaluation import evaluate_dataset
+from scripts.shared.cli import fraction, progress
+from scripts.shared.evaluation import METRICS, check_background, evaluate_dataset
 
 RECENT, SLOW_DATA = 20, 0.05
 """The steps that the status line tells of; the share of their time spent waiting it mentions."""
@@ -67,7 +67,8 @@ class Training:
     """A run on its way: what computes, on which data, into which folder.
 
     `seconds` is the time of each step, `waits` the part of it in which the step waited for its
-    batch; `metrics` is what was last measured on val, None before.
+    batch; `metrics` is what was last measured on val, None before. A network that is
+    trained already is measured before the first step, too.
     """
 
     def __init__(
@@ -146,8 +147,8 @@ class Training:
             self._save(step)
             raise type(error)(f"{error}; saved after step {step}: {self.how_to_go_on()}") from error
         self.waits.append(time.perf_counter() - start)
-        rate = learning_rate(self.config, step, self.steps)
-        loss = self.trainer.step(batch.image, batch.label, rate)
+        rate, head_rate = learning_rates(self.config, step, self.steps)
+        loss = self.trainer.step(batch.image, batch.label, rate, head_rate)
         self.seconds.append(time.perf_counter() - start)
         if not math.isfinite(loss):
             raise self._diverged(f"step {step}: the loss is {loss} on {', '.join(batch.names)}")
@@ -166,6 +167,10 @@ class Training:
     def _is_end(self, step: int) -> bool:
         """Whether an epoch, or the run, ends after `step` steps."""
         return step > 0 and (step == self.steps or step % self.per_epoch == 0)
+
+    def _starts_trained(self) -> bool:
+        """Whether the head is more than initial values, whose biases are 0."""
+        return bool(self.trainer.weights()["final_conv.bias"].any())
 
     def _checkpoint(self, step: int) -> Checkpoint:
         arrays, momentum = self.trainer.weights(), self.trainer.momentum()
@@ -189,7 +194,8 @@ class Training:
 
         The checkpoint of this step is there already, so nothing is lost if it ends here.
         """
-        if not self._is_end(step) or (self.folder.val and self.folder.val[-1]["step"] == step):
+        wanted = self._is_end(step) or (step == 0 and self._starts_trained())
+        if not wanted or (self.folder.val and self.folder.val[-1]["step"] == step):
             return
         if self.val is None:
             self.folder.save_best()
@@ -206,8 +212,10 @@ class Training:
             bar.remove_task(task)
         if self.folder.best is None or (self.metrics["mean_iou"] or 0.0) > self.folder.best:
             self.folder.save_best()
-        keys = ("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou")
-        self.folder.log_val({"step": step} | {key: self.metrics[key] for key in keys})
+        self.folder.log_val({"step": step} | {key: self.metrics[key] for key in METRICS})
+        if step == 0:
+            mean_iou = fraction(self.metrics["mean_iou"])
+            bar.console.print(f"val: mean IoU {mean_iou} before the first step")
 
     def _stop_if_asked(self, stop: Stop, step: int) -> None:
         if stop.signal is not None:
@@ -245,12 +253,9 @@ def open_data(folder: Path, config: Config) -> tuple[Dataset, Dataset | None]:
     train = open_dataset(folder, "train")
     has_val = (train.root / "ImageSets" / "Segmentation" / "val.txt").exists()
     val = open_dataset(folder, "val") if has_val else None
-    if config.void == Void.background and train.class_names[0] != "background":
-        raise InputError(
-            f"{folder}: --void background, but class 0 is {train.class_names[0]}, not background"
-        )
+    check_background(train, config.void)
     total_steps(train, config)
-    check_batch(config.batch_size, *config.crop)
+    check_batch(config, config.batch_size, *config.crop)
     for dataset in (train, val):
         if dataset is not None:
             check_split(dataset)

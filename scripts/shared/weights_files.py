@@ -13,10 +13,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from backends import load_backend
-from common.config import Architecture, Config, UpsampleInit
+from common.config import Architecture, Config, Head, UpsampleInit
 from common.errors import InputError
 from common.files import naming
 from common.network.initial import initial_weights
+from common.network.tensors import in_head, tensors
 from common.weights.checkpoint import (
     MOMENTUM,
     Weights,
@@ -25,7 +26,7 @@ from common.weights.checkpoint import (
     weights_of,
     width_of,
 )
-from common.weights.namings import COUNTER, HEAD, Renamed, recognise
+from common.weights.namings import CLASSIFIER, COUNTER, HEAD, Renamed, recognise
 
 Array = NDArray[Any]
 
@@ -37,10 +38,15 @@ FRAMEWORKS = {TORCH: "torch", MXNET: "mxnet", ORBAX: "jax"}
 """Which backend reads and writes a container; safetensors needs none."""
 
 IMAGENET = "imagenet"
-PUBLISHERS = {Architecture.resnet18: "torch", Architecture.resnet18_v2: "mxnet"}
+PUBLISHERS = {
+    Architecture.resnet18: "torch",
+    Architecture.resnet34: "torch",
+    Architecture.resnet18_v2: "mxnet",
+}
 """Which backend has the ImageNet weights of an architecture, whichever trains on them."""
 
 CLASSES = ("num_classes", "class_names")
+LEFT_TO_HEAD = (*CLASSES, "head")
 """What a file's metadata says of a head; mean and deviation belong to the backbone too."""
 
 MXNET_MAGIC = (0x112).to_bytes(8, "little")
@@ -153,13 +159,44 @@ def _notes(source: Source, renamed: Renamed, weights: Weights, seed: int) -> lis
     counters = sum(name.endswith(COUNTER) for name in renamed.ignored)
     if counters:
         notes.append(f"ignored: {counters} {COUNTER}")
+    lacks = [] if renamed.left_out else [*CLASSIFIER.get(renamed.naming, ())]
+    lacks += [COUNTER] if renamed.naming == "torchvision" and not counters else []
+    if lacks:
+        notes.append(f"lacks {', '.join(lacks)}, which the FCN does without")
     fixed = [name for name in renamed.ignored if not name.endswith(COUNTER)]
     if fixed:
         notes.append(f"ignored: {', '.join(fixed)}, which change nothing")
     if not renamed.has_head:
         classes = "1 class" if weights.num_classes == 1 else f"{weights.num_classes} classes"
-        notes.append(f"final_conv and transpose_conv: initial values of seed {seed}, {classes}")
+        layers = dict.fromkeys(name.partition(".")[0] for name in weights.arrays if in_head(name))
+        named = " and ".join([", ".join([*layers][:-1]), [*layers][-1]])
+        notes.append(f"{named}: initial values of seed {seed}, {classes}")
     return notes
+
+
+def with_head(
+    weights: Weights, head: Head, seed: int, upsample_init: UpsampleInit
+) -> tuple[Weights, list[str]]:
+    """The network with another head (Long et al., 2015, section 4.2), and what became of each part.
+
+    What both heads have is kept, but for the last kernel, which is of another size. New kernels
+    are those of `upsample_init`, new scores 0, so that what is added at first is nothing.
+    """
+    kind = weights.arrays["final_conv.weight"].dtype
+    shape = weights.architecture, weights.num_classes, seed, upsample_init, weights.width
+    whole = initial_weights(*shape, head)
+    old = {k: a for k, a in weights.arrays.items() if k in whole and a.shape == whole[k].shape}
+    new = {k: a.astype(kind) for k, a in whole.items() if k not in old}
+    arrays = {name: old[name] if name in old else new[name] for name in whole}
+    own = tensors(weights.architecture, weights.num_classes, head=weights.head)
+    dropped = [name for name in own if name not in whole]
+    kept = [name for name in whole if name in old and in_head(name)]
+    parts = {"kept": kept, "new": [*new], "left out": dropped}
+    told = "; ".join(f"{part}: {', '.join(names)}" for part, names in parts.items() if names)
+    notes = [f"{weights.head} made {head}: {told}"]
+    if weights.momentum:
+        notes.append(f"left out: the checkpoint's momentum, {len(weights.momentum)} tensors")
+    return dataclasses.replace(weights, arrays=arrays, momentum={}, extra={}), notes
 
 
 def load_weights(
@@ -170,13 +207,14 @@ def load_weights(
     seed: int = Config.seed,
     upsample_init: UpsampleInit = Config.upsample_init,
     architecture: Architecture | None = None,
+    head: Head | None = None,
 ) -> Loaded:
     """A whole network from any file or from `imagenet`, checked; a head that lacks is made.
 
-    `num_classes`, `class_names` and `architecture` are what the caller needs: of a head, the
-    number of its classes must agree, one that is made gets it; names are taken where the file has
-    none. None leaves each to the file, or to `Config`. A head is made of `seed` and
-    `upsample_init`.
+    `num_classes`, `class_names`, `architecture` and `head` are what the caller needs: of a head,
+    the number of its classes must agree, one that is made gets it, and another is made of it by
+    `with_head`; names are taken where the file has none. None leaves each to the file, or to
+    `Config`. What is made is made of `seed` and `upsample_init`.
 
     Raises:
         InputError: the file cannot be read, is not one of our networks, or another one than the
@@ -190,17 +228,22 @@ def load_weights(
         weights = _whole(path, source, renamed)
     else:
         has, arrays, count = renamed.architecture, renamed.arrays, num_classes or Config.num_classes
-        initial = initial_weights(has, count, seed, upsample_init, width_of(arrays))
-        head = {name: initial[name] for name in HEAD}
-        metadata = {key: value for key, value in source.metadata.items() if key not in CLASSES}
+        initial = initial_weights(
+            has, count, seed, upsample_init, width_of(arrays), head or Config.head
+        )
+        made = {name: array for name, array in initial.items() if in_head(name)}
+        metadata = {key: value for key, value in source.metadata.items() if key not in LEFT_TO_HEAD}
         metadata |= {"architecture": has, "num_classes": str(count)}
-        weights = weights_of(path, arrays | head, metadata)
+        weights = weights_of(path, arrays | made, metadata)
     if num_classes not in (None, weights.num_classes):
         raise InputError(f"{path}: its head has {weights.num_classes} classes, not {num_classes}")
     named = renamed.has_head and "class_names" in source.metadata
     if class_names is not None and len(class_names) == weights.num_classes and not named:
         weights = dataclasses.replace(weights, class_names=class_names)
     notes = _notes(source, renamed, weights, seed)
+    if head not in (None, weights.head):
+        weights, more = with_head(weights, head, seed, upsample_init)
+        notes += more
     return Loaded(weights, source.container, renamed.naming, renamed.has_head, notes)
 
 

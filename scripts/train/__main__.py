@@ -9,7 +9,7 @@ import numpy as np
 import typer
 
 from backends import load_backend
-from common.config import SETTINGS, VOID, Architecture, Config
+from common.config import SETTINGS, VOID, Architecture, Config, Head
 from common.data.dataset import Dataset
 from common.data.drawing import prediction_sheet
 from common.errors import InputError
@@ -32,11 +32,16 @@ SHOWN = 6
 
 
 def start_weights(
-    path: Path | None, config: Config, train: Dataset, architecture: Architecture | None
+    path: Path | None,
+    config: Config,
+    train: Dataset,
+    architecture: Architecture | None,
+    head: Head | None,
 ) -> Weights:
     """What training starts from: any file of weights, `imagenet`, or the seed's initial weights.
 
-    Of a backbone, the head is the seed's. `architecture` is that which was asked for, if any.
+    Of a backbone, the head is the seed's. `architecture` and `head` are those which were asked
+    for, if any.
 
     Raises:
         InputError: the file cannot be read, or is another network, or its classes are not the
@@ -44,9 +49,8 @@ def start_weights(
     """
     names = train.class_names
     if path is None:
-        arrays: Arrays = dict(
-            initial_weights(config.architecture, len(names), config.seed, config.upsample_init)
-        )
+        network = config.architecture, len(names), config.seed, config.upsample_init
+        arrays: Arrays = dict(initial_weights(*network, head=config.head))
         return Weights(arrays, config.architecture, names)
     loaded = load_weights(
         path,
@@ -55,6 +59,7 @@ def start_weights(
         seed=config.seed,
         upsample_init=config.upsample_init,
         architecture=architecture,
+        head=head,
     )
     for line in loaded.notes:
         cli.note(f"{path}: {line}")
@@ -140,15 +145,16 @@ def start(
     recipe: str | None,
     config: Config,
     architecture: Architecture | None,
+    head: Head | None,
 ) -> Training:
-    """A new run in its folder; `architecture` where that was asked for, not left to the weights.
+    """A new run in its folder; `architecture`, `head` where asked for, not left to the weights.
 
     Raises:
         InputError: the folder holds something, or the data, the weights or the backend is at fault.
     """
     folder.check_new()
     train_set, val_set = open_data(data, config)
-    initial = start_weights(weights, config, train_set, architecture)
+    initial = start_weights(weights, config, train_set, architecture, head)
     config = config_of(initial, config)
     trainer = load_backend(backend).Trainer(config, initial.arrays)
     folder.create()
@@ -334,9 +340,11 @@ def train(
             names = [option for option, value in missing.items() if value is None]
             raise InputError(f"{', '.join(names)}: missing, for a new run (or --resume RUN)")
         with RunFolder(out) as folder:
-            asked = _source(context, "architecture") != "DEFAULT"
-            architecture_asked = config.architecture if asked else None
-            training = start(folder, backend, data, weights, recipe, config, architecture_asked)
+            asked = [
+                getattr(config, field) if _source(context, field) != "DEFAULT" else None
+                for field in ("architecture", "head")
+            ]
+            training = start(folder, backend, data, weights, recipe, config, *asked)
             _run(training, 0, stop_after, json_path)
 
 

@@ -72,6 +72,7 @@ def trace(
         "device": "cpu",
         "dtype": Dtype.float32,
         "architecture": config.architecture,
+        "head": config.head,
         "num_classes": str(config.num_classes),
         "weights_sha256": sha256(weights),
         "batches_sha256": sha256(batches),
