@@ -48,11 +48,12 @@ class _Residual(nnx.Module):  # type: ignore[misc]  # Flax has no types here
         self.bn1 = _batch_norm(channels, rngs)
         self.conv2 = _conv(channels, channels, 3, 1, rngs)
         self.bn2 = _batch_norm(channels, rngs)
-        self.downsample = None
         if in_channels != channels:
             self.downsample = nnx.Sequential(
                 _conv(in_channels, channels, 1, stride, rngs), _batch_norm(channels, rngs)
             )
+        else:
+            self.downsample = None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         shortcut = x if self.downsample is None else self.downsample(x)
