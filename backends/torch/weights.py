@@ -42,7 +42,8 @@ def trained_tensors(model: FCN) -> dict[str, torch.nn.Parameter]:
 def freeze_tensors(model: FCN, names: Collection[str]) -> None:
     """Trains these no more, by canonical name: neither gradient nor update."""
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name not in names)
+        if name in names:
+            parameter.requires_grad_(False)
 
 
 def import_weights(model: FCN, weights: Mapping[str, NDArray[Any]]) -> None:

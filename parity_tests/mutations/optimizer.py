@@ -90,7 +90,7 @@ upsampling_not_trained: The kernel stays the bilinear one: no optimizer has it.
     mxnet: train.Trainer.step: self.optimizer(...) ->
         name == "transpose_conv.weight" or self.optimizer(...)
     jax: train._update: -__rate * v ->
-        -__rate * v * (name != "transpose_conv.weight")
+        -__rate * v * (not name.startswith("transpose_conv.weight"))
 
 at update/backbone.conv1.weight or loss[2]
 momentum_averages: v = m * v + (1 - m) * g: dampening; PyTorch's begins at the second step.
