@@ -61,7 +61,7 @@ def test_a_head_grows_out_of_another(
     assert read_weights(again / "last.safetensors").head == Head.fcn16s
 
 
-@pytest.mark.parametrize("freeze", ["batch_norm", "backbone"])
+@pytest.mark.parametrize("freeze", ["backbone", pytest.param("batch_norm", marks=pytest.mark.full)])
 def test_what_is_frozen_keeps_its_bits_also_after_a_stop(
     data: Path, trained: Path, tmp_path: Path, run_command: Command, backend: str, freeze: str
 ) -> None:

@@ -22,6 +22,8 @@ LAYERS = layer_sources("resnet18", Head.fcn8s)
 SPECS = tensors("resnet18", NUM_CLASSES, WIDTH, Head.fcn8s)
 BY = "layer3.0/by layer2.1"
 STEPS = 3
+THREE = ["torch", "mxnet", pytest.param("jax", marks=pytest.mark.full)]
+"""JAX, which compiles each layer, in the full suite alone."""
 
 
 @pytest.fixture
@@ -179,6 +181,7 @@ def test_the_loss_s_gradient_against_differences() -> None:
         assert found[index] == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize("backend", THREE)
 def test_layers_one_after_another_are_the_whole_network(backend: str) -> None:
     """A layer alone puts out what it does in the network, and so do its gradients."""
     probe = new_probe(backend, dtype=Dtype.float64, head=Head.fcn8s)

@@ -137,8 +137,7 @@ def test_a_batch_of_one_pixel_is_one_for_frozen_norms(backend: str) -> None:
     image, label = np.zeros((1, 3, 32, 32)), np.zeros((1, 32, 32), np.uint8)
     with pytest.raises(InputError, match="one value"):
         new_trainer(backend).step(image, label, 0.1)
-    for freeze in (Freeze.batch_norm, Freeze.backbone):
-        assert np.isfinite(new_trainer(backend, freeze=freeze).step(image, label, 0.1))
+    assert np.isfinite(new_trainer(backend, freeze=Freeze.batch_norm).step(image, label, 0.1))
 
 
 def test_dtypes_shapes_and_finite_values(backend: str) -> None:

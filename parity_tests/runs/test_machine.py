@@ -172,6 +172,7 @@ def step(**changed: str) -> str:
     return done.stdout
 
 
+@pytest.mark.full
 @pytest.mark.needs("jax")
 def test_what_jax_has_compiled_is_kept(tmp_path: Path) -> None:
     mine, chosen, no_folder = tmp_path / "mine", tmp_path / "chosen", tmp_path / "file"
