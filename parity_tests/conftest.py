@@ -158,3 +158,20 @@ def run_command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[st
         return int(exit_.value.code or 0), out, err
 
     return run
+
+
+COMPILED_ANEW = {
+    *("test_decay_on_kernels_alone", "test_without_momentum_v_is_the_gradient"),
+    *("test_the_loss_falls", "test_eval_changes_no_buffer_and_train_changes_all"),
+    *("test_a_step_from_pictures_is_one_from_normalised_images",),
+    *("test_a_batch_of_one_pixel_is_one_for_frozen_norms",),
+}
+"""Tests whose step JAX compiles for themselves alone, a quarter of a minute each."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In JAX they are in the full suite alone."""
+    for item in items:
+        if getattr(item, "originalname", "") in COMPILED_ANEW and "[jax" in item.name:
+            item.add_marker(pytest.mark.full)

@@ -105,6 +105,7 @@ def _is_noticed(files: Files) -> None:
     assert f"{other} parts from torch first at loss[2]" in judge(files, 0).verdict()
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("thin")
 def test_float32_is_judged_by_the_float64_truth(tmp_path: Path, run_command: Command) -> None:
     result = tmp_path / "r.json"
