@@ -78,6 +78,9 @@ def evaluate(
         has = f"{dataset.root} has {dataset.num_classes}"
         raise InputError(f"{weights}: {start.num_classes} classes, {has}")
     check_background(dataset, void)
+    masks = dataset.mask_path(0).parent
+    if save_masks is not None and save_masks.exists() and save_masks.samefile(masks):
+        raise InputError(f"--save-masks {save_masks}: holds the data's own masks")
     if save_masks is not None:
         with writing(save_masks, "cannot be made"):
             save_masks.mkdir(parents=True, exist_ok=True)

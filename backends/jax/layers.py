@@ -72,6 +72,7 @@ class _BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones(channels, config.dtype.storage))
         # differs(bn_momentum): `decay` is the weight of the old value.
         self.eps, self.decay = config.bn_eps, config.bn_decay
+        # differs(frozen_norm_takes_the_batch_s_statistics): an attribute beside the mode.
         self.frozen = config.freeze != Freeze.none
         self.use_running_average = False
 

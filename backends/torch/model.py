@@ -139,6 +139,8 @@ class FCN(nn.Module):
 
     def train(self, mode: bool = True) -> "FCN":
         super().train(mode)
+        # differs(frozen_norm_takes_the_batch_s_statistics): the mode is each layer's
+        # own, so frozen ones are put back into eval mode.
         if self.freeze != Freeze.none:
             for module in self.modules():
                 if isinstance(module, nn.BatchNorm2d):

@@ -156,3 +156,12 @@ def test_what_makes_no_sense_is_one_line(
     assert (code, err.count("\n")) == (2, 1)
     assert said in err
     assert not list(tmp_path.iterdir())
+
+
+def test_the_data_s_own_masks_are_not_written_over(data: Path, run_command: Command) -> None:
+    masks = data / "SegmentationClass"
+    before = {path: path.read_bytes() for path in masks.iterdir()}
+    arguments = ("--backend", "torch", "--weights", start(), "--data", data)
+    code, _, err = run_command("evaluate", *arguments, "--save-masks", masks)
+    assert (code, err) == (2, f"error: --save-masks {masks}: holds the data's own masks\n")
+    assert {path: path.read_bytes() for path in masks.iterdir()} == before
