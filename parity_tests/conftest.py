@@ -165,6 +165,7 @@ COMPILED_ANEW = {
     *("test_the_loss_falls", "test_eval_changes_no_buffer_and_train_changes_all"),
     *("test_a_step_from_pictures_is_one_from_normalised_images",),
     *("test_a_batch_of_one_pixel_is_one_for_frozen_norms",),
+    *("test_what_is_frozen_keeps_its_bits_also_after_a_stop",),
 }
 """Tests whose step JAX compiles for themselves alone, a quarter of a minute each."""
 

@@ -299,5 +299,8 @@ def recognise(path: Path, arrays: Mapping[str, Array]) -> Renamed:
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         whose = "" if naming == "canonical" else f" with the names of {naming}"
-        raise InputError(f"{path}: {architecture}{whose} has no {faults[0]}{more}")
+        nearest = f"{architecture}{whose} has no {faults[0]}{more}"
+        if len(faults) > len(renamed) / 10:
+            nearest = f"is none of {', '.join(ARCHITECTURES)}; the nearest, {nearest}"
+        raise InputError(f"{path}: {nearest}")
     return Renamed(architecture, naming, renamed, left_out, tuple(ignored))

@@ -46,7 +46,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 """The networks that are held to the tolerances, and what is trained of them, by name."""
 
-QUICK = ("v1", "v2", "v2-8s", "8s-frozen-norms", "8s-frozen-backbone")
+QUICK = ("v1", "v2", "8s-frozen-norms")
 """Those of the quick suite."""
 
 NETWORKS = pytest.mark.parametrize(

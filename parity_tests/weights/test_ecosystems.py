@@ -544,6 +544,12 @@ def test_an_orbax_folder_with_a_file_missing(tmp_path: Path) -> None:
         ({"features.0.weight": (8, 1, 7, 7)}, "backbone.conv1.weight is (8, 1, 7, 7), not"),
         ({"features.4.1.body.1.gamma": None}, "backbone.layer1.1.bn1.weight (8,) is missing"),
         ({"0.weight": (3,)}, "has no 0.weight (3,)"),
+        (
+            {f"features.{k}.{b}.body.6.weight": (8, 8, 1, 1) for k in (4, 5, 6, 7) for b in (0, 1)}
+            | {f"features.{k}.{b}.body.7.gamma": (8,) for k in (4, 5, 6, 7) for b in (0, 1)},
+            "is none of resnet18, resnet34, resnet18_v2; the nearest, resnet18 with the names of"
+            " gluon has no features.4.0.body.6.weight (8, 8, 1, 1) (and 15 more)",
+        ),
     ],
 )
 def test_gluon_s_arrays_that_do_not_fit(
