@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from common.errors import InputError
-from common.parity.compare import compare
-from common.parity.traces import Trace, read_trace
+from common.parity.compare import compare, compare_records
+from common.parity.records import Record, read_any
+from common.parity.traces import Trace
 from scripts.shared.cli import JsonOption, main, new_app
 from scripts.shared.verdicts import HtmlOption, print_report, write_reports
 
@@ -22,7 +23,7 @@ def _relabelled(traces: list[Trace], paths: list[Path]) -> list[Trace]:
     if len(set(labels)) < len(labels):
         twice = next(label for label in labels if labels.count(label) > 1)
         raise InputError(f"{twice}: given twice")
-    return [Trace(label, t.arrays, t.metadata) for label, t in zip(labels, traces, strict=True)]
+    return [type(t)(label, t.arrays, t.metadata) for label, t in zip(labels, traces, strict=True)]
 
 
 @app.command(name="compare")
@@ -38,8 +39,12 @@ def run(
     paths = [*traces, truth] if truth is not None else traces
     if len(paths) < 2:
         raise InputError(f"{paths[0]}: one trace alone: give another, or a --truth")
-    read = _relabelled([read_trace(path) for path in paths], paths)
-    report = compare(read[:-1], read[-1]) if truth is not None else compare(read)
+    read = _relabelled([read_any(path) for path in paths], paths)
+    records = [trace for trace in read if isinstance(trace, Record)]
+    if len(records) == len(read):
+        report = compare_records(records, {})
+    else:
+        report = compare(read[:-1], read[-1]) if truth is not None else compare(read)
     print_report(report)
     write_reports(report.to_dict(), read, json_path, html_path)
     if not report.passed:

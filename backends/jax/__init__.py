@@ -8,3 +8,4 @@ from backends.jax.optimizer import build_optimizer
 from backends.jax.weights import imagenet_weights, import_weights, read_arrays, write_arrays
 from backends.jax.train import Trainer
 from backends.jax.probe import Probe, find_layer
+from backends.jax.record import load, record

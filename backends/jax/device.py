@@ -14,10 +14,6 @@ from common.config import Config
 from common.errors import InputError
 from common.network.grid import image_size, pad_images, scale_and_offset
 
-# JAX has float64 only when this is on, for the whole process. A float32 run is not changed by it,
-# since every array in this backend is made with the run's dtype.
-jax.config.update("jax_enable_x64", True)
-
 
 def select_device(name: str) -> jax.Device:
     """The device for `auto` (a GPU where there is one), `cpu` or `gpu`.
@@ -25,6 +21,9 @@ def select_device(name: str) -> jax.Device:
     Raises:
         InputError: `gpu`, and JAX sees none.
     """
+    # JAX has float64 only when this is on, for the whole process. A float32 run is not changed by
+    # it, since every array in this backend is made with the run's dtype.
+    jax.config.update("jax_enable_x64", True)
     if name == "cpu":
         return jax.devices("cpu")[0]
     device = jax.devices()[0]  # the default: a GPU where there is one

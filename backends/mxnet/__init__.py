@@ -8,3 +8,4 @@ from backends.mxnet.optimizer import build_optimizer
 from backends.mxnet.weights import imagenet_weights, import_weights, read_arrays, write_arrays
 from backends.mxnet.train import Trainer
 from backends.mxnet.probe import Probe, find_layer
+from backends.mxnet.record import load, record

@@ -8,3 +8,4 @@ from backends.torch.optimizer import build_optimizer
 from backends.torch.weights import imagenet_weights, import_weights, read_arrays, write_arrays
 from backends.torch.train import Trainer
 from backends.torch.probe import Probe, find_layer
+from backends.torch.record import load, record

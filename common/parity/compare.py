@@ -1,16 +1,26 @@
 """Traces held against each other: how far apart, where first, what follows, who is odd."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.config import Dtype
 from common.errors import InputError
-from common.parity.order import execution_order, inherits, layer_of, stage_of
+from common.parity.causes import name_causes
+from common.parity.mapping import Map
+from common.parity.order import NetworkOrder, Order
+from common.parity.records import LOCAL, Record, RecordOrder, check_start, same_names, translate
 from common.parity.report import TRUTH, Difference, Finding, Mask, Report
-from common.parity.tolerances import ABSOLUTE_FLOOR, EPS, Tolerance, coarser, fixed_tolerance
+from common.parity.tolerances import (
+    ABSOLUTE_FLOOR,
+    EPS,
+    Tolerance,
+    coarser,
+    fixed_tolerance,
+    noise_tolerance,
+)
 from common.parity.traces import Trace
 from common.protocol import Array
 
@@ -94,10 +104,12 @@ def _notes(traces: Sequence[Trace], truth: Trace | None) -> list[str]:
     return notes
 
 
-def _own_findings(trace: Trace, order: Sequence[str]) -> list[Finding]:
+def _own_findings(trace: Trace, order: Order) -> list[Finding]:
     """What is wrong with a trace by itself: names, dtypes, NaN."""
     found = values(trace)
-    expected = [name for name in order if trace.holds(name)]
+    if isinstance(trace, Record):  # which holds what its network has
+        return _spoilt(trace, order)
+    expected = [name for name in order.values if trace.holds(name)]
     findings = []
     missing = [name for name in expected if name not in found]
     if missing:
@@ -105,24 +117,30 @@ def _own_findings(trace: Trace, order: Sequence[str]) -> list[Finding]:
         findings.append(Finding(trace.label, missing[0], f"{missing[0]} is missing{more}"))
     for name, array in found.items():
         dtype = "uint8" if name == "eval/mask" else Dtype(trace.dtype).storage
-        if name not in order or name in trace.frozen:
+        if name not in order.values or name in trace.frozen:
             findings.append(Finding(trace.label, name, f"{name} is not part of a trace"))
         elif array.dtype.name != dtype:
             findings.append(Finding(trace.label, name, f"{name} is {array.dtype}, not {dtype}"))
     if trace.dtype == Dtype.bfloat16:
         text = "bfloat16 has no tolerances: what it differs by is told, and nothing is proven"
         findings.append(Finding(trace.label, "", text))
-    spoilt = [name for name in order if name in found and not np.isfinite(found[name]).all()]
-    if spoilt:
-        name, array = spoilt[0], found[spoilt[0]]
-        kind = "NaN" if np.isnan(array).any() else "infinity"
-        count = np.count_nonzero(~np.isfinite(array))
-        text = f"{kind} first in {name}, {count} of {array.size} values"
-        findings.append(Finding(trace.label, name, text))
-    return findings
+    return findings + _spoilt(trace, order)
 
 
-def _difference(trace: str, name: str, a: Array, b: Array, dtype: str) -> Difference:
+def _spoilt(trace: Trace, order: Order) -> list[Finding]:
+    """The first value that is not finite."""
+    found = values(trace)
+    spoilt = [name for name in order.values if name in found and not np.isfinite(found[name]).all()]
+    if not spoilt:
+        return []
+    name, array = spoilt[0], found[spoilt[0]]
+    kind = "NaN" if np.isnan(array).any() else "infinity"
+    count = np.count_nonzero(~np.isfinite(array))
+    text = f"{kind} first in {name}, {count} of {array.size} values"
+    return [Finding(trace.label, name, text)]
+
+
+def _difference(trace: str, name: str, a: Array, b: Array, dtype: str, order: Order) -> Difference:
     """`a`, of `trace`, against `b`, which has the same shape."""
     if name == "eval/mask":
         differ = a != b
@@ -137,8 +155,8 @@ def _difference(trace: str, name: str, a: Array, b: Array, dtype: str) -> Differ
     result = Difference(
         trace,
         name,
-        stage_of(name),
-        layer_of(name),
+        order.stage_of(name),
+        order.layer_of(name),
         error,
         float(np.linalg.norm(b.astype(np.float64))),
         float(gap.max(initial=0.0)),
@@ -151,8 +169,12 @@ def _difference(trace: str, name: str, a: Array, b: Array, dtype: str) -> Differ
     return result
 
 
-def stage_tolerance(difference: Difference, trace: Trace, against: str) -> Tolerance | None:
-    """The fixed tolerance of a difference between a trace and a reference of dtype `against`."""
+def stage_tolerance(difference: Difference, trace: Trace, reference: Trace) -> Tolerance | None:
+    """The tolerance of a difference: of records what was measured with them, else a fixed one."""
+    if isinstance(trace, Record) and isinstance(reference, Record):
+        noises = (r.noise.get(difference.name, 0.0) for r in (trace, reference))
+        return noise_tolerance(difference.stage, max(noises))
+    against = reference.dtype
     dtype = coarser(trace.dtype, against)
     if difference.name == "eval/mask" and dtype != Dtype.bfloat16:
         return Tolerance(0.0, 0.0, "no pixel whose best class is clear may differ")
@@ -200,7 +222,7 @@ def _mask(a: Trace, reference: Trace) -> Mask:
 
 
 def _measure(
-    trace: Trace, reference: Trace, order: Sequence[str]
+    trace: Trace, reference: Trace, order: Order
 ) -> tuple[list[Difference], list[Finding], Mask | None]:
     """One trace against the reference: differences in order of execution, and mismatches.
 
@@ -211,16 +233,17 @@ def _measure(
     differences: list[Difference] = []
     findings: list[Finding] = []
     mask = None
-    for name in order:
-        if name not in mine or name not in theirs:
+    for name in order.values:
+        like = name.removeprefix(LOCAL)
+        if name not in mine or like not in theirs:
             continue
-        a, b = mine[name], theirs[name]
+        a, b = mine[name], theirs[like]
         if a.shape != b.shape:
             text = f"{name} is {a.shape}, not {b.shape} as in {reference.label}"
             findings.append(Finding(trace.label, name, text))
             continue
-        d = _difference(trace.label, name, a, b, dtype)
-        d.tolerance = stage_tolerance(d, trace, reference.dtype)
+        d = _difference(trace.label, name, a, b, dtype, order)
+        d.tolerance = stage_tolerance(d, trace, reference)
         if name == "eval/mask":
             logits = theirs.get("eval/logits")
             if logits is None or logits.ndim != 4 or logits[:, 0].shape != b.shape:
@@ -232,11 +255,14 @@ def _measure(
         if d.stage == "update":
             d.own = _own_update_error(trace, reference, name)
         differences.append(d)
-    _judge(differences)
+    _judge(differences, order)
+    present = {d.name for d in differences}
+    for d in differences:
+        d.place = order.place_of(d.name, present) if d.parted else ""
     return differences, findings, mask
 
 
-def _judge(differences: Sequence[Difference]) -> None:
+def _judge(differences: Sequence[Difference], order: Order) -> None:
     """Sets the status of one trace's differences, in order of execution, from their tolerances."""
     parted: list[str] = []
     for d in differences:
@@ -249,7 +275,7 @@ def _judge(differences: Sequence[Difference]) -> None:
                 gradient = d.name.replace("update/", "grad/", 1)
                 follows = gradient in parted and (d.own or 0) <= d.tolerance.limit
             else:
-                follows = inherits(d.name, parted)
+                follows = order.inherits(d.name, parted)
             d.status = "follows" if follows else "new"
             parted.append(d.name)
 
@@ -261,11 +287,11 @@ def judge_again(report: Report, tolerance_for: ToleranceFor) -> None:
         for d in differences:
             if d.name != "eval/mask":
                 d.tolerance = tolerance_for(d)
-        _judge(differences)
+        _judge(differences, report.order)
     report.odd = [trace for trace in report.compared if report.first(trace) is not None]
 
 
-def _choose(traces: Sequence[Trace], order: Sequence[str]) -> tuple[Trace, str, list[str]]:
+def _choose(traces: Sequence[Trace], order: Order) -> tuple[Trace, str, list[str]]:
     """The trace to measure from, why, and which ones are odd.
 
     Those that stay together longest in order of execution hold the reference; a trace that leaves
@@ -277,9 +303,9 @@ def _choose(traces: Sequence[Trace], order: Sequence[str]) -> tuple[Trace, str, 
     for i, a in enumerate(traces):
         for j in range(i):
             differences, findings, _ = _measure(a, traces[j], order)
-            left = [order.index(d.name) for d in differences if d.parted]
-            left += [order.index(f.name) for f in findings]
-            together[i, j] = together[j, i] = min(left, default=len(order))
+            left = [order.values.index(d.name) for d in differences if d.parted]
+            left += [order.values.index(f.name) for f in findings]
+            together[i, j] = together[j, i] = min(left, default=len(order.values))
     longest = max(together.values())
     sizes = [len(trace.arrays) for trace in traces]
     # of those, one that holds the most: a reference that lacks values hides the others'
@@ -289,10 +315,10 @@ def _choose(traces: Sequence[Trace], order: Sequence[str]) -> tuple[Trace, str, 
     )
     near = [j, *(k for k in range(len(traces)) if k != j and together[j, k] == longest)]
     far = [k for k in range(len(traces)) if k not in near]
-    until = "to the end" if longest == len(order) else f"up to {order[longest]}"
+    until = "to the end" if longest == len(order.values) else f"up to {order.values[longest]}"
     reason = f"{' and '.join(traces[k].label for k in near)} agree {until}"
     if not far:
-        alone = longest < len(order)
+        alone = longest < len(order.values)
         return traces[j], "no two agree longer than the others" if alone else "all agree", []
     rival = len(far) >= len(near) and all(
         together[a, b] == longest for a in far for b in far if a != b
@@ -302,12 +328,24 @@ def _choose(traces: Sequence[Trace], order: Sequence[str]) -> tuple[Trace, str, 
         return traces[j], f"{reason}, and so do {rivals}: which are odd cannot be said", []
     # only a trace that holds the value where another leaves can say that it is odd
     odd = [
-        k for k in far if any(order[together[j, k]] in values(traces[y]) for y in near if y != j)
+        k
+        for k in far
+        if any(order.values[together[j, k]] in values(traces[y]) for y in near if y != j)
     ]
     if not odd:
-        at = order[together[j, far[0]]]
+        at = order.values[together[j, far[0]]]
         return traces[j], f"no third trace holds {at}: which one is odd cannot be said", []
     return traces[j], reason, [traces[k].label for k in odd]
+
+
+def _order_of(traces: Sequence[Trace]) -> Order:
+    check_inputs(traces)
+    networks = {t.network for t in traces}
+    if len(networks) > 1:
+        told = ", ".join(f"{t.label} {t.network}" for t in traces)
+        raise InputError(f"other networks: {told}: nothing to compare")
+    one, steps = traces[0], max(t.steps for t in traces)
+    return NetworkOrder(one.architecture, one.num_classes, steps, one.head)
 
 
 def compare(traces: Sequence[Trace], truth: Trace | None = None) -> Report:
@@ -317,16 +355,35 @@ def compare(traces: Sequence[Trace], truth: Trace | None = None) -> Report:
         InputError: they were made from other weights or batches, or are other networks.
     """
     everyone = [*traces, truth] if truth is not None else list(traces)
-    check_inputs(everyone)
-    networks = {t.network for t in everyone}
-    if len(networks) > 1:
-        told = ", ".join(f"{t.label} {t.network}" for t in everyone)
-        raise InputError(f"other networks: {told}: nothing to compare")
-    one, steps = everyone[0], max(t.steps for t in everyone)
-    order = execution_order(one.architecture, one.num_classes, steps, one.head)
+    return report_of(everyone, truth, _order_of(everyone))
+
+
+def compare_records(records: Sequence[Record], maps: Mapping[str, Map]) -> Report:
+    """Holds records of any network against one another, in the names of the first.
+
+    `maps` tells by label how the tensors of a record are made from the first's; without an entry,
+    the record's own map is taken, and without that, its names are the first's.
+
+    Raises:
+        InputError: nothing is paired, or they were made from other weights or inputs.
+    """
+    first, *others = records
+    translated = [first]
+    for record in others:
+        found = maps.get(record.label) or record.map or same_names(record, first)
+        translated.append(translate(record, first, found))
+        check_start(translated[-1], first)
+    report = report_of(translated, None, RecordOrder(first, max(r.steps for r in records)))
+    name_causes(report, translated)
+    return report
+
+
+def report_of(everyone: Sequence[Trace], truth: Trace | None, order: Order) -> Report:
+    """The report on traces whose values have the names of `order`; `truth` is one of them."""
+    traces = [trace for trace in everyone if trace is not truth]
     reference, reason, odd = (truth, TRUTH, []) if truth else _choose(traces, order)
     about, notes = [t.describe() for t in everyone], _notes(everyone, truth)
-    report = Report(reference.label, reason, about, notes, odd=odd)
+    report = Report(reference.label, reason, about, notes, order, odd=odd)
     if truth is None and len({t.dtype for t in traces}) > 1:
         told = ", ".join(f"{t.dtype} ({t.label})" for t in traces)
         text = f"dtypes differ: {told}; give the float64 one as the reference"

@@ -2,7 +2,8 @@
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Protocol
 
 from common.config import Config, Head
 from common.network.tensors import ARCHITECTURES, layer_names, tensors
@@ -18,6 +19,25 @@ _MADE_FROM = {
 }
 """From which groups a difference comes down to a group. An update is not here: what its own
 gradient explains of it can be taken away exactly (`common.parity.compare`)."""
+
+
+class Order(Protocol):
+    """The values of traces of one network, in the order in which they are made."""
+
+    @property
+    def values(self) -> Sequence[str]: ...
+
+    def stage_of(self, name: str) -> str:
+        """A key of the tolerances of `common.parity.tolerances`."""
+
+    def layer_of(self, name: str) -> str | None:
+        """The layer that a value belongs to; None for a loss and unknown names."""
+
+    def inherits(self, name: str, parted: Sequence[str]) -> bool:
+        """Whether a difference in `name` may come from one of the earlier values that `parted`."""
+
+    def place_of(self, name: str, present: Collection[str]) -> str:
+        """In words what makes a value, between which of those that are `present`; or nothing."""
 
 
 def execution_order(
@@ -99,3 +119,22 @@ def inherits(name: str, parted: Sequence[str]) -> bool:
         group_of(other) in _MADE_FROM[group] and (not forward or place_of(layer_of(other)) <= place)
         for other in parted
     )
+
+
+class NetworkOrder:
+    """The order of our own networks: see `Order`."""
+
+    def __init__(self, architecture: str, num_classes: int, steps: int, head: str) -> None:
+        self.values = execution_order(architecture, num_classes, steps, head)
+
+    def stage_of(self, name: str) -> str:
+        return stage_of(name)
+
+    def layer_of(self, name: str) -> str | None:
+        return layer_of(name)
+
+    def inherits(self, name: str, parted: Sequence[str]) -> bool:
+        return inherits(name, parted)
+
+    def place_of(self, name: str, present: Collection[str]) -> str:
+        return ""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from common.parity.order import Order
 from common.parity.tolerances import ABSOLUTE_FLOOR, STAGES, Tolerance
 
 TRUTH = "the reference"
@@ -19,7 +20,8 @@ class Difference:
     `ulp_median` and `ulp_max` are given in float32. `status`: `equal` (to the bit), `within` the
     tolerance, `unjudged`, and beyond the tolerance `new`, or `follows` from an earlier one. `own`
     is what is left of an update's error when what its own gradient explains is taken away.
-    `vanishes`: the difference is below the absolute floor, whatever its relative size.
+    `vanishes`: the difference is below the absolute floor, whatever its relative size. `place`
+    tells in words what made it, `cause` why it differs, where that is known.
     """
 
     trace: str
@@ -36,6 +38,8 @@ class Difference:
     own: float | None = None
     tolerance: Tolerance | None = None
     status: str = "equal"
+    place: str = ""
+    cause: str = ""
 
     @property
     def margin(self) -> float | None:
@@ -45,6 +49,11 @@ class Difference:
         if self.vanishes or not self.error:
             return float("inf")
         return self.tolerance.limit / self.error
+
+    @property
+    def where_it_is(self) -> str:
+        """Its name, and in words what made it."""
+        return f"{self.name}, {self.place}" if self.place else self.name
 
     @property
     def parted(self) -> bool:
@@ -82,6 +91,7 @@ class Report:
     reason: str
     traces: list[dict[str, Any]]
     notes: list[str]
+    order: Order
     findings: list[Finding] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     masks: dict[str, Mask] = field(default_factory=dict)
@@ -119,7 +129,7 @@ class Report:
                 new = sum(d.status == "new" for d in parted)
                 limit = first.tolerance.limit if first.tolerance else 0
                 sentences.append(
-                    f"{trace} parts from {self.reference} first at {first.name}:"
+                    f"{trace} parts from {self.reference} first at {first.where_it_is}:"
                     f" {first.error:.1e}, tolerance {limit:.1e}. Beyond the tolerances:"
                     f" {_count(len(parted), 'value')}, of which {new} new, and"
                     f" {len(parted) - new} that follow."
@@ -185,7 +195,11 @@ def _severity(d: Difference) -> tuple[bool, float, float]:
 
 def _row(d: Difference) -> dict[str, Any]:
     """A difference and its tolerance, whose limit is `gate`."""
-    row = {key: value for key, value in vars(d).items() if key not in ("tolerance", "vanishes")}
+    row = {
+        key: value
+        for key, value in vars(d).items()
+        if key not in ("tolerance", "vanishes") and value != ""
+    }
     none: dict[str, Any] = dict.fromkeys(("limit", "floor", "multiplier", "source", "note"))
     tolerance = d.tolerance.to_dict() if d.tolerance else none
     return row | {"margin": d.margin, "gate": tolerance.pop("limit"), **tolerance}

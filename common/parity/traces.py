@@ -154,7 +154,15 @@ def read_trace(path: Path) -> Trace:
     Raises:
         InputError: it cannot be read, is no trace, or is one of another schema.
     """
-    arrays, metadata = read_tensors(path)
+    return trace_of(path, *read_tensors(path))
+
+
+def trace_of(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> Trace:
+    """A trace of what a file holds.
+
+    Raises:
+        InputError: it is no trace, or is one of another schema.
+    """
     fault = _trace_fault(arrays, metadata)
     if fault:
         raise InputError(f"{path}: {fault}")

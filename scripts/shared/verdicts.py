@@ -79,13 +79,15 @@ def print_parted(report: Report, trace: str) -> None:
     parted = [d for d in report.of(trace) if d.parted]
     if not parted:
         return
-    say(f"{trace}: first divergence at {parted[0].name}", style="bold")
+    say(f"{trace}: first divergence at {parted[0].where_it_is}", style="bold")
     new = [d for d in parted if d.status == "new"]
     for d in new[:ROWS]:
         ulp = f", {d.ulp_median:g} ulp (median), {d.ulp_max:g} at most" if d.ulp_max else ""
         limit = number(d.tolerance.limit if d.tolerance else None)
         place = f"largest {d.largest:.1e} at {list(d.where)}"
-        say(f"  new: {d.name}: {d.error:.1e}, tolerance {limit}, {place}{ulp}")
+        say(f"  new: {d.where_it_is}: {d.error:.1e}, tolerance {limit}, {place}{ulp}")
+        if d.cause:
+            say(f"       {d.cause}")
     if len(new) > ROWS:
         say(f"  ... and {len(new) - ROWS} more that are new")
     names = [d.name for d in parted if d.status == "follows"]

@@ -1,0 +1,372 @@
+"""JAX: records a run of any Flax module, NNX or Linen: what goes into every layer, comes out."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen, nnx
+
+from backends.jax.device import to_numpy, versions
+from common.errors import InputError
+from common.parity.recording import (
+    Call,
+    Feed,
+    Mode,
+    Options,
+    Pass,
+    Watcher,
+    flat,
+    is_numpy,
+    leaves,
+    map_leaves,
+    mapped,
+    record_subject,
+)
+from common.parity.records import Layer, Record, Tensor
+from common.protocol import Array, Arrays
+
+_SPATIAL = {1: "w", 2: "h w", 3: "d h w"}
+
+
+def _axes(kind: str, name: str, shape: Sequence[int]) -> str:
+    """The names of a tensor's axes, as far as its module's class tells them."""
+    if name == "embedding":
+        return "v o"
+    if len(shape) == 1:
+        return "o"
+    if name == "kernel" and kind in ("Conv", "ConvTranspose"):
+        return f"{_SPATIAL[len(shape) - 2]} i o"
+    if name == "kernel" and kind in ("Linear", "Dense"):
+        return "i o"
+    return ""
+
+
+def _channels(kind: str) -> int | None:
+    return -1 if kind in ("Conv", "ConvTranspose", "BatchNorm", "GroupNorm") else None
+
+
+# differs: a Flax module is a value, which is merged anew for each pass; what is seen
+# while it is traced must leave the compiled function as a result.
+
+
+class _Nnx:
+    """An NNX module as a pure function of two trees: its parameters, and the rest."""
+
+    def __init__(self, model: nnx.Module) -> None:
+        self.structure, *self.trees = nnx.split(model, nnx.Param, ...)
+        self.collections: set[str] = set()
+        self.kinds = {path: type(m).__name__ for path, m in self._modules(model).items()}
+
+    def __call__(
+        self, trees: Sequence[Any], args: Any, kwargs: Any, mode: Mode, watcher: Watcher
+    ) -> tuple[Any, Any]:
+        model = nnx.merge(self.structure, *trees, copy=True)
+        model.train() if mode == "train" else model.eval()
+        modules = self._modules(model)
+        for module in modules.values():
+            _set_float64(module)
+            if isinstance(module, nnx.Dropout):
+                module.deterministic = True
+        paths = {id(module): path for path, module in modules.items() if path}
+        with _watched({type(module) for module in modules.values()}, paths, watcher):
+            output = model(*args, **kwargs)
+        return output, nnx.split(model, nnx.Param, ...)[2]
+
+    def _modules(self, model: nnx.Module) -> dict[str, nnx.Module]:
+        found = nnx.iter_modules(model) if hasattr(nnx, "iter_modules") else model.iter_modules()
+        return {".".join(map(str, path)): module for path, module in found}
+
+
+@contextlib.contextmanager
+def _watched(kinds: set[type], paths: Mapping[int, str], watcher: Watcher) -> Iterator[None]:
+    """Wraps `__call__` in the modules' classes, where Python looks it up."""
+    active: set[int] = set()
+
+    def wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(module: Any, *args: Any, **kwargs: Any) -> Any:
+            # a class may call the one that it is derived from
+            if id(module) not in paths or id(module) in active:
+                return original(module, *args, **kwargs)
+            active.add(id(module))
+            run = functools.partial(original, module)
+            try:
+                return watcher.call(paths[id(module)], run, *args, **kwargs)
+            finally:
+                active.discard(id(module))
+
+        return call
+
+    with contextlib.ExitStack() as stack:
+        for kind in kinds:
+            if hasattr(kind, "__call__"):  # noqa: B004  # the class's own, not a type's
+                stack.enter_context(mock.patch.object(kind, "__call__", wrapped(kind.__call__)))
+        yield
+
+
+class _Linen:
+    """A Linen module and its variables as a pure function of two trees: parameters and rest."""
+
+    def __init__(self, model: linen.Module, variables: Mapping[str, Any]) -> None:
+        self.model, self.kinds = model, {"": type(model).__name__}
+        rest = {name: tree for name, tree in variables.items() if name != "params"}
+        self.trees: list[Any] = [variables.get("params", {}), rest]
+        self.collections = {*rest}  # as a tree, the rest has their names in its paths
+
+    def __call__(
+        self, trees: Sequence[Any], args: Any, kwargs: Any, mode: Mode, watcher: Watcher
+    ) -> tuple[Any, Any]:
+        def look(run: Any, args: Any, kwargs: Any, context: linen.module.InterceptorContext) -> Any:
+            path = ".".join(context.module.path)
+            if context.method_name != "__call__" or not path:
+                return run(*args, **kwargs)
+            self.kinds[path] = type(context.module).__name__
+            _set_float64(context.module)
+            if isinstance(context.module, linen.Dropout):
+                run = _same
+            return watcher.call(path, run, *args, **kwargs)
+
+        params, rest = trees
+        with linen.intercept_methods(look):
+            variables = {"params": params, **rest}
+            return self.model.apply(variables, *args, mutable=[*rest], **kwargs)
+
+
+def _same(x: Any, *_: Any, **__: Any) -> Any:
+    return x
+
+
+def _set_float64(module: Any) -> None:
+    dtype = getattr(module, "dtype", None)
+    if dtype is not None and jnp.issubdtype(dtype, jnp.floating):
+        object.__setattr__(module, "dtype", jnp.float64)
+
+
+class Subject:
+    """A model as a function: see `common.parity.recording.Subject`."""
+
+    framework = "jax"
+
+    def __init__(
+        self,
+        model: nnx.Module | linen.Module,
+        loss: Callable[..., Any] | None,
+        optimizer: optax.GradientTransformation | nnx.Optimizer | None,
+        train: Mapping[str, Any],
+        evaluate: Mapping[str, Any],
+        variables: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.notes: list[str] = []
+        self.network: _Nnx | _Linen
+        if isinstance(model, linen.Module):
+            if variables is None:
+                raise InputError(f"{type(model).__name__}: a Linen module needs its variables=")
+            self.network = _Linen(model, variables)
+        else:
+            self.network = _Nnx(model)
+        self.loss, self.keywords = loss, {"train": train, "eval": evaluate}
+        self.optimizer = getattr(optimizer, "tx", optimizer)
+        self.trained = {name for name, _ in self._named(self.network.trees[0])}
+        self.weights = {
+            name: np.asarray(leaf, np.float64)
+            for tree in self.network.trees
+            for name, leaf in self._named(tree)
+            if jnp.issubdtype(leaf.dtype, jnp.floating)
+        }
+        self.compiled: dict[Any, Any] = {}
+
+    def versions(self) -> dict[str, str]:
+        return versions()
+
+    @property
+    def layers(self) -> dict[str, Layer]:
+        found = {}
+        for path, kind in self.network.kinds.items():
+            inside = f"{path}." if path else ""
+            own = [n.removeprefix(inside) for n in self.weights if n.startswith(inside)]
+            tensors = {name: inside + name for name in own if "." not in name}
+            found[path] = Layer(kind, tensors, _channels(kind))
+        return found
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        found = {}
+        for name, array in self.weights.items():
+            owner, _, own = name.rpartition(".")
+            kind = self.network.kinds.get(owner, "")
+            flipped = "h w d" if kind == "ConvTranspose" and array.ndim > 1 else ""
+            found[name] = Tensor(_axes(kind, own, array.shape), name in self.trained, flipped)
+        return found
+
+    def run(
+        self, weights: Arrays, call: Call, mode: Mode, seed: int, feed: Feed | None = None
+    ) -> Pass:
+        key = mode, tuple(feed or ())
+        with _float64():
+            if key not in self.compiled:
+                self.compiled[key] = self._compile(call, mode, alone=bool(feed))
+            function, seen, outputs = self.compiled[key]
+            arrays = flat(call, is_numpy), dict(feed or {})
+            found = jax.device_get(function(*self._trees(weights, seed), *arrays))
+        found["values"] = {name: found["values"][k] for name, k in seen.items()}
+        found["output"] = dict(zip(outputs, found["output"], strict=True))
+        return Pass(**found)
+
+    def _compile(
+        self, call: Call, mode: Mode, alone: bool
+    ) -> tuple[Any, dict[str, int], list[str]]:
+        """A pass, compiled, and which of the values and outputs that it returns is which."""
+        seen: dict[str, int] = {}
+        outputs: list[str] = []
+
+        def forward(params: Any, rest: Any, arrays: Arrays, feed: Arrays) -> tuple[Any, Any]:
+            watcher = Watcher(_is_array, lambda array: array, feed)
+            output, after = self._call((params, rest), call, arrays, mode, watcher)
+            different = {id(array): array for array in watcher.values.values()}
+            places = {key: place for place, key in enumerate(different)}
+            seen.clear()
+            seen.update({name: places[id(array)] for name, array in watcher.values.items()})
+            told = leaves(output, _is_array)
+            outputs[:] = told
+            found: dict[str, Any] = {"values": [*different.values()], "output": [*told.values()]}
+            if mode == "train":
+                found["buffers"] = {n: a for n, a in self._named(after) if n in self.weights}
+            return (None if self.loss is None else self.loss(output)), found
+
+        def backward(*arguments: Any) -> dict[str, Any]:
+            found: Any
+            if self.loss is None or mode == "eval" or alone:
+                return forward(*arguments)[1]
+            (loss, found), gradients = jax.value_and_grad(forward, has_aux=True)(*arguments)
+            return found | {"loss": loss, "gradients": dict(self._named(gradients))}
+
+        return jax.jit(backward), seen, outputs
+
+    def train(self, weights: Arrays, calls: Sequence[Call], seed: int) -> tuple[Array, Arrays]:
+        assert self.loss is not None and self.optimizer is not None
+        loss_of, optimizer = self.loss, self.optimizer
+
+        def forward(params: Any, rest: Any, arrays: Arrays) -> tuple[Any, Any]:
+            watcher = Watcher(_is_array, lambda array: None)
+            output, after = self._call((params, rest), calls[0], arrays, "train", watcher)
+            return loss_of(output), after
+
+        @jax.jit
+        def step(params: Any, rest: Any, state: Any, arrays: Arrays) -> tuple[Any, ...]:
+            found = jax.value_and_grad(forward, has_aux=True)(params, rest, arrays)
+            (loss, rest), gradients = found
+            updates, state = optimizer.update(gradients, state, params)
+            return optax.apply_updates(params, updates), rest, state, loss
+
+        with _float64():
+            params, rest = self._trees(weights, seed)
+            state, losses = optimizer.init(params), []
+            for call in calls:
+                params, rest, state, loss = step(params, rest, state, flat(call, is_numpy))
+                losses.append(float(loss))
+            named = [*self._named(params), *self._named(rest)]
+            final = {name: to_numpy(array) for name, array in named if name in self.weights}
+        return np.array(losses), final
+
+    def _trees(self, weights: Arrays, seed: int) -> list[Any]:
+        """The weights as the module's trees; keys of random numbers are those of `seed`."""
+
+        def value(path: Any, leaf: Any) -> Any:
+            if self._name(path) in weights:
+                return jnp.asarray(weights[self._name(path)])
+            is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            return jax.random.fold_in(leaf, seed) if is_key else leaf
+
+        return [jax.tree_util.tree_map_with_path(value, tree) for tree in self.network.trees]
+
+    def _name(self, path: Sequence[Any]) -> str:
+        """`conv.kernel` of a leaf's path in a tree of variables."""
+        keys = [str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path]
+        keys = [key for key in keys if key not in self.network.collections]
+        return ".".join(keys[:-1] if keys[-1] == "value" else keys)
+
+    def _named(self, tree: Any) -> list[tuple[str, Any]]:
+        found = jax.tree_util.tree_flatten_with_path(tree)[0]
+        return [(self._name(path), leaf) for path, leaf in found]
+
+    def _call(
+        self, trees: Sequence[Any], call: Call, arrays: Arrays, mode: Mode, watcher: Watcher
+    ) -> tuple[Any, Any]:
+        args, kwargs = map_leaves(call, is_numpy, lambda path, _: arrays[path])
+        return self.network(trees, args, {**kwargs, **self.keywords[mode]}, mode, watcher)
+
+
+def record(
+    model: nnx.Module | linen.Module,
+    *inputs: Any,
+    out: Path | str,
+    loss: Callable[..., Any] | None = None,
+    optimizer: optax.GradientTransformation | nnx.Optimizer | None = None,
+    steps: int | Sequence[Any] = 1,
+    keywords: Mapping[str, Any] | None = None,
+    train: Mapping[str, Any] | None = None,
+    eval: Mapping[str, Any] | None = None,
+    variables: Mapping[str, Any] | None = None,
+    generic: int | None = None,
+    against: Path | str | None = None,
+    map: Path | str | None = None,
+) -> Record:
+    """Records a run of `model` in float64: see `common.parity.recording.record_subject`."""
+    subject = Subject(model, loss, optimizer, train or {}, eval or {}, variables)
+    called = _numpy((inputs, keywords or {}, steps))
+    return record_subject(
+        subject, called, Options(Path(out), optimizer is not None, generic, against, map)
+    )
+
+
+def load(
+    model: nnx.Module | linen.Module,
+    against: Path | str,
+    map: Path | str,
+    variables: Mapping[str, Any] | None = None,
+) -> Any:
+    """Puts a record's weights into `model`, through a map: `common.parity.recording.mapped`.
+
+    A Linen module has no weights: what is returned are its variables.
+    """
+    subject = Subject(model, None, None, {}, {}, variables)
+    arrays = mapped(subject, against, map)
+
+    def value(path: Any, leaf: Any) -> Any:
+        name = subject._name(path)
+        return jnp.asarray(arrays[name], leaf.dtype) if name in arrays else leaf
+
+    params, rest = (jax.tree_util.tree_map_with_path(value, t) for t in subject.network.trees)
+    if isinstance(model, linen.Module):
+        return {"params": params, **rest}
+    nnx.update(model, params, rest)
+    return model
+
+
+def _numpy(value: Any) -> Any:
+    """JAX's arrays in `value` as NumPy's, floats as float64."""
+
+    def convert(_: str, array: jax.Array) -> Array:
+        floats = jnp.issubdtype(array.dtype, jnp.floating)
+        return np.asarray(array, np.float64 if floats else None)
+
+    return map_leaves(value, _is_array, convert)
+
+
+def _is_array(value: Any) -> bool:
+    """Whether it is an array of JAX."""
+    return isinstance(value, jax.Array)
+
+
+@contextlib.contextmanager
+def _float64() -> Iterator[None]:
+    """The 64-bit types, while it is entered."""
+    enable = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
+    with enable(True):
+        yield

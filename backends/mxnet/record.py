@@ -1,0 +1,257 @@
+"""MXNet: records a run of any Gluon block: what goes into every layer, and what comes out."""
+
+import contextlib
+import copy
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from mxnet import autograd, nd
+from mxnet.gluon import Block, HybridBlock, Parameter, Trainer, nn
+
+from backends.mxnet.device import to_numpy, versions
+from common.errors import InputError
+from common.parity.recording import (
+    Call,
+    Feed,
+    Mode,
+    Options,
+    Pass,
+    Watcher,
+    is_numpy,
+    leaves,
+    map_leaves,
+    mapped,
+    record_subject,
+)
+from common.parity.records import Layer, Record, Tensor
+from common.protocol import Array, Arrays
+
+_SPATIAL = {1: "w", 2: "h w", 3: "d h w"}
+
+
+def _axes(block: Block, name: str, array: Array) -> str:
+    """The names of a tensor's axes, as far as its block's class tells them."""
+    if array.ndim == 1:
+        return "o"
+    if name == "weight" and isinstance(block, nn.conv_layers._Conv):
+        channels = "i o" if "Transpose" in type(block).__name__ else "o i"
+        return f"{channels} {_SPATIAL[array.ndim - 2]}"
+    if name == "weight" and isinstance(block, nn.Dense):
+        return "o i"
+    if name == "weight" and isinstance(block, nn.Embedding):
+        return "v o"
+    return ""
+
+
+def _channels(block: Block) -> int | None:
+    convolutional = nn.conv_layers._Conv | nn.BatchNorm | nn.InstanceNorm | nn.GroupNorm
+    return 1 if isinstance(block, convolutional) else None
+
+
+class Subject:
+    """A model as a function: see `common.parity.recording.Subject`."""
+
+    framework = "mxnet"
+
+    def __init__(
+        self,
+        model: Block,
+        loss: Callable[..., Any] | None,
+        optimizer: Trainer | None,
+        train: Mapping[str, Any],
+        evaluate: Mapping[str, Any],
+    ) -> None:
+        self.notes: list[str] = []
+        if train or evaluate:
+            raise InputError(f"{type(model).__name__}: a Gluon block takes no keyword arguments")
+        self.model, self.loss, self.optimizer = model, loss, optimizer
+        self.blocks = dict(_blocks(model))
+        parameters = model._collect_params_with_prefix()
+        names = {id(parameter): name for name, parameter in reversed(parameters.items())}
+        self.held: dict[str, Parameter] = {
+            name: parameter
+            for name, parameter in parameters.items()
+            if names[id(parameter)] == name
+        }
+        for name, parameter in self.held.items():
+            if parameter._data is None:
+                raise InputError(
+                    f"{name}: has no values yet; call the block once, or initialize it"
+                )
+        self.weights = self._export()
+        self.tensors: dict[str, Tensor] = {}
+        self.layers: dict[str, Layer] = {}
+        for path, block in self.blocks.items():
+            mine = {name: names[id(p)] for name, p in block._reg_params.items() if id(p) in names}
+            self.layers[path] = Layer(type(block).__name__, mine, _channels(block))
+            for name, full in mine.items():
+                trained = self.held[full].grad_req != "null"
+                self.tensors[full] = Tensor(_axes(block, name, self.weights[full]), trained)
+
+    def versions(self) -> dict[str, str]:
+        return versions()
+
+    def run(
+        self, weights: Arrays, call: Call, mode: Mode, seed: int, feed: Feed | None = None
+    ) -> Pass:
+        given = {name: nd.array(array, dtype=array.dtype) for name, array in (feed or {}).items()}
+        record = autograd.record if mode == "train" else autograd.predict_mode
+        with self._float64(weights):
+            with record(), self._watched(given) as watcher:
+                output = self._call(call)
+                loss = None
+                if mode == "train" and self.loss is not None and not feed:
+                    loss = self.loss(output)
+            found = Pass(
+                watcher.values, {k: to_numpy(y) for k, y in leaves(output, _is_array).items()}
+            )
+            if loss is not None:
+                loss.backward()
+                found.loss = to_numpy(loss).reshape(())
+                found.gradients = {
+                    name: to_numpy(parameter.grad()) if parameter.data()._fresh_grad else None
+                    for name, parameter in self.held.items()
+                    if self.tensors[name].trained
+                }
+            if mode == "train":
+                after = self._export()
+                found.buffers = {n: a for n, a in after.items() if not self.tensors[n].trained}
+        return found
+
+    def train(self, weights: Arrays, calls: Sequence[Call], seed: int) -> tuple[Array, Arrays]:
+        assert self.loss is not None and self.optimizer is not None
+        losses = []
+        with self._float64(weights):
+            optimizer = self._optimizer()
+            for call in calls:
+                with autograd.record(), self._watched({}):
+                    loss = self.loss(self._call(call))
+                loss.backward()
+                optimizer.step(1, ignore_stale_grad=True)  # some may have none
+                losses.append(to_numpy(loss).item())
+            return np.array(losses), self._export()
+
+    def _optimizer(self) -> Trainer:
+        """One like the user's, which is left as it is."""
+        assert self.optimizer is not None
+        like = self.optimizer
+        fresh = Trainer(like._params, copy.deepcopy(like._optimizer), kvstore=None)
+        states = like._updaters[0].states if like._updaters else {}
+        fresh._updaters[0].states = {
+            key: map_leaves(state, _is_array, lambda _, array: array.astype("float64"))
+            for key, state in states.items()
+        }
+        fresh._updaters[0].states_synced = dict.fromkeys(states, True)
+        return fresh
+
+    # differs: a block cannot be copied, so the user's own is computed with; what
+    # belongs to it is put aside meanwhile, and put back untouched.
+    @contextlib.contextmanager
+    def _float64(self, weights: Arrays) -> Iterator[None]:
+        """Parameters in float64, nothing hybridized and no dropout, while it is entered."""
+        own = ("_data", "_grad", "_dtype", "_trainer")
+        before = [(p, [getattr(p, name) for name in own]) for p in self.held.values()]
+        with contextlib.ExitStack() as stack:
+            for block in self.blocks.values():
+                if isinstance(block, HybridBlock):
+                    stack.enter_context(mock.patch.object(block, "_active", False))
+                if isinstance(block, nn.Dropout):
+                    stack.enter_context(mock.patch.object(block, "_rate", 0))
+            try:
+                for name, parameter in self.held.items():
+                    parameter.cast("float64")
+                    parameter.set_data(nd.array(weights[name], dtype="float64"))
+                    if parameter.grad_req != "null":
+                        parameter.zero_grad()
+                        parameter.data()._fresh_grad = False
+                yield
+            finally:
+                for parameter, values in before:
+                    for name, value in zip(own, values, strict=True):
+                        setattr(parameter, name, value)
+
+    def _export(self) -> Arrays:
+        return {
+            name: to_numpy(parameter.data()).astype(np.float64)
+            for name, parameter in self.held.items()
+        }
+
+    def _call(self, call: Call) -> Any:
+        args, _ = map_leaves(call, is_numpy, lambda _, array: nd.array(array, dtype=array.dtype))
+        return self.model(*args)
+
+    @contextlib.contextmanager
+    def _watched(self, feed: Mapping[str, nd.NDArray]) -> Iterator[Watcher]:
+        kept: dict[int, tuple[nd.NDArray, Array]] = {}
+
+        def keep(array: nd.NDArray) -> Array:
+            # A copy at once, since an array may be written to: the same one as long as it is equal.
+            value = to_numpy(array)
+            if id(array) not in kept or not np.array_equal(kept[id(array)][1], value):
+                kept[id(array)] = array, value
+            return kept[id(array)][1]
+
+        watcher = Watcher(_is_array, keep, feed)
+        with contextlib.ExitStack() as stack:
+            for path, block in self.blocks.items():
+                if path:
+                    call = functools.partial(watcher.call, path, block.forward)
+                    stack.enter_context(mock.patch.object(block, "forward", call))
+            yield watcher
+
+
+def _blocks(block: Block, path: str = "") -> Iterator[tuple[str, Block]]:
+    """Every block inside by its path; a shared one once."""
+    yield path, block
+    for name, child in block._children.items():
+        yield from _blocks(child, f"{path}.{name}" if path else name)
+
+
+def _is_array(value: Any) -> bool:
+    """Whether it is an array of MXNet."""
+    return isinstance(value, nd.NDArray)
+
+
+def record(
+    model: Block,
+    *inputs: Any,
+    out: Path | str,
+    loss: Callable[..., Any] | None = None,
+    optimizer: Trainer | None = None,
+    steps: int | Sequence[Any] = 1,
+    keywords: Mapping[str, Any] | None = None,
+    train: Mapping[str, Any] | None = None,
+    eval: Mapping[str, Any] | None = None,
+    generic: int | None = None,
+    against: Path | str | None = None,
+    map: Path | str | None = None,
+) -> Record:
+    """Records a run of `model` in float64: see `common.parity.recording.record_subject`."""
+    subject = Subject(model, loss, optimizer, train or {}, eval or {})
+    called = _numpy((inputs, keywords or {}, steps))
+    return record_subject(
+        subject, called, Options(Path(out), optimizer is not None, generic, against, map)
+    )
+
+
+def load(model: Block, against: Path | str, map: Path | str) -> Block:
+    """Puts a record's weights into `model`, through a map: `common.parity.recording.mapped`."""
+    subject = Subject(model, None, None, {}, {})
+    for name, array in mapped(subject, against, map).items():
+        parameter = subject.held[name]
+        parameter.set_data(nd.array(array, dtype=parameter.dtype))
+    return model
+
+
+def _numpy(value: Any) -> Any:
+    """MXNet's arrays in `value` as NumPy's, floats as float64."""
+
+    def convert(_: str, array: nd.NDArray) -> Array:
+        found = to_numpy(array)
+        return found.astype(np.float64) if found.dtype.kind == "f" else found
+
+    return map_leaves(value, _is_array, convert)

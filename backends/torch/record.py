@@ -1,0 +1,226 @@
+"""PyTorch: records a run of any `nn.Module`: what goes into every layer, and what comes out."""
+
+import contextlib
+import copy
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import nn
+
+from backends.torch.device import to_numpy, versions
+from common.errors import InputError
+from common.parity.recording import (
+    Call,
+    Feed,
+    Mode,
+    Options,
+    Pass,
+    Watcher,
+    is_numpy,
+    leaves,
+    map_leaves,
+    mapped,
+    record_subject,
+)
+from common.parity.records import Layer, Record, Tensor
+from common.protocol import Array, Arrays
+
+_SPATIAL = {1: "w", 2: "h w", 3: "d h w"}
+
+
+def _axes(module: nn.Module, name: str, array: torch.Tensor) -> str:
+    """The names of a tensor's axes, as far as its module's class tells them."""
+    if array.ndim == 1:
+        return "o"
+    if name == "weight" and isinstance(module, nn.modules.conv._ConvNd):
+        channels = "i o" if module.transposed else "o i"
+        return f"{channels} {_SPATIAL[array.ndim - 2]}"
+    if name == "weight" and isinstance(module, nn.Linear):
+        return "o i"
+    if name == "weight" and isinstance(module, nn.Embedding):
+        return "v o"
+    return ""
+
+
+def _channels(module: nn.Module) -> int | None:
+    convolutional = nn.modules.conv._ConvNd | nn.modules.batchnorm._NormBase | nn.GroupNorm
+    return 1 if isinstance(module, convolutional) else None
+
+
+class Subject:
+    """A model as a function: see `common.parity.recording.Subject`."""
+
+    framework = "torch"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[..., Any] | None,
+        optimizer: torch.optim.Optimizer | None,
+        train: Mapping[str, Any],
+        evaluate: Mapping[str, Any],
+    ) -> None:
+        self.notes: list[str] = []
+        if isinstance(model, torch.jit.ScriptModule):
+            raise InputError(f"{type(model).__name__}: a scripted module cannot be looked into")
+        if hasattr(model, "_orig_mod"):
+            model = getattr(model, "_orig_mod")  # noqa: B009  # known to mypy as a tensor
+            self.notes.append("torch.compile: recorded eagerly")
+        # differs: a copy is recorded, and the user's model never touched; the
+        # optimizer is copied along, and holds the copy's parameters.
+        self.model, self.optimizer = copy.deepcopy((model, optimizer))
+        self.model.double()
+        self.loss, self.keywords = loss, {"train": train, "eval": evaluate}
+        modules = dict(self.model.named_modules())
+        self.still = {m for m in modules.values() if self.model.training and not m.training}
+        for module in modules.values():  # attention and recurrent layers have their own
+            if isinstance(getattr(module, "dropout", None), float):
+                module.dropout = 0.0
+        buffers = {n: b for n, b in self.model.named_buffers() if b.is_floating_point()}
+        self.held: dict[str, torch.Tensor] = {**dict(self.model.named_parameters()), **buffers}
+        self.tensors: dict[str, Tensor] = {}
+        self.layers: dict[str, Layer] = {}
+        names = {id(tensor): name for name, tensor in self.held.items()}
+        for path, module in modules.items():
+            own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+            mine = {name: names[id(tensor)] for name, tensor in own if id(tensor) in names}
+            self.layers[path] = Layer(type(module).__name__, mine, _channels(module))
+            for name, full in mine.items():
+                trained = full not in buffers and self.held[full].requires_grad
+                self.tensors[full] = Tensor(_axes(module, name, self.held[full]), trained)
+        self.weights = self._export()
+        if self.optimizer is not None:
+            self.optimizer_state = copy.deepcopy(self.optimizer.state_dict())
+
+    def versions(self) -> dict[str, str]:
+        return versions()
+
+    def run(
+        self, weights: Arrays, call: Call, mode: Mode, seed: int, feed: Feed | None = None
+    ) -> Pass:
+        self._load(weights, mode)
+        given = {name: self._to_device(array) for name, array in (feed or {}).items()}
+        with torch.random.fork_rng(), self._watched(given) as watcher:
+            torch.manual_seed(seed)
+            output = self._call(call, mode)
+        found = Pass(
+            watcher.values, {k: to_numpy(y) for k, y in leaves(output, torch.is_tensor).items()}
+        )
+        if mode == "train" and self.loss is not None and not feed:
+            loss = self.loss(output)
+            loss.backward()
+            found.loss = to_numpy(loss)
+            found.gradients = {
+                name: None if tensor.grad is None else to_numpy(tensor.grad)
+                for name, tensor in self.held.items()
+                if tensor.requires_grad
+            }
+        if mode == "train":
+            after = self._export()
+            found.buffers = {n: a for n, a in after.items() if not self.tensors[n].trained}
+        return found
+
+    def train(self, weights: Arrays, calls: Sequence[Call], seed: int) -> tuple[Array, Arrays]:
+        assert self.loss is not None and self.optimizer is not None
+        self._load(weights, "train")
+        self.optimizer.load_state_dict(copy.deepcopy(self.optimizer_state))
+        losses = []
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            for call in calls:
+                self.optimizer.zero_grad()
+                loss = self.loss(self._call(call, "train"))
+                loss.backward()
+                self.optimizer.step()
+                losses.append(loss.item())
+        return np.array(losses), self._export()
+
+    def _load(self, weights: Arrays, mode: Mode) -> None:
+        with torch.no_grad():
+            for name, tensor in self.held.items():
+                tensor.copy_(torch.from_numpy(np.asarray(weights[name])))
+                tensor.grad = None
+        self.model.train(mode == "train")
+        for module in self.model.modules():
+            if module in self.still or isinstance(module, nn.modules.dropout._DropoutNd):
+                module.eval()
+
+    def _export(self) -> Arrays:
+        return {name: to_numpy(tensor) for name, tensor in self.held.items()}
+
+    def _to_device(self, array: Array) -> torch.Tensor:
+        device = next((t.device for t in self.held.values()), torch.device("cpu"))
+        return torch.from_numpy(np.array(array)).to(device)
+
+    def _call(self, call: Call, mode: Mode) -> Any:
+        args, kwargs = map_leaves(
+            ([*call[0]], {**call[1], **self.keywords[mode]}),
+            is_numpy,
+            lambda _, array: self._to_device(array),
+        )
+        return self.model(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _watched(self, feed: Mapping[str, torch.Tensor]) -> Iterator[Watcher]:
+        kept: dict[tuple[int, int], tuple[torch.Tensor, Array]] = {}
+
+        def keep(tensor: torch.Tensor) -> Array:
+            # A copy at once of each version, since a ReLU in place changes what went into it.
+            key = id(tensor), tensor._version
+            if key not in kept:
+                kept[key] = tensor, to_numpy(tensor)
+            return kept[key][1]
+
+        watcher = Watcher(torch.is_tensor, keep, feed)
+        with contextlib.ExitStack() as stack:
+            for path, module in self.model.named_modules():
+                if path:
+                    call = functools.partial(watcher.call, path, module.forward)
+                    stack.enter_context(mock.patch.object(module, "forward", call))
+            yield watcher
+
+
+def record(
+    model: nn.Module,
+    *inputs: Any,
+    out: Path | str,
+    loss: Callable[..., Any] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    steps: int | Sequence[Any] = 1,
+    keywords: Mapping[str, Any] | None = None,
+    train: Mapping[str, Any] | None = None,
+    eval: Mapping[str, Any] | None = None,
+    generic: int | None = None,
+    against: Path | str | None = None,
+    map: Path | str | None = None,
+) -> Record:
+    """Records a run of `model` in float64: see `common.parity.recording.record_subject`."""
+    subject = Subject(model, loss, optimizer, train or {}, eval or {})
+    called = _numpy((inputs, keywords or {}, steps))
+    return record_subject(
+        subject, called, Options(Path(out), optimizer is not None, generic, against, map)
+    )
+
+
+def load(model: nn.Module, against: Path | str, map: Path | str) -> nn.Module:
+    """Puts a record's weights into `model`, through a map: `common.parity.recording.mapped`."""
+    subject = Subject(model, None, None, {}, {})
+    held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    with torch.no_grad():
+        for name, array in mapped(subject, against, map).items():
+            held[name].copy_(torch.from_numpy(array))
+    return model
+
+
+def _numpy(value: Any) -> Any:
+    """Tensors in `value` as NumPy arrays, floats as float64."""
+
+    def convert(_: str, tensor: torch.Tensor) -> Array:
+        return to_numpy(tensor.double() if tensor.is_floating_point() else tensor)
+
+    return map_leaves(value, torch.is_tensor, convert)

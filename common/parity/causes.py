@@ -1,0 +1,88 @@
+"""Differences whose cause can be read off the values: what a BatchNorm is, fitted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.parity.records import Record
+from common.parity.report import Report
+from common.protocol import Array
+
+_MEAN, _VAR = ("running_mean", "mean"), ("running_var", "var")
+_SCALE = ("weight", "gamma", "scale")
+
+FITS = 1e-6
+"""Largest relative residual of a fit that is believed; float32 constants leave 1e-8."""
+
+
+@dataclass(frozen=True)
+class BatchNorm:
+    """What a BatchNorm computes with, as its values tell.
+
+    running = decay * old + (1 - decay) * of the batch, whose variance is `unbiased` (n - 1) or not.
+    """
+
+    decay: float
+    unbiased: bool
+    eps: float
+
+    def __str__(self) -> str:
+        estimator = "unbiased" if self.unbiased else "biased"
+        return f"decay {self.decay:.9g}, {estimator} variance, eps {self.eps:.3g}"
+
+
+def _fit(old: Array, new: Array, batch: Array) -> tuple[float, float]:
+    """The decay that explains a buffer best, and the relative residual."""
+    steps = old - batch
+    decay = float(np.dot(new - batch, steps)) / max(float(np.dot(steps, steps)), 1e-300)
+    rest = new - (decay * old + (1 - decay) * batch)
+    return decay, float(np.linalg.norm(rest)) / max(float(np.linalg.norm(new)), 1e-300)
+
+
+def _tensor(record: Record, layer: str, names: Sequence[str]) -> str | None:
+    own = record.layers[layer].tensors
+    return next((own[name] for name in names if name in own), None)
+
+
+def fit_batch_norm(record: Record, layer: str) -> BatchNorm | None:
+    """A BatchNorm of a record, from what went in and came out in train mode; None if it is none."""
+    names = [_tensor(record, layer, kind) for kind in (_MEAN, _VAR, _SCALE)]
+    mean, var, scale = names
+    x, y = (record.arrays.get(f"train/{layer}:{side}") for side in ("in", "out"))
+    if (
+        mean is None
+        or var is None
+        or x is None
+        or y is None
+        or f"buffer/{mean}" not in record.arrays
+    ):
+        return None
+    axis = record.layers[layer].channels or 1
+    others = tuple(k for k in range(x.ndim) if k != axis % x.ndim)
+    n = x.size / x.shape[axis]
+    center, biased = x.mean(others), x.var(others)
+    decay, rest = _fit(record.tensor(mean), record.arrays[f"buffer/{mean}"], center)
+    estimates: list[tuple[float, bool]] = []
+    for unbiased in (True, False):
+        batch = biased * n / (n - 1) if unbiased else biased
+        fitted, residual = _fit(record.tensor(var), record.arrays[f"buffer/{var}"], batch)
+        estimates.append((residual + abs(fitted - decay), unbiased))
+    residual, unbiased = min(estimates)
+    if max(residual, rest) > FITS:
+        return None
+    gamma: NDArray[np.float64] = record.tensor(scale) if scale else np.ones_like(center)
+    eps = float(np.median(biased * (gamma**2 / y.var(others) - 1)))
+    return BatchNorm(decay, unbiased, eps)
+
+
+def name_causes(report: Report, records: Sequence[Record]) -> None:
+    """Tells of each new difference at a BatchNorm what the two are, where that differs."""
+    by_label = {record.label: record for record in records}
+    reference = by_label[report.reference]
+    for d in report.differences:
+        if d.status == "new" and d.layer and (d.stage == "buffer" or ":out" in d.name):
+            mine, theirs = (fit_batch_norm(r, d.layer) for r in (by_label[d.trace], reference))
+            if mine and theirs and str(mine) != str(theirs):
+                d.cause = f"BatchNorm with {mine}; in {report.reference} with {theirs}"

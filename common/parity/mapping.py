@@ -1,0 +1,152 @@
+"""Which tensor of one network is which of another, and how its axes are turned: a map.
+
+A map is a small TOML file that a person can read and edit:
+
+    tensor = [
+      {a = "encoder.conv.weight", b = "encoder.conv.kernel", axes = "o i h w -> h w i o"},
+    ]
+
+`axes` is a pattern of einops, from `a` to `b`; without one, the two are laid out alike. `sizes` are
+those of the parts of an axis (`"(n d) i -> i n d"`, `sizes = {n = 4}`); `flip` names axes that run
+the other way in `b`; with `part = [1, 3]`, `b` is the second third of `a` along its first axis.
+`[unmatched.a]` and `[unmatched.b]` tell why a tensor has no counterpart.
+"""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import einops
+import numpy as np
+
+from common.errors import InputError
+from common.files import write_whole
+from common.protocol import Array, Arrays
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor of `a` and one of `b`; see the module."""
+
+    a: str
+    b: str
+    axes: str = ""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    flip: str = ""
+    part: tuple[int, int] = (0, 1)
+
+    def to_b(self, array: Array) -> Array:
+        """What `b` is, of `a`."""
+        number, parts = self.part
+        array = np.split(array, parts)[number]
+        if not self.axes:
+            return array
+        turned = einops.rearrange(self._flipped(array), self.axes, **self.sizes)
+        return np.ascontiguousarray(turned)
+
+    def to_a(self, array: Array) -> Array:
+        """What `a`, or its part, is, of `b`."""
+        if not self.axes:
+            return array
+        left, right = self.axes.split("->")
+        turned = einops.rearrange(array, f"{right} -> {left}", **self.sizes)
+        return np.ascontiguousarray(self._flipped(turned))
+
+    def _flipped(self, array: Array) -> Array:
+        names = self.axes.split("->")[0].split()
+        return np.flip(array, [k for k, name in enumerate(names) if name in self.flip.split()])
+
+
+@dataclass(frozen=True)
+class Map:
+    """The entries of a map, and of each side, `a` and `b`, why a tensor has none."""
+
+    entries: tuple[Entry, ...]
+    unmatched: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def to_b(self, arrays: Mapping[str, Array]) -> Arrays:
+        """Tensors of `a` as those of `b`."""
+        return {e.b: e.to_b(arrays[e.a]) for e in self.entries if e.a in arrays}
+
+    def to_a(self, arrays: Mapping[str, Array]) -> Arrays:
+        """Tensors of `b` as those of `a`; one is left out when a part of it is missing."""
+        parts: dict[str, dict[int, Array]] = {}
+        for e in self.entries:
+            if e.b in arrays:
+                parts.setdefault(e.a, {})[e.part[0]] = e.to_a(arrays[e.b])
+        whole = {e.a: e.part[1] for e in self.entries}
+        return {
+            name: np.concatenate([found[k] for k in sorted(found)]) if whole[name] > 1 else found[0]
+            for name, found in parts.items()
+            if len(found) == whole[name]
+        }
+
+    def write(self, path: Path, about: str = "") -> None:
+        """Writes the file; `about` becomes a comment at its top.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        lines = [f"# {line}" for line in about.splitlines()] + ["tensor = ["]
+        for e in self.entries:
+            sizes = ", ".join(f"{name} = {size}" for name, size in e.sizes.items())
+            told = [f"a = {json.dumps(e.a)}", f"b = {json.dumps(e.b)}"]
+            told += [f"axes = {json.dumps(e.axes)}"] if e.axes else []
+            told += [f"sizes = {{{sizes}}}"] if sizes else []
+            told += [f"flip = {json.dumps(e.flip)}"] if e.flip else []
+            told += [f"part = {list(e.part)}"] if e.part != (0, 1) else []
+            lines.append(f"  {{{', '.join(told)}}},")
+        lines.append("]")
+        for side, reasons in self.unmatched.items():
+            lines += ["", f"[unmatched.{side}]"] if reasons else []
+            lines += [f"{json.dumps(n)} = {json.dumps(why)}" for n, why in reasons.items()]
+        text = "\n".join(lines) + "\n"
+        write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read_map(path: Path) -> Map:
+    """A map's file.
+
+    Raises:
+        InputError: it cannot be read, or is no map.
+    """
+    try:
+        told = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path}: no map: {error}") from None
+    return parse_map(told, str(path))
+
+
+def parse_map(told: Any, source: str) -> Map:
+    """A map from plain data, `{"tensor": [...], "unmatched": {...}}`.
+
+    Raises:
+        InputError: it is not one.
+    """
+    if not isinstance(told, dict) or not isinstance(told.get("tensor"), list):
+        raise InputError(f"{source}: no map: it has no list `tensor`")
+    entries = []
+    for number, row in enumerate(told["tensor"], 1):
+        try:
+            part = tuple(row.get("part", (0, 1)))
+            entry = Entry(**{**row, "part": part})
+            if not 0 <= part[0] < part[1] or len(part) != 2:
+                raise ValueError(f"part {list(part)} is not [k, n] with k < n")
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{source}: tensor {number}: {error}") from None
+        entries.append(entry)
+    return Map(tuple(entries), told.get("unmatched", {}))
+
+
+def map_to_data(found: Map) -> dict[str, Any]:
+    """What `parse_map` reads."""
+    rows = [
+        {key: value for key, value in vars(e).items() if value not in ("", {}, (0, 1))}
+        for e in found.entries
+    ]
+    return {"tensor": rows, "unmatched": {side: dict(r) for side, r in found.unmatched.items()}}

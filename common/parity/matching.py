@@ -1,0 +1,302 @@
+"""Proposing which tensor of one network is which of another: by kind of layer and order of calls.
+
+Names are the least of it: they break ties between layers that are alike and read the same values,
+as query, key and value are.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.parity.mapping import Entry, Map
+from common.parity.records import Record, split_value
+
+_KINDS = {
+    "conv": "Conv1d Conv2d Conv3d Conv1D Conv2D Conv3D Conv",
+    "transposed": "ConvTranspose1d ConvTranspose2d ConvTranspose3d ConvTranspose"
+    " Conv1DTranspose Conv2DTranspose Conv3DTranspose",
+    "dense": "Linear Dense LinearGeneral DenseGeneral NonDynamicallyQuantizableLinear",
+    "batch norm": "BatchNorm1d BatchNorm2d BatchNorm3d BatchNorm SyncBatchNorm",
+    "layer norm": "LayerNorm",
+    "group norm": "GroupNorm",
+    "instance norm": "InstanceNorm1d InstanceNorm2d InstanceNorm3d InstanceNorm",
+    "rms norm": "RMSNorm",
+    "embedding": "Embedding Embed",
+}
+_KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names.split()}
+
+_ROLES = {"kernel": "weight", "gamma": "weight", "scale": "weight", "embedding": "weight"}
+_ROLES |= {"beta": "bias", "running_mean": "mean", "running_var": "var"}
+"""What the frameworks call a tensor of a layer, by PyTorch's word."""
+
+Judge = Callable[[Map], float]
+
+MOST_ORDERS = 120
+"""Of so many orders of layers that are alike, the best is sought."""
+
+_WORDS = {"q": "query", "k": "key", "v": "value"}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A tensor, or a part of one: its name, the names and sizes of its axes."""
+
+    name: str
+    axes: tuple[str, ...]
+    shape: tuple[int, ...]
+    flipped: frozenset[str]
+    part: tuple[int, int] = (0, 1)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """By the axis's letter; `o1 o2` are the parts of one axis, `o`. What is 1 wide in space is
+        none: a dense layer is a convolution of 1x1.
+        """
+        found: dict[str, int] = {}
+        for axis, size in zip(self.axes, self.shape, strict=True):
+            if axis[0] not in "dhw" or size > 1:
+                found[axis[0]] = found.get(axis[0], 1) * size
+        return found
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """A layer as the matcher sees it."""
+
+    path: str
+    kind: str
+    parts: dict[str, _Part]
+    reads: int
+
+    @property
+    def main(self) -> _Part:
+        return self.parts.get("weight") or next(iter(self.parts.values()))
+
+    @property
+    def signature(self) -> tuple[object, ...]:
+        main = self.main
+        sizes = tuple(sorted(main.sizes.items())) if main.axes else main.shape
+        return self.kind, sizes
+
+
+def _units(record: Record) -> list[_Unit]:
+    """Every layer that owns tensors, in order of calls; one never called, behind its parent."""
+    place = {path: float(k) for k, path in enumerate(record.calls)}
+    for number, path in enumerate(record.layers):
+        parent = path
+        while parent not in place and parent:
+            parent = parent.rpartition(".")[0]
+        place.setdefault(path, place.get(parent, math.inf) + (number + 1) * 1e-6)
+    inputs: dict[str, int] = {}
+    for name in record.order:
+        if ":in" in name and name.startswith("eval/"):
+            inputs.setdefault(name[5:].partition(":")[0], id(record.arrays[name]))
+    units = []
+    for path in sorted(record.layers, key=place.__getitem__):
+        layer = record.layers[path]
+        kind = _KIND_OF.get(layer.kind, layer.kind)
+        parts = {}
+        for own, name in layer.tensors.items():
+            tensor, array = record.tensors[name], record.tensor(name)
+            axes = tuple(tensor.axes.split())
+            part = _Part(name, axes, array.shape, frozenset(tensor.flipped.split()))
+            parts[_ROLES.get(own, own)] = part
+        if parts:
+            main = parts.get("weight")
+            flat = main is not None and all(
+                size == 1
+                for axis, size in zip(main.axes, main.shape, strict=False)
+                if axis[0] in "dhw"
+            )
+            kind = "dense" if kind == "conv" and flat else kind
+            units.append(_Unit(path, kind, parts, inputs.get(path, 0)))
+    return units
+
+
+def _common(a: Sequence[_Unit], b: Sequence[_Unit]) -> list[tuple[int, int]]:
+    """The longest common subsequence of the signatures, as pairs of places."""
+    x, y = [u.signature for u in a], [u.signature for u in b]
+    length = np.zeros((len(x) + 1, len(y) + 1), int)
+    for i in reversed(range(len(x))):
+        for j in reversed(range(len(y))):
+            together = length[i + 1, j + 1] + 1 if x[i] == y[j] else 0
+            length[i, j] = max(together, length[i + 1, j], length[i, j + 1])
+    pairs, i, j = [], 0, 0
+    while i < len(x) and j < len(y):
+        if x[i] == y[j] and length[i, j] == length[i + 1, j + 1] + 1:
+            pairs.append((i, j))
+            i, j = i + 1, j + 1
+        elif length[i + 1, j] >= length[i, j + 1]:
+            i += 1
+        else:
+            j += 1
+    return pairs
+
+
+Places = list[tuple[int, int]]
+
+
+def _places(a: Sequence[_Unit], b: Sequence[_Unit]) -> Places:
+    """Layers that belong together: in order of calls, then what is left, wherever it is called."""
+    places = _common(a, b)
+    for i in sorted(set(range(len(a))) - {i for i, _ in places}):
+        taken = {j for _, j in places}
+        alike = [j for j in range(len(b)) if j not in taken and a[i].signature == b[j].signature]
+        if alike:
+            places.append((i, min(alike, key=lambda j: _strange(a[i].path, b[j].path))))
+    return sorted(places)
+
+
+def _readings(a: Sequence[_Unit], b: Sequence[_Unit], places: Places) -> list[list[Places]]:
+    """Of layers that are alike and read the same values, as query, key and value do: the orders
+    that words do not rule out. Calls in a row say nothing there.
+    """
+    groups: dict[tuple[object, ...], Places] = {}
+    for i, j in places:
+        groups.setdefault((a[i].signature, a[i].reads or -i), []).append((i, j))
+    found = []
+    for group in groups.values():
+        mine, theirs = [i for i, _ in group], [j for _, j in group]
+        orders = itertools.islice(itertools.permutations(theirs), MOST_ORDERS)
+        costs = {
+            order: sum(_strange(a[i].path, b[j].path) for i, j in zip(mine, order, strict=True))
+            for order in orders
+        }
+        least = min(costs.values())
+        found.append([[*zip(mine, o, strict=True)] for o, c in costs.items() if c <= least + 1e-9])
+    return found
+
+
+def _strange(a: str, b: str) -> float:
+    """How little two paths have in common, from the end: 0 is alike."""
+    x, y = (
+        [_WORDS.get(w, w) for w in path.lower().replace("_", ".").split(".")] for path in (a, b)
+    )
+    return 1 - len(set(x) & set(y)) / len(set(x) | set(y))
+
+
+def _pattern(a: _Part, b: _Part) -> tuple[str, dict[str, int]]:
+    """The pattern of einops from one to the other; empty where they are laid out alike."""
+    if not a.axes or not b.axes:
+        return "", {}
+
+    def written(mine: _Part, other: _Part) -> list[str]:
+        names = []
+        for axis, size in zip(mine.axes, mine.shape, strict=True):
+            parts = [name for name in other.axes if name[0] == axis and name != axis]
+            if parts:
+                names.append(f"({' '.join(parts)})")
+            else:
+                names.append("1" if size == 1 and axis not in other.axes else axis)
+        return names
+
+    left, right = written(a, b), written(b, a)
+    if left == right:
+        return "", {}
+    shapes = {**dict(zip(a.axes, a.shape, strict=True)), **dict(zip(b.axes, b.shape, strict=True))}
+    inner = [name for token in (*left, *right) if "(" in token for name in token[1:-1].split()]
+    sizes = {name: shapes[name] for name in inner if not name.endswith("1")}
+    return f"{' '.join(left)} -> {' '.join(right)}", sizes
+
+
+def _entry(a: _Part, b: _Part) -> Entry | None:
+    """What makes `b` of `a`; None where it cannot be."""
+    axes, sizes = _pattern(a, b)
+    if a.axes and b.axes and a.sizes != b.sizes:
+        return None
+    if not (a.axes and b.axes) and a.shape != b.shape:
+        return None
+    flip = " ".join(axis for axis in a.axes if axis in a.flipped ^ b.flipped)
+    axes = axes or (f"{' '.join(a.axes)} -> {' '.join(b.axes)}" if flip else "")
+    return Entry(a.name, b.name, axes, sizes, flip)
+
+
+def _flattened(record: Record, layer: str) -> dict[str, int]:
+    """The axes, with their sizes, that were flattened into what a dense layer reads; or none.
+
+    Sought is what was made last, of a layer that has channels, with as many values for each
+    example: the very same values, if there are such.
+    """
+    read = record.arrays.get(f"eval/{layer}:in")
+    if read is None or read.ndim != 2:
+        return {}
+    before = record.order[: record.order.index(f"eval/{layer}:in")]
+    found: dict[bool, dict[str, int]] = {}
+    for name in before:
+        array, channels = record.arrays[name], record.layers[split_value(name)[1]].channels
+        if channels is None or array.ndim < 3 or len(array) != len(read):
+            continue
+        if array[0].size == read[0].size:
+            axes = list("dhw"[-(array.ndim - 2) :])
+            axes.insert(channels - 1 if channels > 0 else len(axes), "c")
+            same = np.array_equal(array.reshape(read.shape), read)
+            found[same] = dict(zip(axes, array.shape[1:], strict=True))
+    return found.get(True) or found.get(False) or {}
+
+
+def _unflattened(entry: Entry, a: dict[str, int], b: dict[str, int]) -> Entry:
+    """The entry of a dense layer's weight, where the two sides flattened in other orders."""
+    wide = [size for size in a.values() if size > 1]
+    if sorted(a.items()) != sorted(b.items()) or [*a] == [*b] or len(wide) < 2:
+        return entry
+    sides = zip((entry.axes or "o i -> o i").split(" -> "), (a, b), strict=True)
+    left, right = (side.replace("i", f"({' '.join(axes)})") for side, axes in sides)
+    sizes = dict([*a.items()][1:])
+    return Entry(entry.a, entry.b, f"{left} -> {right}", sizes)
+
+
+def _map_of(a: Record, b: Record, pairs: Sequence[tuple[_Unit, _Unit]]) -> Map:
+    entries, unmatched = [], {"a": dict[str, str](), "b": dict[str, str]()}
+    for mine, theirs in pairs:
+        for role, part in mine.parts.items():
+            other = theirs.parts.get(role)
+            entry = _entry(part, other) if other else None
+            if entry is not None and mine.kind == "dense" and role == "weight":
+                entry = _unflattened(entry, _flattened(a, mine.path), _flattened(b, theirs.path))
+            if entry is not None:
+                entries.append(entry)
+            elif other is None:
+                unmatched["a"][part.name] = f"{theirs.path} has none"
+            else:
+                unmatched["a"][part.name] = f"{other.name} is {other.shape}, not of {part.shape}"
+        for role in theirs.parts.keys() - mine.parts.keys():
+            unmatched["b"][theirs.parts[role].name] = f"{mine.path} has none"
+    for side, record, names in (("a", a, {e.a for e in entries}), ("b", b, {e.b for e in entries})):
+        for name in record.tensors:
+            if name not in names:
+                shape = record.tensor(name).shape
+                kind = record.layers[record.owners[name]].kind
+                unmatched[side].setdefault(name, f"no {kind} of the other side fits {shape}")
+    return Map(tuple(entries), unmatched)
+
+
+def match(a: Record, b: Record, judge: Judge | None = None) -> tuple[Map, list[str]]:
+    """Proposes a map from the tensors of `a` to those of `b`.
+
+    Where layers are alike, read the same values and no word tells them apart, `judge` says of a map
+    how wrong it is, and the least wrong order is kept; without a judge, that of the calls. Returned
+    beside the map are the layers of `a` whose order is a guess.
+    """
+    mine, theirs = _units(a), _units(b)
+    groups = _readings(mine, theirs, _places(mine, theirs))
+
+    def map_of(chosen: Sequence[Places]) -> Map:
+        places = sorted(pair for group in chosen for pair in group)
+        return _map_of(a, b, [(mine[i], theirs[j]) for i, j in places])
+
+    chosen = [orders[0] for orders in groups]
+    guessed = []
+    for k, orders in enumerate(groups):
+        if len(orders) == 1:
+            continue
+        if judge is None:
+            guessed += [mine[i].path for i, _ in orders[0]]
+            continue
+        wrong = [judge(map_of([*chosen[:k], order, *chosen[k + 1 :]])) for order in orders]
+        chosen[k] = orders[int(np.argmin(wrong))]
+        if sorted(wrong)[0] * 1e3 > sorted(wrong)[1]:
+            guessed += [mine[i].path for i, _ in orders[0]]
+    return map_of(chosen), guessed

@@ -1,0 +1,1 @@
+"""Any network: recorders, maps between networks, and what is found between two of them."""
