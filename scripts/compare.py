@@ -7,6 +7,7 @@ import typer
 
 from common.errors import InputError
 from common.parity.compare import compare, compare_records
+from common.parity.mapping import read_map
 from common.parity.records import Record, read_any
 from common.parity.traces import Trace
 from scripts.shared.cli import JsonOption, main, new_app
@@ -32,6 +33,10 @@ def run(
     truth: Annotated[
         Path | None, typer.Option(help="The trace to judge all others by, float64 as a rule.")
     ] = None,
+    maps: Annotated[
+        list[Path] | None,
+        typer.Option("--map", help="Of records: the map of each trace after the first, in turn."),
+    ] = None,
     json_path: JsonOption = None,
     html_path: HtmlOption = None,
 ) -> None:
@@ -41,8 +46,21 @@ def run(
         raise InputError(f"{paths[0]}: one trace alone: give another, or a --truth")
     read = _relabelled([read_any(path) for path in paths], paths)
     records = [trace for trace in read if isinstance(trace, Record)]
-    if len(records) == len(read):
-        report = compare_records(records, {})
+    if 0 < len(records) < len(read):
+        other = next(trace for trace in read if trace not in records)
+        raise InputError(
+            f"{records[0].label}: of any network, {other.label}: of ours; compare alike"
+        )
+    if records and truth is not None:
+        raise InputError("--truth: records are held against the first of them")
+    if maps and len(maps) != len(records) - 1:
+        raise InputError(
+            f"--map: {len(maps)} maps for {len(records)} records; give {len(records) - 1}"
+        )
+    if records:
+        labels = [record.label for record in records[1:]]
+        found = dict(zip(labels, map(read_map, maps or ()), strict=False))
+        report = compare_records(records, found)
     else:
         report = compare(read[:-1], read[-1]) if truth is not None else compare(read)
     print_report(report)

@@ -95,8 +95,10 @@ def _notes(traces: Sequence[Trace], truth: Trace | None) -> list[str]:
         told = {label: own[key] for label, own in facts.items() if key in own}
         if len(set(told.values())) > 1:
             notes.append(f"{key}: " + ", ".join(f"{value} ({t})" for t, value in told.items()))
+    for record in (t for t in traces if isinstance(t, Record)):
+        notes += [f"{record.label}: {note}" for note in record.remarks()]
     for key, what in INPUTS.items():
-        silent = [t.label for t in traces if key not in t.metadata]
+        silent = [t.label for t in traces if key not in t.metadata and not isinstance(t, Record)]
         if silent:
             notes.append(f"{', '.join(silent)}: does not say which {what} it was made from")
     partial = [t for t in traces if "groups" in t.metadata]

@@ -53,6 +53,14 @@ TENSOR_GROUPS = ("weight", "grad", "update", "buffer", "final")
 """Groups of values that are named after a tensor."""
 
 
+_REMARKS = {
+    "random": "random, not the same when made again",
+    "symmetric": "too much alike to show a mistake",
+    "missing": "has no gradient",
+}
+"""What the recorder notices of values and tensors, and how it is said."""
+
+
 class Record(Trace):
     """A trace of any network: what goes into its layers and comes out, and its tensors."""
 
@@ -74,6 +82,31 @@ class Record(Trace):
     def owners(self) -> dict[str, str]:
         """The layer that owns each tensor."""
         return {t: path for path, layer in self.layers.items() for t in layer.tensors.values()}
+
+    def remarks(self) -> list[str]:
+        """What the recorder noticed, in words."""
+        told = list(self.facts["notes"])
+        for key, words in _REMARKS.items():
+            if names := self.facts[key]:
+                more = f" (and {len(names) - 3} more)" if len(names) > 3 else ""
+                told.append(f"{words}: {', '.join(names[:3])}{more}")
+        if found := self.map:
+            told += [
+                f"{n} has no counterpart: {why}" for n, why in found.unmatched.get("b", {}).items()
+            ]
+            told += [
+                f"reference's {n} has none here: {why}"
+                for n, why in found.unmatched.get("a", {}).items()
+            ]
+        return told
+
+    def describe(self) -> dict[str, Any]:
+        """Label, versions, and what the recorder noticed, for a report."""
+        noticed = {key: self.facts[key] for key in ("notes", "random", "symmetric", "missing")}
+        unmatched = self.facts.get("map", {}).get("unmatched", {})
+        told = super().describe() | {key: found for key, found in noticed.items() if found}
+        told |= {"network": "any"} | ({"unmatched": unmatched} if unmatched else {})
+        return {key: value for key, value in told.items() if key != "record"}
 
     @property
     def order(self) -> list[str]:

@@ -103,6 +103,11 @@ class Report:
         return not self.findings and not any(d.parted for d in self.differences)
 
     @property
+    def layers(self) -> list[str]:
+        """The layers of what was compared, in order of execution."""
+        return list(dict.fromkeys(d.layer for d in self.differences if d.layer))
+
+    @property
     def compared(self) -> list[str]:
         """The labels of the traces that were held against the reference."""
         return [t["label"] for t in self.traces if t["label"] != self.reference]
@@ -168,6 +173,7 @@ class Report:
             "findings": [asdict(finding) for finding in self.findings],
             "first": {trace: d and _row(d) for trace, d in firsts.items()},
             "stages": stages,
+            "layers": self.layers,
             "masks": {trace: asdict(mask) for trace, mask in self.masks.items()},
             "gates": _tolerances(self.differences),
             "absolute_floor": ABSOLUTE_FLOOR,

@@ -119,6 +119,7 @@ def page(report: Mapping[str, Any], arrays: Mapping[str, Arrays] | None = None) 
     first: Mapping[str, Any] = next(
         (t for t in comparison.get("traces", []) if "architecture" in t), {}
     )
+    any_network = any("network" in t for t in comparison.get("traces", []))
     network = first.get("architecture", ARCHITECTURES[0]), first.get("head", Head.fcn32s)
     parts = {
         "title": html.escape(_title(report, comparison)),
@@ -129,7 +130,7 @@ def page(report: Mapping[str, Any], arrays: Mapping[str, Arrays] | None = None) 
         "data": embed(
             {
                 "report": report,
-                "layers": layer_names(*network),
+                "layers": comparison["layers"] if any_network else layer_names(*network),
                 "masks": masks_of(comparison, arrays or {}),
             }
         ),
