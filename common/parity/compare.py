@@ -376,8 +376,34 @@ def compare_records(records: Sequence[Record], maps: Mapping[str, Map]) -> Repor
         translated.append(translate(record, first, found))
         check_start(translated[-1], first)
     report = report_of(translated, None, RecordOrder(first, max(r.steps for r in records)))
+    named = {record.label: record for record in translated}
+    for label in report.compared:
+        report.findings += _missing_gradients(named[label], named[report.reference])
     name_causes(report, translated)
     return report
+
+
+VANISHES = 0.1
+"""A gradient that moves by so much of itself when inputs move by a rounding is rounding itself."""
+
+
+def _missing_gradients(record: Record, reference: Record) -> list[Finding]:
+    """Gradients that one of two has, and that are no rounding, and the other has not."""
+    if not all("loss" in r.arrays for r in (record, reference)):
+        return []
+    findings = []
+    paired = {n.removeprefix("weight/") for n in record.arrays if n.startswith("weight/")}
+    for name in sorted(paired):
+        held = [r for r in (record, reference) if f"grad/{name}" in r.arrays]
+        if len(held) != 1:
+            continue
+        array, noise = held[0].arrays[f"grad/{name}"], held[0].noise.get(f"grad/{name}", 0.0)
+        if array.any() and noise < VANISHES:
+            other = reference if held[0] is record else record
+            size = float(np.linalg.norm(array))
+            text = f"{name} has no gradient in {other.label}, one of size {size:.1e} in"
+            findings.append(Finding(record.label, f"grad/{name}", f"{text} {held[0].label}"))
+    return findings
 
 
 def report_of(everyone: Sequence[Trace], truth: Trace | None, order: Order) -> Report:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import einops
 import numpy as np
 
 from common.errors import InputError
@@ -384,8 +385,9 @@ def checked(found: Map, reference: Record, subject: Subject) -> Arrays:
     for e in found.entries:
         try:
             arrays[e.b] = e.to_b(reference.tensor(e.a))
-        except ValueError as error:
-            raise InputError(f"map: {e.a} to {e.b}: {str(error).splitlines()[0]}") from None
+        except (ValueError, einops.EinopsError):
+            shape = reference.tensor(e.a).shape
+            raise InputError(f"map: {e.a} {shape} to {e.b}: {e.axes!r} does not fit") from None
         if arrays[e.b].shape != subject.weights[e.b].shape:
             shapes = f"{arrays[e.b].shape}, not {subject.weights[e.b].shape}"
             raise InputError(f"map: {e.a} makes {e.b} {shapes}")

@@ -403,7 +403,7 @@ class RecordOrder:
         local, plain = name.startswith(LOCAL), name.removeprefix(LOCAL)
         mode, layer, _, side = split_value(plain)
         if side.startswith("out"):
-            return f"{self.reference.layers[layer].kind}"
+            return f"made by {self.reference.layers[layer].kind}"
         if plain.startswith("grad/"):
             owner = self.reference.owners[plain.removeprefix("grad/")]
             later = [n for n in self.values if n in present and n.startswith("grad/")]
@@ -414,9 +414,18 @@ class RecordOrder:
             return ""
         before = self.reference.order[: self.reference.order.index(plain)]
         outs = [n for n in before if ":out" in n and n.startswith(mode)]
+        if origin := self._origin(plain, outs):
+            outs = outs[: outs.index(origin) + 1]
         known = [n for n in outs if (f"{LOCAL}{n}" if local else n) in present]
         start = split_value(known[-1])[1] if known else "the input"
         unpaired = outs[outs.index(known[-1]) + 1 :] if known else outs
         leaves = [split_value(n)[1] for n in unpaired]
         inner = ", ".join(dict.fromkeys(leaves[:3])) + (", ..." if len(leaves) > 3 else "")
         return f"between {start} and {layer or 'the output'}" + (f" ({inner})" if inner else "")
+
+    def _origin(self, name: str, outs: Sequence[str]) -> str | None:
+        """The output that a value is, though perhaps in another shape."""
+        arrays = self.reference.arrays
+        value = arrays[name].ravel()
+        alike = (n for n in reversed(outs) if arrays[n].size == value.size)
+        return next((n for n in alike if np.array_equal(arrays[n].ravel(), value)), None)

@@ -107,3 +107,143 @@ def test_a_port_equals_its_model(reference: Path, net: str, tmp_path: Path) -> N
     assert {"local/train/down:out", "train/shared@2:out", "grad/up.weight", "loss[0]"} <= names
     assert {"eval/output.classes", "train/output.vector", "buffer/norm.running_mean"} <= names
     assert not report.findings
+
+
+def state_of(backend: str, model: Any) -> dict[str, Any]:
+    """Everything of a user's that a recorder must leave as it was."""
+    if backend == "torch":
+        import torch
+
+        held = [*model.named_parameters(), *model.named_buffers()]
+        arrays = {name: tensor.detach().numpy().copy() for name, tensor in held}
+        arrays |= {f"grad {n}": p.grad.numpy().copy() for n, p in model.named_parameters()}
+        random = torch.random.get_rng_state().numpy().copy()
+        return arrays | {"random": random, "modes": [m.training for m in model.modules()]}
+    if backend == "mxnet":
+        held = model._collect_params_with_prefix()
+        arrays = {name: p.data().asnumpy() for name, p in held.items()}
+        trained = {name: p for name, p in held.items() if p.grad_req != "null"}
+        return arrays | {f"grad {name}": p.grad().asnumpy() for name, p in trained.items()}
+    import jax
+    from flax import nnx
+
+    leaves = jax.tree.leaves(nnx.to_pure_dict(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))))
+    modes = model.norm.use_running_average, model.drop.deterministic
+    return {str(k): np.asarray(x) for k, x in enumerate(leaves)} | {
+        "modes": modes,
+        "x64": bool(jax.config.read("jax_enable_x64")),
+    }
+
+
+def equal(a: Any, b: Any) -> bool:
+    """To the bit, and in the type."""
+    if isinstance(a, np.ndarray):
+        return bool(a.dtype == b.dtype and np.array_equal(a, b))
+    return bool(a == b)
+
+
+@pytest.mark.filterwarnings("ignore:Parameter .* is not used")
+def test_a_record_changes_nothing(backend: str, tmp_path: Path) -> None:
+    framework: Any = load_backend(backend)
+    module = importlib.import_module(f"parity_tests.records.{NETS[backend][0]}")
+    model, images = module.Net(), on_device(backend, IMAGES)
+    if backend == "torch":
+        module.loss(model(images)).backward()
+        model.unused.bias.grad = model.unused.weight.grad = None
+        for parameter in model.parameters():
+            parameter.grad = parameter.detach() if parameter.grad is None else parameter.grad
+        model.norm.eval()
+    if backend == "mxnet":
+        from mxnet import autograd
+
+        model.hybridize()
+        with autograd.record():
+            loss = module.loss(model(images))
+        loss.backward()
+    before = state_of(backend, model)
+    told = framework.record(
+        model, images, out=tmp_path / "r.safetensors", loss=module.loss, generic=3, steps=2
+    )
+    after = state_of(backend, model)
+    assert {name for name in before if not equal(before[name], after[name])} == set()
+    if backend == "mxnet":
+        assert model._active
+    if backend == "torch":  # a norm that the user has frozen stays so
+        names = [f"train/norm:{side}" for side in ("in", "out")]
+        assert not np.allclose(*(told.arrays[name].mean((0, 2, 3)) for name in names))
+        start, end = (told.arrays[f"{group}/norm.running_mean"] for group in ("weight", "buffer"))
+        assert np.array_equal(start, end)
+
+
+@pytest.mark.parametrize("backend", ["torch", "mxnet"])
+def test_what_is_recorded_is_the_unrecorded_call_to_the_bit(backend: str, tmp_path: Path) -> None:
+    load_backend(backend)
+    module = importlib.import_module(f"parity_tests.records.{NETS[backend][0]}")
+    model = module.Net()
+    told = record(backend, tmp_path, model=model)
+    if backend == "torch":
+        import torch
+
+        model.double().train()
+        model.drop.eval()
+        output = model(torch.from_numpy(IMAGES.astype(np.float32)).double())
+        loss = module.loss(output)
+        loss.backward()
+        found = {
+            f"grad/{n}": p.grad.numpy() for n, p in model.named_parameters() if p.grad is not None
+        }
+        found |= {f"train/output.{n}": y.detach().numpy() for n, y in output.items()}
+        found["loss"] = loss.detach().numpy()[None]
+    else:
+        from mxnet import autograd, nd
+
+        model.drop._rate = 0
+        model.cast("float64")
+        with autograd.record():
+            output = model(nd.array(IMAGES.astype(np.float32), dtype="float64"))
+            loss = module.loss(output)
+        loss.backward()
+        held = model._collect_params_with_prefix().items()
+        found = {f"grad/{n}": p.grad().asnumpy() for n, p in held if f"grad/{n}" in told.arrays}
+        found |= {f"train/output.{k}": y.asnumpy() for k, y in enumerate(output)}
+        found["loss"] = loss.asnumpy()
+    assert len(found) > 15
+    assert {name for name, array in found.items() if not equal(array, told.arrays[name])} == set()
+
+
+def test_steps_of_the_user_s_optimizer(backend: str, tmp_path: Path) -> None:
+    load_backend(backend)
+    module = importlib.import_module(f"parity_tests.records.{NETS[backend][0]}")
+    model = module.Net()
+    optimizer: Any
+    if backend == "torch":
+        import torch
+
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    elif backend == "mxnet":
+        from mxnet.gluon import Trainer
+
+        settings = {"learning_rate": 0.1, "momentum": 0.9}
+        optimizer = Trainer(model.collect_params(), "sgd", settings)
+    else:
+        import optax
+
+        optimizer = optax.sgd(0.1, momentum=0.9)
+    told = record(backend, tmp_path, model=model, optimizer=optimizer, steps=3)
+    assert told.arrays["loss"].shape == (3,)
+    kernel = "shared.kernel" if backend == "jax" else "shared.weight"
+    one = record(backend, tmp_path, model=model, optimizer=optimizer, steps=1)
+    start, gradient, end = (
+        one.arrays[f"{group}/{kernel}"] for group in ("weight", "grad", "final")
+    )
+    assert np.allclose(end, start - 0.1 * gradient, rtol=0, atol=1e-11)  # MXNet's 0.1 is a float32
+    assert one.arrays["loss"][0] == pytest.approx(told.arrays["loss"][0], rel=1e-14)
+
+
+def test_a_linen_module_comes_with_its_variables(tmp_path: Path) -> None:
+    from backends.jax import record as jax_record
+    from common.errors import InputError
+
+    with pytest.raises(InputError, match="LinenNet: a Linen module needs its variables="):
+        module = importlib.import_module("parity_tests.records.jax_net")
+        jax_record(module.LinenNet(), on_device("jax", IMAGES), out=tmp_path / "x")
