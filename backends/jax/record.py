@@ -28,6 +28,7 @@ from common.parity.recording import (
     map_leaves,
     mapped,
     record_subject,
+    settings_of,
 )
 from common.parity.records import Layer, Record, Tensor
 from common.protocol import Array, Arrays
@@ -35,10 +36,18 @@ from common.protocol import Array, Arrays
 _SPATIAL = {1: "w", 2: "h w", 3: "d h w"}
 
 
-def _axes(kind: str, name: str, shape: Sequence[int]) -> str:
-    """The names of a tensor's axes, as far as its module's class tells them."""
+def _axes(kind: str, name: str, shape: Sequence[int], outs: int) -> str:
+    """The names of a tensor's axes, as far as its module's class tells them.
+
+    A general dense layer reads and makes several axes, of which it makes `outs`.
+    """
     if name == "embedding":
         return "v o"
+    if kind in ("LinearGeneral", "DenseGeneral"):
+        ins = len(shape) - outs
+        reads = ["i"] if ins == 1 else [f"i{k + 1}" for k in range(ins)]
+        makes = ["o"] if outs == 1 else [f"o{k + 1}" for k in range(outs)]
+        return " ".join([*reads, *makes])
     if len(shape) == 1:
         return "o"
     if name == "kernel" and kind in ("Conv", "ConvTranspose"):
@@ -62,7 +71,10 @@ class _Nnx:
     def __init__(self, model: nnx.Module) -> None:
         self.structure, *self.trees = nnx.split(model, nnx.Param, ...)
         self.collections: set[str] = set()
-        self.kinds = {path: type(m).__name__ for path, m in self._modules(model).items()}
+        modules = self._modules(model)
+        self.kinds = {path: type(module).__name__ for path, module in modules.items()}
+        self.outs = {path: _outs(module) for path, module in modules.items()}
+        self.settings = {path: settings_of(module) for path, module in modules.items()}
 
     def __call__(
         self, trees: Sequence[Any], args: Any, kwargs: Any, mode: Mode, watcher: Watcher
@@ -115,6 +127,8 @@ class _Linen:
 
     def __init__(self, model: linen.Module, variables: Mapping[str, Any]) -> None:
         self.model, self.kinds = model, {"": type(model).__name__}
+        self.outs: dict[str, int] = {}
+        self.settings: dict[str, str] = {}
         rest = {name: tree for name, tree in variables.items() if name != "params"}
         self.trees: list[Any] = [variables.get("params", {}), rest]
         self.collections = {*rest}  # as a tree, the rest has their names in its paths
@@ -127,6 +141,8 @@ class _Linen:
             if context.method_name != "__call__" or not path:
                 return run(*args, **kwargs)
             self.kinds[path] = type(context.module).__name__
+            self.outs[path] = _outs(context.module)
+            self.settings[path] = settings_of(context.module)
             _set_float64(context.module)
             if isinstance(context.module, linen.Dropout):
                 run = _same
@@ -140,6 +156,12 @@ class _Linen:
 
 def _same(x: Any, *_: Any, **__: Any) -> Any:
     return x
+
+
+def _outs(module: Any) -> int:
+    """How many axes of what a dense layer returns are its own."""
+    features = getattr(module, "out_features", getattr(module, "features", 1))
+    return len(features) if isinstance(features, tuple | list) else 1
 
 
 def _set_float64(module: Any) -> None:
@@ -191,7 +213,7 @@ class Subject:
             inside = f"{path}." if path else ""
             own = [n.removeprefix(inside) for n in self.weights if n.startswith(inside)]
             tensors = {name: inside + name for name in own if "." not in name}
-            found[path] = Layer(kind, tensors, _channels(kind))
+            found[path] = Layer(kind, tensors, _channels(kind), self.network.settings.get(path, ""))
         return found
 
     @property
@@ -199,9 +221,9 @@ class Subject:
         found = {}
         for name, array in self.weights.items():
             owner, _, own = name.rpartition(".")
-            kind = self.network.kinds.get(owner, "")
+            kind, outs = self.network.kinds.get(owner, ""), self.network.outs.get(owner, 1)
             flipped = "h w d" if kind == "ConvTranspose" and array.ndim > 1 else ""
-            found[name] = Tensor(_axes(kind, own, array.shape), name in self.trained, flipped)
+            found[name] = Tensor(_axes(kind, own, array.shape, outs), name in self.trained, flipped)
         return found
 
     def run(
@@ -246,7 +268,7 @@ class Subject:
             (loss, found), gradients = jax.value_and_grad(forward, has_aux=True)(*arguments)
             return found | {"loss": loss, "gradients": dict(self._named(gradients))}
 
-        return jax.jit(backward), seen, outputs
+        return _compiled(backward), seen, outputs
 
     def train(self, weights: Arrays, calls: Sequence[Call], seed: int) -> tuple[Array, Arrays]:
         assert self.loss is not None and self.optimizer is not None
@@ -257,7 +279,6 @@ class Subject:
             output, after = self._call((params, rest), calls[0], arrays, "train", watcher)
             return loss_of(output), after
 
-        @jax.jit
         def step(params: Any, rest: Any, state: Any, arrays: Arrays) -> tuple[Any, ...]:
             found = jax.value_and_grad(forward, has_aux=True)(params, rest, arrays)
             (loss, rest), gradients = found
@@ -266,9 +287,9 @@ class Subject:
 
         with _float64():
             params, rest = self._trees(weights, seed)
-            state, losses = optimizer.init(params), []
+            state, losses, compiled = optimizer.init(params), [], _compiled(step)
             for call in calls:
-                params, rest, state, loss = step(params, rest, state, flat(call, is_numpy))
+                params, rest, state, loss = compiled(params, rest, state, flat(call, is_numpy))
                 losses.append(float(loss))
             named = [*self._named(params), *self._named(rest)]
             final = {name: to_numpy(array) for name, array in named if name in self.weights}
@@ -362,6 +383,12 @@ def _numpy(value: Any) -> Any:
 def _is_array(value: Any) -> bool:
     """Whether it is an array of JAX."""
     return isinstance(value, jax.Array)
+
+
+def _compiled(function: Callable[..., Any]) -> Any:
+    """For a few runs: on a CPU, LLVM's optimizations take four times as long as they save."""
+    few = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(function, compiler_options=few)
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from common.parity.recording import (
     map_leaves,
     mapped,
     record_subject,
+    settings_of,
 )
 from common.parity.records import Layer, Record, Tensor
 from common.protocol import Array, Arrays
@@ -87,7 +88,9 @@ class Subject:
         self.layers: dict[str, Layer] = {}
         for path, block in self.blocks.items():
             mine = {name: names[id(p)] for name, p in block._reg_params.items() if id(p) in names}
-            self.layers[path] = Layer(type(block).__name__, mine, _channels(block))
+            self.layers[path] = Layer(
+                type(block).__name__, mine, _channels(block), settings_of(block)
+            )
             for name, full in mine.items():
                 trained = self.held[full].grad_req != "null"
                 self.tensors[full] = Tensor(_axes(block, name, self.weights[full]), trained)

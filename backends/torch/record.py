@@ -26,6 +26,7 @@ from common.parity.recording import (
     map_leaves,
     mapped,
     record_subject,
+    settings_of,
 )
 from common.parity.records import Layer, Record, Tensor
 from common.protocol import Array, Arrays
@@ -40,7 +41,7 @@ def _axes(module: nn.Module, name: str, array: torch.Tensor) -> str:
     if name == "weight" and isinstance(module, nn.modules.conv._ConvNd):
         channels = "i o" if module.transposed else "o i"
         return f"{channels} {_SPATIAL[array.ndim - 2]}"
-    if name == "weight" and isinstance(module, nn.Linear):
+    if (name == "weight" and isinstance(module, nn.Linear)) or name == "in_proj_weight":
         return "o i"
     if name == "weight" and isinstance(module, nn.Embedding):
         return "v o"
@@ -89,7 +90,9 @@ class Subject:
         for path, module in modules.items():
             own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
             mine = {name: names[id(tensor)] for name, tensor in own if id(tensor) in names}
-            self.layers[path] = Layer(type(module).__name__, mine, _channels(module))
+            self.layers[path] = Layer(
+                type(module).__name__, mine, _channels(module), settings_of(module)
+            )
             for name, full in mine.items():
                 trained = full not in buffers and self.held[full].requires_grad
                 self.tensors[full] = Tensor(_axes(module, name, self.held[full]), trained)

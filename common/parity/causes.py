@@ -1,13 +1,14 @@
 """Differences whose cause can be read off the values: what a BatchNorm is, fitted."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.parity.records import Record
+from common.parity.records import Layer, Record
 from common.parity.report import Report
+from common.parity.tolerances import EPS
 from common.protocol import Array
 
 _MEAN, _VAR = ("running_mean", "mean"), ("running_var", "var")
@@ -15,6 +16,10 @@ _SCALE = ("weight", "gamma", "scale")
 
 FITS = 1e-6
 """Largest relative residual of a fit that is believed; float32 constants leave 1e-8."""
+
+
+IMPRECISE = 1e4
+"""A layer whose output moves by so many times more than the reference's loses digits inside."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +82,43 @@ def fit_batch_norm(record: Record, layer: str) -> BatchNorm | None:
     return BatchNorm(decay, unbiased, eps)
 
 
-def name_causes(report: Report, records: Sequence[Record]) -> None:
-    """Tells of each new difference at a BatchNorm what the two are, where that differs."""
+def _imprecise(name: str, mine: Record, theirs: Record) -> str:
+    """Says so where a layer's output moves much more than its input and the reference's output."""
+    value = name.removeprefix("local/")
+    before = value.replace(":out", ":in")
+    noises = [
+        [max(r.noise.get(n, 0.0), EPS["float64"]) for n in (before, value)] for r in (mine, theirs)
+    ]
+    (own_in, own_out), (_, other_out) = noises
+    if own_out < IMPRECISE * max(other_out, own_in):
+        return ""
+    return (
+        f"part of it is computed in less than float64: it moves by {own_out:.0e} when weights and"
+        f" inputs move by a rounding, in {theirs.label} by {other_out:.0e}"
+    )
+
+
+def name_causes(
+    report: Report, records: Sequence[Record], layers: Mapping[str, Mapping[str, Layer]]
+) -> None:
+    """Tells of each new difference at a layer what it is in either network, where that differs.
+
+    `layers` are each record's own layers by label, under the names of the reference's.
+    """
     by_label = {record.label: record for record in records}
     reference = by_label[report.reference]
     for d in report.differences:
-        if d.status == "new" and d.layer and (d.stage == "buffer" or ":out" in d.name):
-            mine, theirs = (fit_batch_norm(r, d.layer) for r in (by_label[d.trace], reference))
-            if mine and theirs and str(mine) != str(theirs):
-                d.cause = f"BatchNorm with {mine}; in {report.reference} with {theirs}"
+        if d.status != "new" or d.layer is None or not (d.stage == "buffer" or ":out" in d.name):
+            continue
+        record = by_label[d.trace]
+        norms = [fit_batch_norm(r, d.layer) for r in (record, reference)]
+        if all(norms) and str(norms[0]) != str(norms[1]):
+            d.cause = f"BatchNorm with {norms[0]}; in {reference.label} with {norms[1]}"
+        elif found := _imprecise(d.name, record, reference):
+            d.cause = found
+        elif d.layer in layers.get(d.trace, {}):
+            told = [
+                f"{x.kind}({x.settings})"
+                for x in (layers[d.trace][d.layer], layers[reference.label][d.layer])
+            ]
+            d.cause = f"{told[0]}; in {reference.label} {told[1]}"

@@ -11,7 +11,15 @@ from common.errors import InputError
 from common.parity.causes import name_causes
 from common.parity.mapping import Map
 from common.parity.order import NetworkOrder, Order
-from common.parity.records import LOCAL, Record, RecordOrder, check_start, same_names, translate
+from common.parity.records import (
+    LOCAL,
+    Record,
+    RecordOrder,
+    check_start,
+    paired_layers,
+    same_names,
+    translate,
+)
 from common.parity.report import TRUTH, Difference, Finding, Mask, Report
 from common.parity.tolerances import (
     ABSOLUTE_FLOOR,
@@ -174,8 +182,8 @@ def _difference(trace: str, name: str, a: Array, b: Array, dtype: str, order: Or
 def stage_tolerance(difference: Difference, trace: Trace, reference: Trace) -> Tolerance | None:
     """The tolerance of a difference: of records what was measured with them, else a fixed one."""
     if isinstance(trace, Record) and isinstance(reference, Record):
-        noises = (r.noise.get(difference.name, 0.0) for r in (trace, reference))
-        return noise_tolerance(difference.stage, max(noises))
+        mine, theirs = (r.noise.get(difference.name, 0.0) for r in (trace, reference))
+        return noise_tolerance(difference.stage, mine, theirs)
     against = reference.dtype
     dtype = coarser(trace.dtype, against)
     if difference.name == "eval/mask" and dtype != Dtype.bfloat16:
@@ -370,16 +378,18 @@ def compare_records(records: Sequence[Record], maps: Mapping[str, Map]) -> Repor
         InputError: nothing is paired, or they were made from other weights or inputs.
     """
     first, *others = records
-    translated = [first]
+    translated, layers = [first], {first.label: first.layers}
     for record in others:
         found = maps.get(record.label) or record.map or same_names(record, first)
         translated.append(translate(record, first, found))
+        pairs = paired_layers(record, first, found)
+        layers[record.label] = {theirs: record.layers[mine] for mine, theirs in pairs.items()}
         check_start(translated[-1], first)
     report = report_of(translated, None, RecordOrder(first, max(r.steps for r in records)))
     named = {record.label: record for record in translated}
     for label in report.compared:
         report.findings += _missing_gradients(named[label], named[report.reference])
-    name_causes(report, translated)
+    name_causes(report, translated, layers)
     return report
 
 

@@ -8,13 +8,14 @@ A map is a small TOML file that a person can read and edit:
 
 `axes` is a pattern of einops, from `a` to `b`; without one, the two are laid out alike. `sizes` are
 those of the parts of an axis (`"(n d) i -> i n d"`, `sizes = {n = 4}`); `flip` names axes that run
-the other way in `b`; with `part = [1, 3]`, `b` is the second third of `a` along its first axis.
+the other way in `b`; with `part = [1, 3]`, `b` is the second third of `a` along its first axis,
+with `into = [1, 3]` it is `a` that is such a part of `b`.
 `[unmatched.a]` and `[unmatched.b]` tell why a tensor has no counterpart.
 """
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,10 @@ class Entry:
     sizes: Mapping[str, int] = field(default_factory=dict)
     flip: str = ""
     part: tuple[int, int] = (0, 1)
+    into: tuple[int, int] = (0, 1)
 
     def to_b(self, array: Array) -> Array:
-        """What `b` is, of `a`."""
+        """What `b`, or its part, is, of `a`."""
         number, parts = self.part
         array = np.split(array, parts)[number]
         if not self.axes:
@@ -49,6 +51,8 @@ class Entry:
 
     def to_a(self, array: Array) -> Array:
         """What `a`, or its part, is, of `b`."""
+        number, parts = self.into
+        array = np.split(array, parts)[number]
         if not self.axes:
             return array
         left, right = self.axes.split("->")
@@ -60,6 +64,20 @@ class Entry:
         return np.flip(array, [k for k, name in enumerate(names) if name in self.flip.split()])
 
 
+def _whole(found: Iterable[tuple[str, tuple[int, int], Array]]) -> Arrays:
+    """Tensors put together of their parts."""
+    parts: dict[str, dict[int, Array]] = {}
+    counts = {}
+    for name, (number, count), array in found:
+        parts.setdefault(name, {})[number] = array
+        counts[name] = count
+    return {
+        name: np.concatenate([own[k] for k in sorted(own)]) if len(own) > 1 else own[0]
+        for name, own in parts.items()
+        if len(own) == counts[name]
+    }
+
+
 @dataclass(frozen=True)
 class Map:
     """The entries of a map, and of each side, `a` and `b`, why a tensor has none."""
@@ -68,21 +86,12 @@ class Map:
     unmatched: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def to_b(self, arrays: Mapping[str, Array]) -> Arrays:
-        """Tensors of `a` as those of `b`."""
-        return {e.b: e.to_b(arrays[e.a]) for e in self.entries if e.a in arrays}
+        """Tensors of `a` as those of `b`; one is left out when a part of it is missing."""
+        return _whole((e.b, e.into, e.to_b(arrays[e.a])) for e in self.entries if e.a in arrays)
 
     def to_a(self, arrays: Mapping[str, Array]) -> Arrays:
         """Tensors of `b` as those of `a`; one is left out when a part of it is missing."""
-        parts: dict[str, dict[int, Array]] = {}
-        for e in self.entries:
-            if e.b in arrays:
-                parts.setdefault(e.a, {})[e.part[0]] = e.to_a(arrays[e.b])
-        whole = {e.a: e.part[1] for e in self.entries}
-        return {
-            name: np.concatenate([found[k] for k in sorted(found)]) if whole[name] > 1 else found[0]
-            for name, found in parts.items()
-            if len(found) == whole[name]
-        }
+        return _whole((e.a, e.part, e.to_a(arrays[e.b])) for e in self.entries if e.b in arrays)
 
     def write(self, path: Path, about: str = "") -> None:
         """Writes the file; `about` becomes a comment at its top.
@@ -98,6 +107,7 @@ class Map:
             told += [f"sizes = {{{sizes}}}"] if sizes else []
             told += [f"flip = {json.dumps(e.flip)}"] if e.flip else []
             told += [f"part = {list(e.part)}"] if e.part != (0, 1) else []
+            told += [f"into = {list(e.into)}"] if e.into != (0, 1) else []
             lines.append(f"  {{{', '.join(told)}}},")
         lines.append("]")
         for side, reasons in self.unmatched.items():
@@ -133,10 +143,11 @@ def parse_map(told: Any, source: str) -> Map:
     entries = []
     for number, row in enumerate(told["tensor"], 1):
         try:
-            part = tuple(row.get("part", (0, 1)))
-            entry = Entry(**{**row, "part": part})
-            if not 0 <= part[0] < part[1] or len(part) != 2:
-                raise ValueError(f"part {list(part)} is not [k, n] with k < n")
+            shares = {key: tuple(row.get(key, (0, 1))) for key in ("part", "into")}
+            entry = Entry(**{**row, **shares})
+            for key, share in shares.items():
+                if len(share) != 2 or not 0 <= share[0] < share[1]:
+                    raise ValueError(f"{key} {list(share)} is not [k, n] with k < n")
         except (TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{source}: tensor {number}: {error}") from None
         entries.append(entry)

@@ -6,7 +6,8 @@ as query, key and value are.
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,18 @@ _ROLES = {"kernel": "weight", "gamma": "weight", "scale": "weight", "embedding":
 _ROLES |= {"beta": "bias", "running_mean": "mean", "running_var": "var"}
 """What the frameworks call a tensor of a layer, by PyTorch's word."""
 
+_PACKED = "in_proj_"
+"""What PyTorch's attention calls the weight and bias that query, key and value have in one."""
+
+
+def _role(own: str) -> str:
+    recurrent = re.fullmatch(r"([lr])(\d+)_([ih])2h_(weight|bias)", own)  # Gluon's
+    if recurrent:
+        direction, layer, source, kind = recurrent.groups()
+        return f"{kind}_{source}h_l{layer}" + ("_reverse" if direction == "r" else "")
+    return _ROLES.get(own, own)
+
+
 Judge = Callable[[Map], float]
 
 MOST_ORDERS = 120
@@ -49,6 +62,11 @@ class _Part:
     shape: tuple[int, ...]
     flipped: frozenset[str]
     part: tuple[int, int] = (0, 1)
+
+    def third(self, number: int) -> "_Part":
+        """One of three equal parts along the first axis."""
+        shape = (self.shape[0] // 3, *self.shape[1:])
+        return _Part(self.name, self.axes, shape, self.flipped, (number, 3))
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -96,24 +114,27 @@ def _units(record: Record) -> list[_Unit]:
             inputs.setdefault(name[5:].partition(":")[0], id(record.arrays[name]))
     units = []
     for path in sorted(record.layers, key=place.__getitem__):
-        layer = record.layers[path]
-        kind = _KIND_OF.get(layer.kind, layer.kind)
+        layer, reads = record.layers[path], inputs.get(path, 0)
         parts = {}
         for own, name in layer.tensors.items():
             tensor, array = record.tensors[name], record.tensor(name)
-            axes = tuple(tensor.axes.split())
-            part = _Part(name, axes, array.shape, frozenset(tensor.flipped.split()))
-            parts[_ROLES.get(own, own)] = part
-        if parts:
-            main = parts.get("weight")
-            flat = main is not None and all(
-                size == 1
-                for axis, size in zip(main.axes, main.shape, strict=False)
-                if axis[0] in "dhw"
-            )
-            kind = "dense" if kind == "conv" and flat else kind
-            units.append(_Unit(path, kind, parts, inputs.get(path, 0)))
+            axes, flipped = tuple(tensor.axes.split()), frozenset(tensor.flipped.split())
+            parts[_role(own)] = _Part(name, axes, array.shape, flipped)
+        packed = {role: part for role, part in parts.items() if role.startswith(_PACKED)}
+        for k, word in enumerate(("query", "key", "value") if packed else ()):
+            thirds = {r.removeprefix(_PACKED): p.third(k) for r, p in packed.items()}
+            units.append(_Unit(f"{path}.{word}", "dense", thirds, reads))
+        if rest := {role: part for role, part in parts.items() if role not in packed}:
+            units.append(_Unit(path, _kind(layer.kind, rest), rest, reads))
     return units
+
+
+def _kind(name: str, parts: Mapping[str, _Part]) -> str:
+    """A kind of layer; a convolution of 1x1 is a dense layer."""
+    main, kind = parts.get("weight"), _KIND_OF.get(name, name)
+    if kind == "conv" and main is not None and main.sizes.keys() <= {"o", "i"}:
+        return "dense"
+    return kind
 
 
 def _common(a: Sequence[_Unit], b: Sequence[_Unit]) -> list[tuple[int, int]]:
@@ -211,7 +232,7 @@ def _entry(a: _Part, b: _Part) -> Entry | None:
         return None
     flip = " ".join(axis for axis in a.axes if axis in a.flipped ^ b.flipped)
     axes = axes or (f"{' '.join(a.axes)} -> {' '.join(b.axes)}" if flip else "")
-    return Entry(a.name, b.name, axes, sizes, flip)
+    return Entry(a.name, b.name, axes, sizes, flip, a.part, b.part)
 
 
 def _flattened(record: Record, layer: str) -> dict[str, int]:

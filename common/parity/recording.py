@@ -162,6 +162,20 @@ class Watcher:
         return map_leaves(value, self.is_array, look)
 
 
+def settings_of(module: Any) -> str:
+    """The attributes of a layer that are plain values, in words: `eps=1e-05, momentum=0.1`."""
+    told = {key: value for key, value in vars(module).items() if not key.startswith("_")}
+    told |= getattr(module, "_kwargs", {})  # where Gluon's layers keep theirs
+    plain = {k: v for k, v in told.items() if _is_plain(v) and k not in ("training", "name")}
+    return ", ".join(f"{key}={value}" for key, value in plain.items())
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, bool | int | float | str)
+
+
 def generic_values(subject: Subject, seed: int) -> Arrays:
     """Random values away from the defaults, which hide mistakes: for each tensor its own.
 
@@ -192,7 +206,7 @@ def symmetric_tensors(weights: Mapping[str, Array]) -> list[str]:
         if array.size < 2:
             return False
         constant = bool((array == array.flat[0]).all())
-        square = array.ndim > 1 and array.shape[0] == array.shape[1]
+        square = array.ndim > 1 and array.shape[0] == array.shape[1] > 1
         return constant or (square and np.array_equal(array, array.swapaxes(0, 1)))
 
     return [name for name, array in weights.items() if alike(array)]

@@ -41,12 +41,13 @@ class Layer:
 
     `kind` is its class; `tensors` are its own weights and buffers: the name of each in the layer,
     and in the network. `channels` is the axis of the channels in what goes in and comes out; None
-    where the layer has no such thing.
+    where the layer has no such thing. `settings` are its attributes that are plain values.
     """
 
     kind: str
     tensors: Mapping[str, str]
     channels: int | None = None
+    settings: str = ""
 
 
 TENSOR_GROUPS = ("weight", "grad", "update", "buffer", "final")
@@ -210,17 +211,40 @@ def alike(array: Array, shape: tuple[int, ...]) -> Array:
     return array.reshape(shape) if flat and len(array) == shape[0] else array
 
 
+def _as_in(
+    target: Record,
+    name: str,
+    source: Record,
+    other: str,
+    shape: tuple[int, ...],
+    found: Map,
+    back: bool = True,
+) -> Array:
+    """The value `other` of `source` in the layout of `target`, where it is `name`.
+
+    `back`: the target is the map's `a`.
+    """
+    array = source.arrays[other]
+    (_, mine, _, side), (_, theirs, _, _) = split_value(name), split_value(other)
+    if mine and theirs:
+        array = _turn(array, target.layers[mine].channels, source.layers[theirs].channels)
+    if side.startswith("in"):
+        layer = (source if back else target).layers[theirs if back else mine]
+        array = _reordered(array, found, layer, back)
+    return alike(array, shape)
+
+
 def _reordered(array: Array, found: Map, layer: Layer, back: bool) -> Array:
     """What goes into a dense layer, in the other side's order, where it was flattened in another.
 
-    From the reference's order to the record's, or `back`; `layer` is the record's.
+    From the order of the map's `a` to that of `b`, or `back`; `layer` is one of `b`.
     """
     own = set(layer.tensors.values())
     for e in found.entries:
         left, _, right = e.axes.partition(" -> ")
         groups = [re.findall(r"\([^)]*\)", side) for side in (left, right)]
         if e.b in own and all(groups) and array.ndim == 2:
-            mine, theirs = (side[0] for side in (groups if not back else groups[::-1]))
+            mine, theirs = (side[0] for side in (groups[::-1] if back else groups))
             return einops.rearrange(array, f"n {mine} -> n {theirs}", **e.sizes)
     return array
 
@@ -235,25 +259,15 @@ def translate(record: Record, reference: Record, found: Map) -> Record:
         mine = f"{group}/"
         own = {n.removeprefix(mine): a for n, a in record.arrays.items() if n.startswith(mine)}
         arrays |= {f"{group}/{name}": array for name, array in found.to_a(own).items()}
-    pairs = paired_layers(record, reference, found)
-    outer = paired_outputs(record, reference)
+    pairs = paired_values(record, reference, found)
+    pairs |= {f"{LOCAL}{mine}": f"{LOCAL}{theirs}" for mine, theirs in pairs.items()}
+    pairs |= paired_outputs(record, reference) | {"loss": "loss"}
     noise = {name: value for name, value in record.noise.items() if name.startswith("loss[")}
-    for name, array in record.arrays.items():
-        mode, layer, number, side = split_value(name)
-        if side and layer in pairs:
-            call = f"@{number}" if number > 1 else ""
-            other = f"{mode}/{pairs[layer]}{call}:{side}"
-            axes = reference.layers[pairs[layer]].channels, record.layers[layer].channels
-            array = _turn(array, *axes)
-            if side.startswith("in"):
-                array = _reordered(array, found, record.layers[layer], back=True)
-        elif name in outer or name == "loss":
-            other = outer.get(name, name)
-        else:
-            continue
-        if (like := reference.arrays.get(other.removeprefix("local/"))) is not None:
-            arrays[other] = alike(array, like.shape)
-        noise |= {other: record.noise[name]} if name in record.noise else {}
+    for name, other in pairs.items():
+        like = reference.arrays.get(other.removeprefix(LOCAL))
+        if name in record.arrays and like is not None:
+            arrays[other] = _as_in(reference, other, record, name, like.shape, found)
+            noise |= {other: record.noise[name]} if name in record.noise else {}
     for e in found.entries:
         for group in TENSOR_GROUPS:
             key, value = f"{group}/{e.a}", record.noise.get(f"{group}/{e.b}", 0.0)
@@ -306,19 +320,61 @@ def paired_outputs(record: Record, reference: Record) -> dict[str, str]:
 
 
 def paired_layers(record: Record, reference: Record, found: Map) -> dict[str, str]:
-    """Of each layer of `record` that one of `reference` is alone the counterpart of: which."""
-    partners: dict[str, set[str]] = {}
-    back: dict[str, set[str]] = {}
+    """Which layer of `reference` is the counterpart of which of `record`.
+
+    Layers are paired by the tensors that they own. Where one stands for several, as PyTorch's
+    attention does for Flax's, it is paired with the module that holds them.
+    """
+    together: list[tuple[set[str], set[str]]] = []
     for e in found.entries:
         mine, theirs = record.owners.get(e.b), reference.owners.get(e.a)
-        if mine is not None and theirs is not None:
-            partners.setdefault(mine, set()).add(theirs)
-            back.setdefault(theirs, set()).add(mine)
-    return {
-        mine: next(iter(others))
-        for mine, others in partners.items()
-        if len(others) == 1 and len(back[next(iter(others))]) == 1
-    }
+        if mine is None or theirs is None:
+            continue
+        joined = [g for g in together if mine in g[0] or theirs in g[1]]
+        together = [g for g in together if g not in joined]
+        ours = {mine}.union(*(g[0] for g in joined))
+        together.append((ours, {theirs}.union(*(g[1] for g in joined))))
+    holders = [(_holder(record, ours), _holder(reference, others)) for ours, others in together]
+    return {mine: theirs for mine, theirs in holders if mine and theirs}
+
+
+def _holder(record: Record, layers: set[str]) -> str:
+    """The innermost module that holds all of some layers and was called; itself, if it is one."""
+    paths = [path.split(".") for path in layers]
+    shared = [parts[0] for parts in zip(*paths, strict=False) if len({*parts}) == 1]
+    called = {*record.calls}
+    while shared and ".".join(shared) not in called:
+        if len(layers) == 1:
+            return ""  # never called, and whoever holds it holds more
+        shared.pop()
+    return ".".join(shared)
+
+
+def paired_values(record: Record, reference: Record, found: Map) -> dict[str, str]:
+    """Which value of the passes of `reference` is the counterpart of which of `record`.
+
+    What goes into a layer, and comes out, is paired by name, or else in order.
+    """
+    pairs = paired_layers(record, reference, found)
+    back = {theirs: mine for mine, theirs in pairs.items()}
+
+    def values(of: Record, known: Mapping[str, str]) -> dict[tuple[str, str, int, str], list[str]]:
+        named: dict[tuple[str, str, int, str], list[str]] = {}
+        for name in of.order:
+            mode, layer, number, side = split_value(name)
+            if layer in known:
+                named.setdefault((mode, layer, number, side.split(".")[0]), []).append(name)
+        return named
+
+    theirs = values(reference, back)
+    result: dict[str, str] = {}
+    for (mode, layer, number, side), names in values(record, pairs).items():
+        others = theirs.get((mode, pairs[layer], number, side), [])
+        leaves = [name.partition(f":{side}")[2] for name in names]
+        agree = {*leaves} == {name.partition(f":{side}")[2] for name in others}
+        others = sorted(others) if agree else others
+        result |= dict(zip(sorted(names) if agree else names, others, strict=False))
+    return result
 
 
 _MADE_FROM = {
@@ -332,19 +388,11 @@ _MADE_FROM = {
 
 def feed_of(record: Record, reference: Record, found: Map) -> Arrays:
     """What goes into the layers of `reference` and comes out, in the names of `record`."""
-    back = {theirs: mine for mine, theirs in paired_layers(record, reference, found).items()}
     feed = {}
-    for name, array in reference.arrays.items():
-        mode, layer, number, side = split_value(name)
-        if mode in ("eval", "train") and layer in back:
-            call = f"@{number}" if number > 1 else ""
-            own = f"{mode}/{back[layer]}{call}:{side}"
-            if own in record.arrays:
-                mine, theirs = record.layers[back[layer]].channels, reference.layers[layer].channels
-                if side.startswith("in"):
-                    array = _reordered(array, found, record.layers[back[layer]], back=False)
-                turned = alike(_turn(array, mine, theirs), record.arrays[own].shape)
-                feed[own] = np.ascontiguousarray(turned)
+    for own, name in paired_values(record, reference, found).items():
+        shape = record.arrays[own].shape
+        turned = _as_in(record, own, reference, name, shape, found, back=False)
+        feed[own] = np.ascontiguousarray(turned)
     return feed
 
 

@@ -99,9 +99,17 @@ LOCAL = 1e-13
 """Of a layer alone: 30 times what 8 to 242 layers of public networks were off at most."""
 
 
-def noise_tolerance(stage: str, noise: float) -> Tolerance:
-    """The tolerance of a value that moves by `noise` when weights and inputs move by a rounding."""
-    floor = max(noise, EPS["float64"])
+MUCH = 10
+"""A value that moves by so many times what it moves by in the reference is computed with less."""
+
+
+def noise_tolerance(stage: str, noise: float, reference: float) -> Tolerance:
+    """The tolerance of a value that moves by `noise` when weights and inputs move by a rounding.
+
+    In the reference it moves by `reference`; no more than `MUCH` times that is taken for noise.
+    """
+    reference = max(reference, EPS["float64"])
+    floor = max(reference, min(noise, MUCH * reference))
     limit = _NOISES[stage] * floor
     source = "this run: weights and inputs moved by one rounding, in float64"
     return Tolerance(max(limit, LOCAL) if stage == "local" else limit, floor, source)
