@@ -101,7 +101,10 @@ class Subject:
     def run(
         self, weights: Arrays, call: Call, mode: Mode, seed: int, feed: Feed | None = None
     ) -> Pass:
-        given = {name: nd.array(array, dtype=array.dtype) for name, array in (feed or {}).items()}
+        given = {
+            self._before_activation(name): nd.array(array, dtype=array.dtype)
+            for name, array in (feed or {}).items()
+        }
         record = autograd.record if mode == "train" else autograd.predict_mode
         with self._float64(weights):
             with record(), self._watched(given) as watcher:
@@ -109,9 +112,8 @@ class Subject:
                 loss = None
                 if mode == "train" and self.loss is not None and not feed:
                     loss = self.loss(output)
-            found = Pass(
-                watcher.values, {k: to_numpy(y) for k, y in leaves(output, _is_array).items()}
-            )
+            own = {n: watcher.values[self._before_activation(n)] for n in watcher.values}
+            found = Pass(own, {k: to_numpy(y) for k, y in leaves(output, _is_array).items()})
             if loss is not None:
                 loss.backward()
                 found.loss = to_numpy(loss).reshape(())
@@ -124,6 +126,14 @@ class Subject:
                 after = self._export()
                 found.buffers = {n: a for n, a in after.items() if not self.tensors[n].trained}
         return found
+
+    def _before_activation(self, name: str) -> str:
+        """Where a layer's own output is: one with an activation inside hands that to it."""
+        path, out, leaf = name.partition(":out")
+        layer, at, call = path.partition("@")
+        if not out or leaf or getattr(self.blocks[layer], "act", None) is None:
+            return name
+        return f"{layer}.act{at}{call}:in"
 
     def train(self, weights: Arrays, calls: Sequence[Call], seed: int) -> tuple[Array, Arrays]:
         assert self.loss is not None and self.optimizer is not None

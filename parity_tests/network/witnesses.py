@@ -25,7 +25,12 @@ def import_torchvision() -> Any:
 
 
 def import_gluoncv_resnet() -> Any:
-    """`gluoncv.model_zoo.resnetv1b`, whose `resnet18_v1b` is shaped like torchvision's resnet18.
+    """`gluoncv.model_zoo.resnetv1b`, whose `resnet18_v1b` is shaped like torchvision's resnet18."""
+    return import_gluoncv("resnetv1b")
+
+
+def import_gluoncv(module: str) -> Any:
+    """A module of `gluoncv.model_zoo`.
 
     GluonCV's `__init__` refuses PyTorch 2, and that of its model zoo imports every model. The
     module itself needs MXNet alone, so empty packages stand in for the two while it is imported.
@@ -43,7 +48,7 @@ def import_gluoncv_resnet() -> Any:
             package.__path__ = folders
             sys.modules[name] = package
             folders = [f"{folder}/model_zoo" for folder in folders]
-        return importlib.import_module("gluoncv.model_zoo.resnetv1b")
+        return importlib.import_module(f"gluoncv.model_zoo.{module}")
     finally:
         _forget("gluoncv")
         sys.modules.update(before)

@@ -247,3 +247,28 @@ def test_a_linen_module_comes_with_its_variables(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="LinenNet: a Linen module needs its variables="):
         module = importlib.import_module("parity_tests.records.jax_net")
         jax_record(module.LinenNet(), on_device("jax", IMAGES), out=tmp_path / "x")
+
+
+@pytest.mark.needs("torch", "mxnet")
+def test_a_layer_of_gluon_with_an_activation_inside(tmp_path: Path) -> None:
+    """Its own output is what the activation is given."""
+    from backends.mxnet import record as mxnet_record
+    from backends.torch import record as torch_record
+
+    load_backend("mxnet")
+    import torch
+    from mxnet.gluon import nn as gluon
+
+    layers = torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten()
+    model = torch.nn.Sequential(*layers, torch.nn.Linear(4 * 36, 5), torch.nn.Sigmoid())
+    port = gluon.HybridSequential()
+    port.add(gluon.Conv2D(4, 3, in_channels=3, activation="relu"))
+    port.add(gluon.Dense(5, in_units=4 * 36, activation="sigmoid"))
+    port.initialize()
+    a, b = (tmp_path / f"{name}.safetensors" for name in ("a", "b"))
+    torch_record(model, on_device("torch", IMAGES), out=a, loss=lambda y: y.sum(), generic=0)
+    mxnet_record(port, on_device("mxnet", IMAGES), out=b, loss=lambda y: y.sum(), against=a)
+    report = compare_records([read_record(a), read_record(b)], {})
+    assert report.passed, report.verdict()
+    names = {d.name for d in report.differences}
+    assert {"local/train/0:out", "train/3:in", "train/3:out", "eval/output"} <= names
