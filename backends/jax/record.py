@@ -24,6 +24,7 @@ from common.parity.recording import (
     Watcher,
     flat,
     is_numpy,
+    kind_of,
     leaves,
     map_leaves,
     mapped,
@@ -72,7 +73,7 @@ class _Nnx:
         self.structure, *self.trees = nnx.split(model, nnx.Param, ...)
         self.collections: set[str] = set()
         modules = self._modules(model)
-        self.kinds = {path: type(module).__name__ for path, module in modules.items()}
+        self.kinds = {path: _kind(module) for path, module in modules.items()}
         self.outs = {path: _outs(module) for path, module in modules.items()}
         self.settings = {path: settings_of(module) for path, module in modules.items()}
 
@@ -126,7 +127,7 @@ class _Linen:
     """A Linen module and its variables as a pure function of two trees: parameters and rest."""
 
     def __init__(self, model: linen.Module, variables: Mapping[str, Any]) -> None:
-        self.model, self.kinds = model, {"": type(model).__name__}
+        self.model, self.kinds = model, {"": _kind(model)}
         self.outs: dict[str, int] = {}
         self.settings: dict[str, str] = {}
         rest = {name: tree for name, tree in variables.items() if name != "params"}
@@ -140,7 +141,7 @@ class _Linen:
             path = ".".join(context.module.path)
             if context.method_name != "__call__" or not path:
                 return run(*args, **kwargs)
-            self.kinds[path] = type(context.module).__name__
+            self.kinds[path] = _kind(context.module)
             self.outs[path] = _outs(context.module)
             self.settings[path] = settings_of(context.module)
             _set_float64(context.module)
@@ -156,6 +157,10 @@ class _Linen:
 
 def _same(x: Any, *_: Any, **__: Any) -> Any:
     return x
+
+
+def _kind(module: Any) -> str:
+    return kind_of(module, "flax", {nnx.Module, linen.Module})
 
 
 def _outs(module: Any) -> int:

@@ -22,6 +22,7 @@ from common.parity.recording import (
     Pass,
     Watcher,
     is_numpy,
+    kind_of,
     leaves,
     map_leaves,
     mapped,
@@ -88,9 +89,8 @@ class Subject:
         self.layers: dict[str, Layer] = {}
         for path, block in self.blocks.items():
             mine = {name: names[id(p)] for name, p in block._reg_params.items() if id(p) in names}
-            self.layers[path] = Layer(
-                type(block).__name__, mine, _channels(block), settings_of(block)
-            )
+            kind = kind_of(block, "mxnet.gluon", {Block, HybridBlock})
+            self.layers[path] = Layer(kind, mine, _channels(block), settings_of(block))
             for name, full in mine.items():
                 trained = self.held[full].grad_req != "null"
                 self.tensors[full] = Tensor(_axes(block, name, self.weights[full]), trained)

@@ -22,6 +22,7 @@ from common.parity.recording import (
     Pass,
     Watcher,
     is_numpy,
+    kind_of,
     leaves,
     map_leaves,
     mapped,
@@ -90,9 +91,8 @@ class Subject:
         for path, module in modules.items():
             own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
             mine = {name: names[id(tensor)] for name, tensor in own if id(tensor) in names}
-            self.layers[path] = Layer(
-                type(module).__name__, mine, _channels(module), settings_of(module)
-            )
+            kind = kind_of(module, "torch.nn", {nn.Module})
+            self.layers[path] = Layer(kind, mine, _channels(module), settings_of(module))
             for name, full in mine.items():
                 trained = full not in buffers and self.held[full].requires_grad
                 self.tensors[full] = Tensor(_axes(module, name, self.held[full]), trained)

@@ -99,6 +99,11 @@ class _Unit:
         sizes = tuple(sorted(main.sizes.items())) if main.axes else main.shape
         return self.kind, sizes
 
+    @property
+    def holds(self) -> object:
+        """Its tensors, whatever it is."""
+        return {role: part.sizes if part.axes else part.shape for role, part in self.parts.items()}
+
 
 def _units(record: Record) -> list[_Unit]:
     """Every layer that owns tensors, in order of calls; one never called, behind its parent."""
@@ -163,11 +168,16 @@ Places = list[tuple[int, int]]
 def _places(a: Sequence[_Unit], b: Sequence[_Unit]) -> Places:
     """Layers that belong together: in order of calls, then what is left, wherever it is called."""
     places = _common(a, b)
-    for i in sorted(set(range(len(a))) - {i for i, _ in places}):
-        taken = {j for _, j in places}
-        alike = [j for j in range(len(b)) if j not in taken and a[i].signature == b[j].signature]
-        if alike:
-            places.append((i, min(alike, key=lambda j: _strange(a[i].path, b[j].path))))
+    # then by what they hold alone, for a class of the user's own says nothing
+    signatures: tuple[Callable[[_Unit], object], ...]
+    signatures = (lambda unit: unit.signature, lambda unit: unit.holds)
+    for signature in signatures:
+        for i in sorted(set(range(len(a))) - {i for i, _ in places}):
+            taken = {j for _, j in places}
+            free = [j for j in range(len(b)) if j not in taken]
+            alike = [j for j in free if signature(a[i]) == signature(b[j])]
+            if alike:
+                places.append((i, min(alike, key=lambda j: _strange(a[i].path, b[j].path))))
     return sorted(places)
 
 

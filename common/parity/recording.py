@@ -162,6 +162,12 @@ class Watcher:
         return map_leaves(value, self.is_array, look)
 
 
+def kind_of(module: Any, library: str, bases: set[type]) -> str:
+    """A module's class, or the class of the library that it is derived from, which says more."""
+    kinds = [kind for kind in type(module).__mro__ if kind.__module__.startswith(library)]
+    return next((kind for kind in kinds if kind not in bases), type(module)).__name__
+
+
 def settings_of(module: Any) -> str:
     """The attributes of a layer that are plain values, in words: `eps=1e-05, momentum=0.1`."""
     told = {key: value for key, value in vars(module).items() if not key.startswith("_")}
@@ -238,6 +244,23 @@ def _named(run: Pass, mode: Mode) -> dict[str, Array]:
 
 
 def _runs(subject: Subject, weights: Arrays, call: Call, seed: int) -> dict[str, Array]:
+    """Both passes' values.
+
+    Raises:
+        InputError: the model, or the loss, cannot be called so.
+    """
+    try:
+        return _passes(subject, weights, call, seed)
+    except InputError:
+        raise
+    except Exception as error:
+        told = (str(error).strip() or "no word why").splitlines()[0]
+        raise InputError(
+            f"the model cannot be run on these inputs: {type(error).__name__}: {told}"
+        ) from error
+
+
+def _passes(subject: Subject, weights: Arrays, call: Call, seed: int) -> dict[str, Array]:
     modes: tuple[Mode, ...] = ("eval", "train")
     found: dict[str, Array] = {}
     for mode in modes:

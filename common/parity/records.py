@@ -335,7 +335,28 @@ def paired_layers(record: Record, reference: Record, found: Map) -> dict[str, st
         ours = {mine}.union(*(g[0] for g in joined))
         together.append((ours, {theirs}.union(*(g[1] for g in joined))))
     holders = [(_holder(record, ours), _holder(reference, others)) for ours, others in together]
-    return {mine: theirs for mine, theirs in holders if mine and theirs}
+    return {
+        _of_shape(record, mine, reference, theirs): theirs
+        for mine, theirs in holders
+        if mine and theirs
+    }
+
+
+def _of_shape(record: Record, mine: str, reference: Record, theirs: str) -> str:
+    """A layer, or the module around it alone that returns what the reference's layer does."""
+
+    def returned(of: Record, layer: str) -> list[int]:
+        array = of.arrays.get(f"eval/{layer}:out")
+        return [] if array is None else sorted(array.shape)
+
+    held = {name for name in record.tensors if name.startswith(f"{mine}.")}
+    around = mine
+    while returned(record, around) != returned(reference, theirs):
+        around = around.rpartition(".")[0]
+        inside = {name for name in record.tensors if name.startswith(f"{around}.")}
+        if not around or inside != held:
+            return mine
+    return around
 
 
 def _holder(record: Record, layers: set[str]) -> str:
@@ -392,7 +413,8 @@ def feed_of(record: Record, reference: Record, found: Map) -> Arrays:
     for own, name in paired_values(record, reference, found).items():
         shape = record.arrays[own].shape
         turned = _as_in(record, own, reference, name, shape, found, back=False)
-        feed[own] = np.ascontiguousarray(turned)
+        if turned.shape == shape:  # else it is another value, and is told as such
+            feed[own] = np.ascontiguousarray(turned)
     return feed
 
 

@@ -272,3 +272,32 @@ def test_a_layer_of_gluon_with_an_activation_inside(tmp_path: Path) -> None:
     assert report.passed, report.verdict()
     names = {d.name for d in report.differences}
     assert {"local/train/0:out", "train/3:in", "train/3:out", "eval/output"} <= names
+
+
+@pytest.mark.full
+@pytest.mark.needs("torch", "mxnet", "jax")
+def test_our_own_network_is_one_of_any(tmp_path: Path) -> None:
+    """FCN-8s as `record` sees it: equal in all three, but that MXNet's trainer unbiases later."""
+    from common.config import Head
+    from parity_tests.conftest import new_trainer
+
+    images = np.random.default_rng(0).normal(size=(2, 3, 64, 96)).astype(np.float32)
+    records = []
+    for backend in ("torch", "mxnet", "jax"):
+        framework: Any = load_backend(backend)
+        model = new_trainer(backend, head=Head.fcn8s).model  # type: ignore[attr-defined]
+        out = tmp_path / f"{backend}.safetensors"
+        given = on_device(backend, images)
+        options = {"against": records[0]} if records else {}
+        framework.record(model, given, loss=lambda y: (y**2).mean(), out=out, **options)
+        records.append(out)
+    report = compare_records([read_record(path) for path in records], {})
+    parted = {(d.trace, d.stage) for d in report.differences if d.parted}
+    assert {stage for _, stage in parted} == {"buffer"}
+    assert report.odd == ["mxnet"]
+    names = {d.name for d in report.differences}
+    assert {
+        "local/train/up_layer4:out",
+        "train/transpose_conv:out",
+        "grad/score_layer2.bias",
+    } <= names
