@@ -282,7 +282,7 @@ def test_our_own_network_is_one_of_any(tmp_path: Path) -> None:
     from parity_tests.conftest import new_trainer
 
     images = np.random.default_rng(0).normal(size=(2, 3, 64, 96)).astype(np.float32)
-    records = []
+    records: list[Path] = []
     for backend in ("torch", "mxnet", "jax"):
         framework: Any = load_backend(backend)
         model = new_trainer(backend, head=Head.fcn8s).model  # type: ignore[attr-defined]
