@@ -18,7 +18,7 @@ def missing_packages(name: str) -> list[str]:
 
 
 def load_backend(name: str) -> Backend:
-    """The module `backends.<name>`; imports its framework and no other.
+    """The module `backends.<name>`, prepared; imports its framework and no other.
 
     Raises:
         InputError: there is no such backend, or its framework is not installed or cannot be
@@ -39,4 +39,6 @@ def load_backend(name: str) -> Backend:
         raise InputError(
             f"--backend {name}: installed, but cannot be imported: {reason}"
         ) from error
-    return cast(Backend, module)
+    backend = cast(Backend, module)
+    backend.prepare()
+    return backend

@@ -84,6 +84,9 @@ class Backend(Protocol):
     Trainer: type[Trainer]
     Probe: type[Probe]
 
+    def prepare(self) -> None:
+        """Sets the process to compute with all digits of each type."""
+
     def select_device(self, name: str) -> Any:
         """The framework's device for `auto`, `cpu` or `gpu`.
 

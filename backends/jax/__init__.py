@@ -1,6 +1,6 @@
 """The network in JAX and Flax; its files are read in the order in which they stand here."""
 
-from backends.jax.device import select_device, threads, to_device, to_numpy, versions
+from backends.jax.device import prepare, select_device, threads, to_device, to_numpy, versions
 from backends.jax.upsampling import TransposeConv
 from backends.jax.model import FCN, build_model
 from backends.jax.loss import cross_entropy

@@ -15,22 +15,27 @@ from common.errors import InputError
 from common.network.grid import image_size, pad_images, scale_and_offset
 
 
+def prepare() -> None:
+    """Sets the process to compute with all digits of each type."""
+    # JAX has float64 only when this is on, for the whole process. A float32 run is not changed by
+    # it, since every array in this backend is made with the run's dtype.
+    jax.config.update("jax_enable_x64", True)
+    # differs(tf32): on a GPU, JAX takes TF32 for float32 products and convolutions.
+    jax.config.update("jax_default_matmul_precision", "highest")
+
+
 def select_device(name: str) -> jax.Device:
     """The device for `auto` (a GPU where there is one), `cpu` or `gpu`.
 
     Raises:
         InputError: `gpu`, and JAX sees none.
     """
-    # JAX has float64 only when this is on, for the whole process. A float32 run is not changed by
-    # it, since every array in this backend is made with the run's dtype.
-    jax.config.update("jax_enable_x64", True)
+    prepare()
     if name == "cpu":
         return jax.devices("cpu")[0]
     device = jax.devices()[0]  # the default: a GPU where there is one
     if name == "gpu" and device.platform != "gpu":
         raise InputError("--device gpu: jax sees no GPU")
-    # differs(tf32): on a GPU, JAX takes TF32 for float32 products and convolutions.
-    jax.config.update("jax_default_matmul_precision", "highest")
     return device
 
 
@@ -52,7 +57,7 @@ def threads() -> int:
 
 def to_device(array: NDArray[Any], device: jax.Device, dtype: str) -> jax.Array:
     """A copy of the array on the device, as `dtype` (a NumPy name)."""
-    # differs(float64_arrays): without the 64-bit types turned on above, JAX makes float32 of it.
+    # differs(float64_arrays): without the 64-bit types turned on, JAX makes float32 of it.
     return jax.device_put(np.asarray(array, dtype=dtype), device)
 
 

@@ -87,7 +87,8 @@ class _Nnx:
             _set_float64(module)
             if isinstance(module, nnx.Dropout):
                 module.deterministic = True
-        paths = {id(module): path for path, module in modules.items() if path}
+        kept = {path: module for path, module in modules.items() if watcher.keeps(path)}
+        paths = {id(module): path for path, module in kept.items()}
         with _watched({type(module) for module in modules.values()}, paths, watcher):
             output = model(*args, **kwargs)
         return output, nnx.split(model, nnx.Param, ...)[2]
@@ -147,6 +148,8 @@ class _Linen:
             _set_float64(context.module)
             if isinstance(context.module, linen.Dropout):
                 run = _same
+            if not watcher.keeps(path):
+                return run(*args, **kwargs)
             return watcher.call(path, run, *args, **kwargs)
 
         params, rest = trees
@@ -179,6 +182,7 @@ class Subject:
     """A model as a function: see `common.parity.recording.Subject`."""
 
     framework = "jax"
+    pattern = "*"
 
     def __init__(
         self,
@@ -228,7 +232,8 @@ class Subject:
             owner, _, own = name.rpartition(".")
             kind, outs = self.network.kinds.get(owner, ""), self.network.outs.get(owner, 1)
             flipped = "h w d" if kind == "ConvTranspose" and array.ndim > 1 else ""
-            found[name] = Tensor(_axes(kind, own, array.shape, outs), name in self.trained, flipped)
+            axes = _axes(kind, own, array.shape, outs)
+            found[name] = Tensor(array.shape, axes, name in self.trained, flipped)
         return found
 
     def run(
@@ -253,7 +258,7 @@ class Subject:
         outputs: list[str] = []
 
         def forward(params: Any, rest: Any, arrays: Arrays, feed: Arrays) -> tuple[Any, Any]:
-            watcher = Watcher(_is_array, lambda array: array, feed)
+            watcher = Watcher(_is_array, lambda array: array, feed, self.pattern)
             output, after = self._call((params, rest), call, arrays, mode, watcher)
             different = {id(array): array for array in watcher.values.values()}
             places = {key: place for place, key in enumerate(different)}
@@ -280,7 +285,7 @@ class Subject:
         loss_of, optimizer = self.loss, self.optimizer
 
         def forward(params: Any, rest: Any, arrays: Arrays) -> tuple[Any, Any]:
-            watcher = Watcher(_is_array, lambda array: None)
+            watcher = Watcher(_is_array, lambda array: None, pattern="")
             output, after = self._call((params, rest), calls[0], arrays, "train", watcher)
             return loss_of(output), after
 
@@ -342,13 +347,14 @@ def record(
     generic: int | None = None,
     against: Path | str | None = None,
     map: Path | str | None = None,
+    keep: str = "*",
+    weights: bool = True,
 ) -> Record:
     """Records a run of `model` in float64: see `common.parity.recording.record_subject`."""
     subject = Subject(model, loss, optimizer, train or {}, eval or {}, variables)
     called = _numpy((inputs, keywords or {}, steps))
-    return record_subject(
-        subject, called, Options(Path(out), optimizer is not None, generic, against, map)
-    )
+    options = Options(out, optimizer is not None, generic, against, map, keep, weights)
+    return record_subject(subject, called, options)
 
 
 def load(

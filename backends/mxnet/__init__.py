@@ -1,6 +1,6 @@
 """The network in MXNet Gluon; its files are read in the order in which they stand here."""
 
-from backends.mxnet.device import select_device, threads, to_device, to_numpy, versions
+from backends.mxnet.device import prepare, select_device, threads, to_device, to_numpy, versions
 from backends.mxnet.upsampling import TransposeConv
 from backends.mxnet.model import FCN, build_model
 from backends.mxnet.loss import cross_entropy

@@ -28,6 +28,12 @@ if _lacks_bool:
     del vars(np)["bool"]
 
 
+def prepare() -> None:
+    """Sets the process to compute with all digits of each type."""
+    # differs(tf32): MXNet allows TF32 where the GPU has it.
+    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
+
+
 def select_device(name: str) -> mx.Context:
     """The device for `auto` (a GPU where there is one), `cpu` or `gpu`.
 
@@ -36,8 +42,7 @@ def select_device(name: str) -> mx.Context:
     """
     if name == "gpu" and mx.context.num_gpus() == 0:
         raise InputError("--device gpu: mxnet sees no GPU")
-    # differs(tf32): MXNet allows TF32 where the GPU has it.
-    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
+    prepare()
     on_gpu = name != "cpu" and mx.context.num_gpus() > 0
     return mx.gpu() if on_gpu else mx.cpu()
 

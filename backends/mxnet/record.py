@@ -58,6 +58,7 @@ class Subject:
     """A model as a function: see `common.parity.recording.Subject`."""
 
     framework = "mxnet"
+    pattern = "*"
 
     def __init__(
         self,
@@ -93,7 +94,8 @@ class Subject:
             self.layers[path] = Layer(kind, mine, _channels(block), settings_of(block))
             for name, full in mine.items():
                 trained = self.held[full].grad_req != "null"
-                self.tensors[full] = Tensor(_axes(block, name, self.weights[full]), trained)
+                array = self.weights[full]
+                self.tensors[full] = Tensor(array.shape, _axes(block, name, array), trained)
 
     def versions(self) -> dict[str, str]:
         return versions()
@@ -208,10 +210,10 @@ class Subject:
                 kept[id(array)] = array, value
             return kept[id(array)][1]
 
-        watcher = Watcher(_is_array, keep, feed)
+        watcher = Watcher(_is_array, keep, feed, self.pattern)
         with contextlib.ExitStack() as stack:
             for path, block in self.blocks.items():
-                if path:
+                if watcher.keeps(path):
                     call = functools.partial(watcher.call, path, block.forward)
                     stack.enter_context(mock.patch.object(block, "forward", call))
             yield watcher
@@ -242,13 +244,14 @@ def record(
     generic: int | None = None,
     against: Path | str | None = None,
     map: Path | str | None = None,
+    keep: str = "*",
+    weights: bool = True,
 ) -> Record:
     """Records a run of `model` in float64: see `common.parity.recording.record_subject`."""
     subject = Subject(model, loss, optimizer, train or {}, eval or {})
     called = _numpy((inputs, keywords or {}, steps))
-    return record_subject(
-        subject, called, Options(Path(out), optimizer is not None, generic, against, map)
-    )
+    options = Options(out, optimizer is not None, generic, against, map, keep, weights)
+    return record_subject(subject, called, options)
 
 
 def load(model: Block, against: Path | str, map: Path | str) -> Block:

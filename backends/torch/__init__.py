@@ -1,6 +1,6 @@
 """The network in PyTorch; its files are read in the order in which they stand here."""
 
-from backends.torch.device import select_device, threads, to_device, to_numpy, versions
+from backends.torch.device import prepare, select_device, threads, to_device, to_numpy, versions
 from backends.torch.upsampling import TransposeConv
 from backends.torch.model import FCN, build_model
 from backends.torch.loss import cross_entropy

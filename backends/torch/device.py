@@ -11,6 +11,13 @@ from common.errors import InputError
 from common.network.grid import image_size, pad_images, scale_and_offset
 
 
+def prepare() -> None:
+    """Sets the process to compute with all digits of each type."""
+    # differs(tf32): PyTorch turns TF32 on for convolutions and leaves it off for matrix products.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def select_device(name: str) -> torch.device:
     """The device for `auto` (a GPU where there is one), `cpu` or `gpu`.
 
@@ -19,9 +26,7 @@ def select_device(name: str) -> torch.device:
     """
     if name == "gpu" and not torch.cuda.is_available():
         raise InputError("--device gpu: torch sees no GPU")
-    # differs(tf32): PyTorch turns TF32 on for convolutions and leaves it off for matrix products.
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
+    prepare()
     on_gpu = name != "cpu" and torch.cuda.is_available()
     return torch.device("cuda" if on_gpu else "cpu")
 

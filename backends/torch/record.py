@@ -58,6 +58,7 @@ class Subject:
     """A model as a function: see `common.parity.recording.Subject`."""
 
     framework = "torch"
+    pattern = "*"
 
     def __init__(
         self,
@@ -95,7 +96,8 @@ class Subject:
             self.layers[path] = Layer(kind, mine, _channels(module), settings_of(module))
             for name, full in mine.items():
                 trained = full not in buffers and self.held[full].requires_grad
-                self.tensors[full] = Tensor(_axes(module, name, self.held[full]), trained)
+                shape = tuple(self.held[full].shape)
+                self.tensors[full] = Tensor(shape, _axes(module, name, self.held[full]), trained)
         self.weights = self._export()
         if self.optimizer is not None:
             self.optimizer_state = copy.deepcopy(self.optimizer.state_dict())
@@ -179,10 +181,10 @@ class Subject:
                 kept[key] = tensor, to_numpy(tensor)
             return kept[key][1]
 
-        watcher = Watcher(torch.is_tensor, keep, feed)
+        watcher = Watcher(torch.is_tensor, keep, feed, self.pattern)
         with contextlib.ExitStack() as stack:
             for path, module in self.model.named_modules():
-                if path:
+                if watcher.keeps(path):
                     call = functools.partial(watcher.call, path, module.forward)
                     stack.enter_context(mock.patch.object(module, "forward", call))
             yield watcher
@@ -201,13 +203,14 @@ def record(
     generic: int | None = None,
     against: Path | str | None = None,
     map: Path | str | None = None,
+    keep: str = "*",
+    weights: bool = True,
 ) -> Record:
     """Records a run of `model` in float64: see `common.parity.recording.record_subject`."""
     subject = Subject(model, loss, optimizer, train or {}, eval or {})
     called = _numpy((inputs, keywords or {}, steps))
-    return record_subject(
-        subject, called, Options(Path(out), optimizer is not None, generic, against, map)
-    )
+    options = Options(out, optimizer is not None, generic, against, map, keep, weights)
+    return record_subject(subject, called, options)
 
 
 def load(model: nn.Module, against: Path | str, map: Path | str) -> nn.Module:

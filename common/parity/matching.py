@@ -122,9 +122,9 @@ def _units(record: Record) -> list[_Unit]:
         layer, reads = record.layers[path], inputs.get(path, 0)
         parts = {}
         for own, name in layer.tensors.items():
-            tensor, array = record.tensors[name], record.tensor(name)
+            tensor = record.tensors[name]
             axes, flipped = tuple(tensor.axes.split()), frozenset(tensor.flipped.split())
-            parts[_role(own)] = _Part(name, axes, array.shape, flipped)
+            parts[_role(own)] = _Part(name, axes, tensor.shape, flipped)
         packed = {role: part for role, part in parts.items() if role.startswith(_PACKED)}
         for k, word in enumerate(("query", "key", "value") if packed else ()):
             thirds = {r.removeprefix(_PACKED): p.third(k) for r, p in packed.items()}
@@ -298,7 +298,7 @@ def _map_of(a: Record, b: Record, pairs: Sequence[tuple[_Unit, _Unit]]) -> Map:
     for side, record, names in (("a", a, {e.a for e in entries}), ("b", b, {e.b for e in entries})):
         for name in record.tensors:
             if name not in names:
-                shape = record.tensor(name).shape
+                shape = record.tensors[name].shape
                 kind = record.layers[record.owners[name]].kind
                 unmatched[side].setdefault(name, f"no {kind} of the other side fits {shape}")
     return Map(tuple(entries), unmatched)

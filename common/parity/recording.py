@@ -6,7 +6,9 @@ every value on the way. Here it is decided what is run, how often and under whic
 """
 
 import dataclasses
+import fnmatch
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +67,8 @@ class Subject(Protocol):
     framework: str
     weights: Arrays
     notes: list[str]
+    pattern: str
+    """Which layers are looked at."""
 
     @property
     def tensors(self) -> Mapping[str, Tensor]: ...
@@ -134,15 +138,24 @@ def joined(name: str, leaf: str) -> str:
 class Watcher:
     """Gathers what layers are called with and return, in order; or feeds them, in a local run.
 
-    `keep` makes of a framework's array what is kept.
+    `keep` makes of a framework's array what is kept, of the layers whose paths fit a `pattern`.
     """
 
     def __init__(
-        self, is_array: Callable[[Any], bool], keep: Callable[[Any], Any], feed: Feed | None = None
+        self,
+        is_array: Callable[[Any], bool],
+        keep: Callable[[Any], Any],
+        feed: Feed | None = None,
+        pattern: str = "*",
     ) -> None:
         self.is_array, self.keep, self.feed = is_array, keep, feed or {}
+        self.pattern = pattern
         self.values: dict[str, Any] = {}
         self.calls: dict[str, int] = {}
+
+    def keeps(self, path: str) -> bool:
+        """Whether a layer is looked at: all but the whole network, and what the pattern leaves."""
+        return bool(path) and fnmatch.fnmatchcase(path, self.pattern)
 
     def call(self, path: str, run: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Calls a layer, `run(*args, **kwargs)`, and looks on."""
@@ -187,22 +200,30 @@ def generic_values(subject: Subject, seed: int) -> Arrays:
 
     What is 1 everywhere, as a scale or a variance is, becomes 0.5 to 1.5, and where it is trained
     one in four is negative; what is 0, as a bias or a mean is, becomes normal with deviation 0.2.
-    Any other weight keeps its mean and deviation, any other buffer is moved by up to a half.
+    Any other weight becomes normal, with variance 1 / fan-in; any other buffer is moved by up to a
+    half. So they depend on the seed, and not on what a fresh network has drawn.
     """
     values = {}
     for number, (name, array) in enumerate(subject.weights.items()):
         random = np.random.default_rng([seed, number])
-        trained, factor = subject.tensors[name].trained, random.uniform(0.5, 1.5, array.shape)
-        if (array == 1).all():
-            sign = np.where(random.random(array.shape) < 0.25, -1, 1) if trained else 1
+        tensor, factor = subject.tensors[name], random.uniform(0.5, 1.5, array.shape)
+        if array.size and (array == 1).all():
+            sign = np.where(random.random(array.shape) < 0.25, -1, 1) if tensor.trained else 1
             values[name] = factor * sign
-        elif (array == 0).all():
+        elif (array == 0).all() or (tensor.trained and array.ndim < 2):
             values[name] = random.normal(0, 0.2, array.shape)
-        elif trained and array.std() > 0:
-            values[name] = random.normal(array.mean(), array.std(), array.shape)
+        elif tensor.trained:
+            values[name] = random.normal(0, 1, array.shape) / math.sqrt(_fan_in(tensor))
         else:
             values[name] = array * factor
     return values
+
+
+def _fan_in(tensor: Tensor) -> int:
+    """How many values each value made is a sum over; 1 of a table, from which one is picked."""
+    axes = tensor.axes.split() or ["o", *"i" * (len(tensor.shape) - 1)]
+    sizes = [n for axis, n in zip(axes, tensor.shape, strict=True) if axis[0] not in "ov"]
+    return math.prod(sizes)
 
 
 def symmetric_tensors(weights: Mapping[str, Array]) -> list[str]:
@@ -291,6 +312,8 @@ class Options:
     generic: int | None
     against: Path | str | None
     map: Path | str | None
+    keep: str
+    weights: bool
 
 
 def record_subject(subject: Subject, called: Any, options: Options) -> Record:
@@ -305,12 +328,14 @@ def record_subject(subject: Subject, called: Any, options: Options) -> Record:
     - `against`: a record, the reference. The weights are taken from it, through the `map`, a file;
       where there is none of that name, one is proposed and written. And the *local run* is added:
       each layer fed with what went into it in the reference, and answering with what came out.
-    - `out`: the file that is written.
+    - `out`: the file that is written; with `weights=False` without the weights, and of the layers
+      those alone whose path fits `keep`, a pattern such as `encoder.*`: for large networks.
 
     Raises:
         InputError: a file cannot be read or written, or the map does not fit.
     """
     inputs, keywords, steps = called
+    subject.pattern = options.keep
     given = [inputs] * steps if isinstance(steps, int) else [inputs, *steps]
     calls: list[Call] = [(args, keywords) for args in given]
     weights = subject.weights
@@ -355,7 +380,7 @@ def record_subject(subject: Subject, called: Any, options: Options) -> Record:
         values |= _run_locally(subject, weights, calls[0], reference, found, values)
     given_arrays = leaves([*inputs, dict(keywords)], is_numpy)
     values |= {joined("input", path): array for path, array in given_arrays.items()}
-    record = _record_of(subject, weights, values, facts)
+    record = _record_of(subject, weights if options.weights else {}, values, facts)
     write_record(Path(options.out), record)
     return record
 

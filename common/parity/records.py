@@ -30,6 +30,7 @@ class Tensor:
     those that run backwards. A tensor that is not `trained` has no gradient.
     """
 
+    shape: tuple[int, ...]
     axes: str
     trained: bool
     flipped: str = ""
@@ -77,7 +78,8 @@ class Record(Trace):
 
     @functools.cached_property
     def tensors(self) -> dict[str, Tensor]:
-        return {name: Tensor(**row) for name, row in self.facts["tensors"].items()}
+        rows = self.facts["tensors"].items()
+        return {name: Tensor(**{**row, "shape": tuple(row["shape"])}) for name, row in rows}
 
     @functools.cached_property
     def owners(self) -> dict[str, str]:
@@ -131,8 +133,15 @@ class Record(Trace):
         return list(dict.fromkeys(found))
 
     def tensor(self, name: str) -> Array:
-        """The value that a tensor had at the start."""
-        return self.arrays[f"weight/{name}"]
+        """The value that a tensor had at the start.
+
+        Raises:
+            InputError: the record was made without weights.
+        """
+        try:
+            return self.arrays[f"weight/{name}"]
+        except KeyError:
+            raise InputError(f"{self.label}: holds no weights: made with weights=False") from None
 
 
 LOCAL = "local/"
@@ -284,7 +293,8 @@ def same_names(record: Record, reference: Record) -> Map:
         InputError: they have not.
     """
     for name in reference.tensors:
-        if name not in record.tensors or record.tensor(name).shape != reference.tensor(name).shape:
+        shapes = (r.tensors[name].shape for r in (record, reference) if name in r.tensors)
+        if len({*shapes}) != 1 or name not in record.tensors:
             raise InputError(
                 f"{record.label}: has no {name} as {reference.label} has, and no map:"
                 f" python -m scripts.match proposes one"

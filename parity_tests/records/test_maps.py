@@ -113,7 +113,7 @@ def described(layers: dict[str, Any], together: bool = False) -> Record:
             path: vars(Layer(kind, {own: f"{path}.{own}" for own in tensors}))
             for path, (kind, tensors) in layers.items()
         },
-        "tensors": {name: vars(Tensor(axes, True)) for name, (axes, _) in held.items()},
+        "tensors": {name: vars(Tensor(shape, axes, True)) for name, (axes, shape) in held.items()},
         "order": order,
         "noise": {},
     }

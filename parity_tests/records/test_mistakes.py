@@ -188,3 +188,20 @@ def test_a_map_that_does_not_fit(folder: Path, tmp_path: Path, entry: Entry, mes
     files = {"against": folder / "reference.safetensors", "map": tmp_path / "map.toml"}
     with pytest.raises(InputError, match=message):
         record("torch", tmp_path, model=Net(), **files)
+
+
+def test_a_part_of_a_large_network(folder: Path, tmp_path: Path) -> None:
+    whole = read_record(folder / "reference.safetensors")
+    part = record("torch", tmp_path, generic=0, keep="heads.*", weights=False)
+    own = {name: array for name, array in part.arrays.items() if ":" in name}
+    assert {name.split("/")[1].split(":")[0] for name in own} == {"heads.0", "heads.1", "heads.2"}
+    assert not [name for name in part.arrays if name.startswith("weight/")]
+    names = {*own, "grad/stem.weight", "loss", "eval/output.classes"}
+    assert all((part.arrays[name] == whole.arrays[name]).all() for name in names)
+    report = compare_records([whole, part], {})
+    assert report.passed
+    assert {d.layer for d in report.differences if d.stage == "forward"} >= {"heads.1"}
+    with pytest.raises(InputError, match="torch: holds no weights: made with weights=False"):
+        from parity_tests.records.torch_net import Net
+
+        record("torch", folder, model=Net(), against=tmp_path / "torch.safetensors")

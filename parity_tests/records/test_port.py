@@ -58,3 +58,17 @@ def test_match_and_compare(tmp_path: Path) -> None:
     done = python(tmp_path, "-m", "scripts.compare", *["a.safetensors"] * 2, "--map", "nothing")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.needs("jax")
+def test_the_64_bit_switch_of_jax_is_the_user_s(tmp_path: Path) -> None:
+    code = """
+import jax, jax.numpy as jnp
+from flax import nnx
+from backends.jax import record
+layer = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+found = record(layer, jnp.ones((4, 3)), loss=jnp.sum, out="x.safetensors")
+print(found.arrays["grad/kernel"].dtype, jnp.ones(1).dtype, jax.config.jax_enable_x64)
+"""
+    done = python(tmp_path, "-c", code)
+    assert done.stdout == "float64 float32 False\n", done.stderr
