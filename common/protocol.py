@@ -85,7 +85,7 @@ class Backend(Protocol):
     Probe: type[Probe]
 
     def prepare(self) -> None:
-        """Sets the process to compute with all digits of each type."""
+        """Turns on what the backend needs of the framework, for the whole process."""
 
     def select_device(self, name: str) -> Any:
         """The framework's device for `auto`, `cpu` or `gpu`.

@@ -16,12 +16,10 @@ from common.network.grid import image_size, pad_images, scale_and_offset
 
 
 def prepare() -> None:
-    """Sets the process to compute with all digits of each type."""
-    # JAX has float64 only when this is on, for the whole process. A float32 run is not changed by
-    # it, since every array in this backend is made with the run's dtype.
+    """Turns on what the backend needs of the framework, for the whole process."""
+    # differs: JAX has float64 only when this is on. A float32 run is not changed by it, since
+    # every array in this backend is made with the run's dtype.
     jax.config.update("jax_enable_x64", True)
-    # differs(tf32): on a GPU, JAX takes TF32 for float32 products and convolutions.
-    jax.config.update("jax_default_matmul_precision", "highest")
 
 
 def select_device(name: str) -> jax.Device:
@@ -36,6 +34,8 @@ def select_device(name: str) -> jax.Device:
     device = jax.devices()[0]  # the default: a GPU where there is one
     if name == "gpu" and device.platform != "gpu":
         raise InputError("--device gpu: jax sees no GPU")
+    # differs(tf32): on a GPU, JAX takes TF32 for float32 products and convolutions.
+    jax.config.update("jax_default_matmul_precision", "highest")
     return device
 
 

@@ -29,9 +29,8 @@ if _lacks_bool:
 
 
 def prepare() -> None:
-    """Sets the process to compute with all digits of each type."""
-    # differs(tf32): MXNet allows TF32 where the GPU has it.
-    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
+    """Turns on what the backend needs of the framework, for the whole process."""
+    # differs: MXNet has all its types from the start.
 
 
 def select_device(name: str) -> mx.Context:
@@ -42,7 +41,8 @@ def select_device(name: str) -> mx.Context:
     """
     if name == "gpu" and mx.context.num_gpus() == 0:
         raise InputError("--device gpu: mxnet sees no GPU")
-    prepare()
+    # differs(tf32): MXNet allows TF32 where the GPU has it.
+    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     on_gpu = name != "cpu" and mx.context.num_gpus() > 0
     return mx.gpu() if on_gpu else mx.cpu()
 

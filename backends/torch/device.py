@@ -12,10 +12,8 @@ from common.network.grid import image_size, pad_images, scale_and_offset
 
 
 def prepare() -> None:
-    """Sets the process to compute with all digits of each type."""
-    # differs(tf32): PyTorch turns TF32 on for convolutions and leaves it off for matrix products.
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
+    """Turns on what the backend needs of the framework, for the whole process."""
+    # differs: PyTorch has all its types from the start.
 
 
 def select_device(name: str) -> torch.device:
@@ -26,7 +24,9 @@ def select_device(name: str) -> torch.device:
     """
     if name == "gpu" and not torch.cuda.is_available():
         raise InputError("--device gpu: torch sees no GPU")
-    prepare()
+    # differs(tf32): PyTorch turns TF32 on for convolutions and leaves it off for matrix products.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
     on_gpu = name != "cpu" and torch.cuda.is_available()
     return torch.device("cuda" if on_gpu else "cpu")
 

@@ -186,7 +186,7 @@ def worst_by_stage(
     differences: Sequence[Difference], severity: Callable[[Difference], Any]
 ) -> dict[str, Difference]:
     """Of each stage that there is, the first of the largest by `severity`."""
-    stages = {stage: [d for d in differences if d.stage == stage] for stage in STAGES}
+    stages = {stage: [d for d in differences if d.stage == stage] for stage in ("local", *STAGES)}
     return {stage: max(found, key=severity) for stage, found in stages.items() if found}
 
 

@@ -3,9 +3,9 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-STAGES = ("local", "forward", "gradient", "update", "buffer", "steps")
-"""The stages of a run; `forward` includes the first loss, `steps` is all after the first step.
-`local`, in records alone: a layer that is fed with what goes into it in the reference."""
+STAGES = ("forward", "gradient", "update", "buffer", "steps")
+"""The stages of a run; `forward` includes the first loss, `steps` is all after the first step. A
+record has one before them, `local`: a layer that is fed with what goes into it in the reference."""
 
 TOLERANCES = {"forward": 1e-12, "gradient": 1e-11, "update": 1e-11, "buffer": 1e-11, "steps": 1e-9}
 """Largest relative L2 difference in float64, by stage."""

@@ -129,7 +129,7 @@ def _trace_fault(arrays: Arrays, metadata: Mapping[str, str]) -> str | None:
         return f"not a trace: its metadata lack format={FORMAT['format']}"
     if metadata.get("schema") != FORMAT["schema"]:
         told = metadata.get("schema", "none")
-        return f"a trace of schema {told}; this program reads schema {FORMAT['schema']}"
+        return f"a trace of schema {told}; this program reads schema 1, and 2 of any network"
     architecture = metadata.get("architecture", ARCHITECTURES[0])
     if architecture not in ARCHITECTURES:
         return f"architecture {architecture!r} is unknown, have {', '.join(ARCHITECTURES)}"

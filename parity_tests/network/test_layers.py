@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from backends import load_backend
 from backends.jax import layers
 from common.parity.compare import relative_l2
 
 Array = NDArray[Any]
+load_backend("jax")  # its 64-bit types
 
 # a product of rows sums in another order
 TOLERANCE = {"float64": 1e-13, "float32": 1e-5}

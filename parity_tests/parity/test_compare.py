@@ -452,13 +452,15 @@ def test_bad_files_are_one_line(tmp_path: Path, run_command: Command) -> None:
     good = write(tmp_path / "good.safetensors", make("good"))
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(good.read_bytes()[:-100])
-    later = write(tmp_path / "later.safetensors", make("x", schema="2"))
+    later = write(tmp_path / "later.safetensors", make("x", schema="3"))
+    any_network = write(tmp_path / "any.safetensors", make("x", schema="2"))
     weights = write(tmp_path / "w.safetensors", Trace("w", make("w").arrays, {}))
     other = write(tmp_path / "other.safetensors", make("other", batches_sha256="0" * 64))
     nothing = write(tmp_path / "nothing.safetensors", Trace("n", {}, make("n").metadata))
     for path, text in (
         (cut, "cut.safetensors: not a readable safetensors file"),
-        (later, "later.safetensors: a trace of schema 2; this program reads schema 1"),
+        (later, "later.safetensors: a trace of schema 3; this program reads schema 1, and 2"),
+        (any_network, "any.safetensors: its metadata do not describe a record"),
         (weights, "w.safetensors: not a trace"),
         (other, "other: made from other batches than good"),
         (nothing, "nothing.safetensors: holds no arrays"),
