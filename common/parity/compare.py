@@ -268,18 +268,26 @@ def _measure(
     _judge(differences, order)
     present = {d.name for d in differences}
     for d in differences:
-        d.place = order.place_of(d.name, present) if d.parted else ""
+        named = d.parted or d.status == "healed"
+        d.place = order.place_of(d.name, present) if named else ""
     return differences, findings, mask
 
 
 def _judge(differences: Sequence[Difference], order: Order) -> None:
     """Sets the status of one trace's differences, in order of execution, from their tolerances."""
+
+    def beyond(d: Difference) -> bool:
+        return d.tolerance is not None and not d.vanishes and d.error > d.tolerance.limit
+
+    healed = order.healed({d.name: beyond(d) for d in differences})
     parted: list[str] = []
     for d in differences:
         if d.tolerance is None:
             d.status = "ungated"
-        elif d.vanishes or d.error <= d.tolerance.limit:
+        elif not beyond(d):
             d.status = "within" if d.largest else "equal"
+        elif d.name in healed:
+            d.status = "healed"
         else:
             if d.stage == "update":
                 gradient = d.name.replace("update/", "grad/", 1)

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from common.config import Config, Head
@@ -35,6 +35,9 @@ class Order(Protocol):
 
     def inherits(self, name: str, parted: Sequence[str]) -> bool:
         """Whether a difference in `name` may come from one of the earlier values that `parted`."""
+
+    def healed(self, parted: Mapping[str, bool]) -> set[str]:
+        """Of values that parted, or did not, in order: those that make no difference later on."""
 
     def place_of(self, name: str, present: Collection[str]) -> str:
         """In words what makes a value, between which of those that are `present`; or nothing."""
@@ -135,6 +138,9 @@ class NetworkOrder:
 
     def inherits(self, name: str, parted: Sequence[str]) -> bool:
         return inherits(name, parted)
+
+    def healed(self, parted: Mapping[str, bool]) -> set[str]:
+        return set()
 
     def place_of(self, name: str, present: Collection[str]) -> str:
         return ""

@@ -479,6 +479,25 @@ class RecordOrder:
             group = "final"
         return bool(groups & _MADE_FROM.get(group, set()))
 
+    def healed(self, parted: Mapping[str, bool]) -> set[str]:
+        """What is done in another place, and is right again before the network's end.
+
+        A value of a pass behind which all values of that pass agree; and of the local run, which
+        puts the reference's values in between, what is healed in the pass, or agrees there.
+        """
+        found: set[str] = set()
+        for mode in ("eval/", "train/"):
+            names = [name for name in parted if name.startswith(mode)]
+            last = max((k for k, name in enumerate(names) if parted[name]), default=-1)
+            if last + 1 < len(names):
+                found |= {name for name in names if parted[name]}
+        alone = {name for name in parted if name.startswith(LOCAL) and parted[name]}
+        for name in alone:
+            plain = name.removeprefix(LOCAL)
+            if plain in found or not parted.get(plain, True):
+                found.add(name)
+        return found
+
     def place_of(self, name: str, present: Collection[str]) -> str:
         local, plain = name.startswith(LOCAL), name.removeprefix(LOCAL)
         mode, layer, _, side = split_value(plain)

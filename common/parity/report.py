@@ -18,7 +18,8 @@ class Difference:
 
     `error` is the relative L2 difference, `largest` the largest absolute one, at index `where`.
     `ulp_median` and `ulp_max` are given in float32. `status`: `equal` (to the bit), `within` the
-    tolerance, `unjudged`, and beyond the tolerance `new`, or `follows` from an earlier one. `own`
+    tolerance, `unjudged`, and beyond the tolerance `new`, or `follows` from an earlier one, or
+    `healed`, where all that comes later is right again. `own`
     is what is left of an update's error when what its own gradient explains is taken away.
     `vanishes`: the difference is below the absolute floor, whatever its relative size. `place`
     tells in words what made it, `cause` why it differs, where that is known.
@@ -120,6 +121,9 @@ class Report:
         """The first value of a trace, in order of execution, whose tolerance does not hold."""
         return next((d for d in self.of(trace) if d.parted), None)
 
+    def _judged(self, trace: str) -> list[Difference]:
+        return [d for d in self.of(trace) if d.tolerance and d.status != "healed"]
+
     def worst(self, trace: str) -> dict[str, Difference]:
         """Per stage, the difference with the least margin; unjudged ones last, by error."""
         return worst_by_stage(self.of(trace), _severity)
@@ -139,7 +143,7 @@ class Report:
                     f" {_count(len(parted), 'value')}, of which {new} new, and"
                     f" {len(parted) - new} that follow."
                 )
-            elif not faults and (judged := [d for d in self.of(trace) if d.tolerance]):
+            elif not faults and (judged := self._judged(trace)):
                 tight = min(judged, key=lambda d: d.margin or 0)
                 how, margin = "to the last bit", ""
                 if any(d.largest for d in judged):
@@ -147,6 +151,11 @@ class Report:
                     margin += f", {tight.name}"
                 sentences.append(
                     f"{trace} equals {self.reference} {how}, {len(judged)} values{margin}."
+                )
+            if healed := [d for d in self.of(trace) if d.status == "healed"]:
+                sentences.append(
+                    f"{_count(len(healed), 'value')} of {trace} differ, the first"
+                    f" {healed[0].where_it_is}, and are healed by what follows."
                 )
         if self.findings:
             finding = self.findings[0]

@@ -205,3 +205,26 @@ def test_a_part_of_a_large_network(folder: Path, tmp_path: Path) -> None:
         from parity_tests.records.torch_net import Net
 
         record("torch", folder, model=Net(), against=tmp_path / "torch.safetensors")
+
+
+def test_what_is_done_elsewhere_is_healed(folder: Path) -> None:
+    """A ReLU folded into the layer before it, where it does no harm."""
+    from torch import nn
+
+    class Folded(nn.BatchNorm2d):
+        def forward(self, x: Any) -> Any:
+            return super().forward(x).relu()
+
+    def change(model: Any) -> None:
+        model.norm.__class__ = Folded
+
+    report = compare_records(port(folder, change), {})
+    assert report.passed
+    healed = {d.name for d in report.differences if d.status == "healed"}
+    assert healed == {
+        f"{run}{mode}/norm:out" for run in ("", "local/") for mode in ("eval", "train")
+    }
+    assert (
+        "4 values of torch differ, the first local/eval/norm:out, made by BatchNorm2d, and are"
+        in (report.verdict())
+    )
