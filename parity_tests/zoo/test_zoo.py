@@ -15,7 +15,7 @@ ROW |= {"least_margin": 4.0, "seconds": 1.0}
 
 
 def test_a_page_of_results() -> None:
-    parted = ROW | {"equal": False, "equal_but_buffers": False, "first": "eval/a:out, made by B"}
+    parted = ROW | {"equal": False, "equal_but_buffers": False, "first": "a:out, made by B"}
     rows = [
         ROW,
         ROW | {"equal": False, "cause": "decay"},
@@ -26,7 +26,7 @@ def test_a_page_of_results() -> None:
     assert lines == [
         "| x | 3 | equal | 2.0e-15 | 3.0e-15 | 4 |",
         "| x | 3 | equal but for the buffers: decay | 2.0e-15 | 3.0e-15 | 4 |",
-        "| x | 3, 1 unmatched | first at `eval/a:out, made by B`: a stride | 2.0e-15 | 3.0e-15 | 4 |",
+        "| x | 3, 1 unmatched | first at `a:out, made by B`: a stride | 2.0e-15 | 3.0e-15 | 4 |",
         "| y | | failed: ValueError: no | | | |",
     ]
 
