@@ -405,6 +405,7 @@ def _compiled(function: Callable[..., Any]) -> Any:
 @contextlib.contextmanager
 def _float64() -> Iterator[None]:
     """The 64-bit types, while it is entered."""
-    enable = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
+    # JAX has moved it, and what it is now cannot be asked whether it is true
+    enable = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
     with enable(True):
         yield

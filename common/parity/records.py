@@ -482,14 +482,14 @@ class RecordOrder:
     def healed(self, parted: Mapping[str, bool]) -> set[str]:
         """What is done in another place, and is right again before the network's end.
 
-        A value of a pass behind which all values of that pass agree; and of the local run, which
-        puts the reference's values in between, what is healed in the pass, or agrees there.
+        A value of a pass that returns what the reference returns; and of the local run, which puts
+        the reference's values in between, what is healed in the pass, or agrees there.
         """
         found: set[str] = set()
         for mode in ("eval/", "train/"):
             names = [name for name in parted if name.startswith(mode)]
-            last = max((k for k, name in enumerate(names) if parted[name]), default=-1)
-            if last + 1 < len(names):
+            returned = [name for name in names if not split_value(name)[1]]
+            if returned and not any(parted[name] for name in returned):
                 found |= {name for name in names if parted[name]}
         alone = {name for name in parted if name.startswith(LOCAL) and parted[name]}
         for name in alone:
