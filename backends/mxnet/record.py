@@ -72,7 +72,8 @@ class Subject:
         if train or evaluate:
             raise InputError(f"{type(model).__name__}: a Gluon block takes no keyword arguments")
         self.model, self.loss, self.optimizer = model, loss, optimizer
-        self.blocks = dict(_blocks(model))
+        first: dict[int, str] = {}  # a shared block has one path
+        self.blocks = {p: b for p, b in _blocks(model) if first.setdefault(id(b), p) == p}
         parameters = model._collect_params_with_prefix()
         names = {id(parameter): name for name, parameter in reversed(parameters.items())}
         self.held: dict[str, Parameter] = {
@@ -196,6 +197,10 @@ class Subject:
         }
 
     def _call(self, call: Call) -> Any:
+        if call[1]:
+            raise InputError(
+                f"{type(self.model).__name__}: a Gluon block takes no keyword arguments"
+            )
         args, _ = map_leaves(call, is_numpy, lambda _, array: nd.array(array, dtype=array.dtype))
         return self.model(*args)
 
@@ -220,7 +225,7 @@ class Subject:
 
 
 def _blocks(block: Block, path: str = "") -> Iterator[tuple[str, Block]]:
-    """Every block inside by its path; a shared one once."""
+    """Every block inside by its path."""
     yield path, block
     for name, child in block._children.items():
         yield from _blocks(child, f"{path}.{name}" if path else name)

@@ -391,6 +391,8 @@ def compare_records(records: Sequence[Record], maps: Mapping[str, Map]) -> Repor
         found = maps.get(record.label) or record.map or same_names(record, first)
         translated.append(translate(record, first, found))
         pairs = paired_layers(record, first, found)
+        if not pairs:
+            raise InputError(f"{record.label}: no layer is paired with one of {first.label}")
         layers[record.label] = {theirs: record.layers[mine] for mine, theirs in pairs.items()}
         check_start(translated[-1], first)
     report = report_of(translated, None, RecordOrder(first, max(r.steps for r in records)))
@@ -410,7 +412,7 @@ def _missing_gradients(record: Record, reference: Record) -> list[Finding]:
     if not all("loss" in r.arrays for r in (record, reference)):
         return []
     findings = []
-    paired = {n.removeprefix("weight/") for n in record.arrays if n.startswith("weight/")}
+    paired = {name for r in (record, reference) for name in r.facts.get("paired", ())}
     for name in sorted(paired):
         held = [r for r in (record, reference) if f"grad/{name}" in r.arrays]
         if len(held) != 1:

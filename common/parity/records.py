@@ -51,7 +51,7 @@ class Layer:
     settings: str = ""
 
 
-TENSOR_GROUPS = ("weight", "grad", "update", "buffer", "final")
+TENSOR_GROUPS = ("weight", "grad", "buffer", "final")
 """Groups of values that are named after a tensor."""
 
 
@@ -93,6 +93,8 @@ class Record(Trace):
             if names := self.facts[key]:
                 more = f" (and {len(names) - 3} more)" if len(names) > 3 else ""
                 told.append(f"{words}: {', '.join(names[:3])}{more}")
+        if not any(name.startswith("weight/") for name in self.arrays):
+            told.append("holds no weights: that they are the reference's is believed")
         if found := self.map:
             told += [
                 f"{n} has no counterpart: {why}" for n, why in found.unmatched.get("b", {}).items()
@@ -129,8 +131,8 @@ class Record(Trace):
     @functools.cached_property
     def calls(self) -> list[str]:
         """The layers that were called, in order of their first call."""
-        found = (split_value(name)[1] for name in self.order if "output" not in name)
-        return list(dict.fromkeys(found))
+        found = (split_value(name)[1] for name in self.order)
+        return list(dict.fromkeys(filter(None, found)))
 
     def tensor(self, name: str) -> Array:
         """The value that a tensor had at the start.
@@ -183,9 +185,13 @@ def read_any(path: Path) -> Trace:
     record = Record(path.stem, arrays, metadata)
     try:
         same = record.facts["same"]
+        told = ("order", "noise", "notes", *_REMARKS)
+        if missing := [key for key in told if key not in record.facts]:
+            raise KeyError(missing[0])
+        _ = record.layers, record.tensors
         whole = {**arrays, **{name: arrays[other] for name, other in same.items()}}
         return Record(path.stem, whole, metadata)
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path}: its metadata do not describe a record: {error}") from None
 
 
@@ -281,7 +287,7 @@ def translate(record: Record, reference: Record, found: Map) -> Record:
         for group in TENSOR_GROUPS:
             key, value = f"{group}/{e.a}", record.noise.get(f"{group}/{e.b}", 0.0)
             noise[key] = max(noise.get(key, 0.0), value)
-    facts = {**record.facts, "noise": noise}
+    facts = {**record.facts, "noise": noise, "paired": [e.a for e in found.entries]}
     facts |= {key: reference.facts[key] for key in ("layers", "tensors", "order")}
     return Record(record.label, arrays, {**record.metadata, "record": json.dumps(facts)})
 
@@ -322,8 +328,10 @@ def paired_outputs(record: Record, reference: Record) -> dict[str, str]:
     """What the network is given and returns: by name where all names agree, else by their order."""
     pairs: dict[str, str] = {}
     for beginning in ("eval/output", "train/output", "input"):
-        names = ([n for n in r.arrays if n.startswith(beginning)] for r in (record, reference))
-        mine, theirs = names
+        mine, theirs = (
+            [n for n in r.arrays if n.startswith(beginning) and not split_value(n)[1]]
+            for r in (record, reference)
+        )
         agree = {*mine} == {*theirs}
         pairs |= dict(zip(mine, mine if agree else theirs, strict=False))
     return pairs

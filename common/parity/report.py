@@ -18,9 +18,9 @@ class Difference:
 
     `error` is the relative L2 difference, `largest` the largest absolute one, at index `where`.
     `ulp_median` and `ulp_max` are given in float32. `status`: `equal` (to the bit), `within` the
-    tolerance, `unjudged`, and beyond the tolerance `new`, or `follows` from an earlier one, or
-    `healed`, where all that comes later is right again. `own`
-    is what is left of an update's error when what its own gradient explains is taken away.
+    tolerance, `ungated`, and beyond the tolerance `new`, or `follows` from an earlier one, or is
+    `healed`, where what the network returns is right again. `own` is what is left of an update's
+    error when what its own gradient explains is taken away.
     `vanishes`: the difference is below the absolute floor, whatever its relative size. `place`
     tells in words what made it, `cause` why it differs, where that is known.
     """

@@ -169,6 +169,23 @@ def test_other_inputs_are_refused(folder: Path, tmp_path: Path) -> None:
         compare_records([read_record(reference), read_record(out)], {})
 
 
+def test_a_missing_gradient_shows_without_weights(folder: Path, tmp_path: Path) -> None:
+    from parity_tests.records.torch_net import Net
+
+    model, reference = Net(), folder / "reference.safetensors"
+    frozen(model)
+    mine = record("torch", tmp_path, model=model, against=reference, weights=False)
+    report = compare_records([read_record(reference), mine], {})
+    assert [finding.name for finding in report.findings] == ["grad/norm.weight"]
+    assert any("holds no weights" in remark for remark in mine.remarks())
+
+
+def test_nothing_paired_is_refused(folder: Path) -> None:
+    reference, mine = port(folder, lambda model: None)
+    with pytest.raises(InputError, match="torch: no layer is paired with one of reference"):
+        compare_records([reference, mine], {"torch": Map(())})
+
+
 @pytest.mark.parametrize(
     "entry, message",
     [

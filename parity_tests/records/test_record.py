@@ -261,17 +261,28 @@ def test_a_layer_of_gluon_with_an_activation_inside(tmp_path: Path) -> None:
 
     layers = torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten()
     model = torch.nn.Sequential(*layers, torch.nn.Linear(4 * 36, 5), torch.nn.Sigmoid())
-    port = gluon.HybridSequential()
-    port.add(gluon.Conv2D(4, 3, in_channels=3, activation="relu"))
-    port.add(gluon.Dense(5, in_units=4 * 36, activation="sigmoid"))
+
+    class Port(gluon.HybridBlock):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = gluon.Conv2D(4, 3, in_channels=3, activation="relu")
+            self.again = self.features  # a second name of it
+            self.output = gluon.Dense(5, in_units=4 * 36, activation="sigmoid")
+
+        def hybrid_forward(self, F: Any, x: Any) -> Any:
+            return self.output(self.features(x))
+
+    port = Port()
     port.initialize()
     a, b = (tmp_path / f"{name}.safetensors" for name in ("a", "b"))
     torch_record(model, on_device("torch", IMAGES), out=a, loss=lambda y: y.sum(), generic=0)
     mxnet_record(port, on_device("mxnet", IMAGES), out=b, loss=lambda y: y.sum(), against=a)
+    assert read_record(b).calls == ["features", "features.act", "output", "output.act"]
     report = compare_records([read_record(a), read_record(b)], {})
     assert report.passed, report.verdict()
     names = {d.name for d in report.differences}
     assert {"local/train/0:out", "train/3:in", "train/3:out", "eval/output"} <= names
+    assert "local/eval/3:out" in names  # though its counterpart is called `output`
 
 
 @pytest.mark.full
