@@ -11,15 +11,9 @@ from common.errors import InputError
 from common.parity.causes import name_causes
 from common.parity.mapping import Map
 from common.parity.order import NetworkOrder, Order
-from common.parity.records import (
-    LOCAL,
-    Record,
-    RecordOrder,
-    check_start,
-    paired_layers,
-    same_names,
-    translate,
-)
+from common.parity.pairing import check_start, paired_layers, same_names, translate
+from common.parity.record_order import RecordOrder
+from common.parity.records import LOCAL, Record
 from common.parity.report import TRUTH, Difference, Finding, Mask, Report
 from common.parity.tolerances import (
     ABSOLUTE_FLOOR,

@@ -21,14 +21,12 @@ from common.errors import InputError
 from common.parity.compare import relative_l2
 from common.parity.mapping import Map, map_to_data, read_map
 from common.parity.matching import match
+from common.parity.pairing import alike, feed_of, paired_outputs
 from common.parity.records import (
     FORMAT,
     Layer,
     Record,
     Tensor,
-    alike,
-    feed_of,
-    paired_outputs,
     read_record,
     write_record,
 )
