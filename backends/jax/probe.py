@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from backends.jax.device import images_to_device, to_device, to_numpy
 from backends.jax.model import FCN
+from backends.jax.record import watched
 from backends.jax.train import Trainer, _compile_update, _loss_of, _update
 from backends.jax.weights import export_weights, find_module, trained_tensors
 from common.network.grid import image_size
 from common.network.tensors import config_tensors, watched_modules
-from common.parity.watch import watch
+from common.parity.recording import Watcher
 
 Array = NDArray[Any]
 Activations = dict[str, jax.Array]
@@ -42,11 +43,11 @@ def activations_of(model: FCN) -> Iterator[Activations]:
     modules = {path: find_module(model, path) for path, _ in places.values()}
     upsampling = {"transpose_conv": modules.pop("transpose_conv")}
     activations: Activations = {}
-    with watch(modules, "__call__") as seen, watch(upsampling, "cells") as cells:
+    watcher = Watcher(lambda value: isinstance(value, jax.Array), lambda array: array)
+    with watched(modules, watcher), watched(upsampling, watcher, "cells"):
         yield activations
-    seen |= cells
     for name, (path, side) in places.items():
-        activations[name] = seen[path][side == "output"]
+        activations[name] = watcher.values[f"{path}:{side}"]
 
 
 # differs: what is seen while a function is traced must leave it as a result.

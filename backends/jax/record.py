@@ -88,8 +88,7 @@ class _Nnx:
             if isinstance(module, nnx.Dropout):
                 module.deterministic = True
         kept = {path: module for path, module in modules.items() if watcher.keeps(path)}
-        paths = {id(module): path for path, module in kept.items()}
-        with _watched({type(module) for module in modules.values()}, paths, watcher):
+        with watched(kept, watcher):
             output = model(*args, **kwargs)
         return output, nnx.split(model, nnx.Param, ...)[2]
 
@@ -99,8 +98,12 @@ class _Nnx:
 
 
 @contextlib.contextmanager
-def _watched(kinds: set[type], paths: Mapping[int, str], watcher: Watcher) -> Iterator[None]:
-    """Wraps `__call__` in the modules' classes, where Python looks it up."""
+def watched(
+    modules: Mapping[str, nnx.Module], watcher: Watcher, method: str = "__call__"
+) -> Iterator[None]:
+    """While it is entered, `watcher` looks on where a `method` of one of `modules` is called."""
+    # differs: Python looks `__call__` up in a module's class, so it is wrapped there.
+    paths = {id(module): path for path, module in modules.items()}
     active: set[int] = set()
 
     def wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -118,9 +121,10 @@ def _watched(kinds: set[type], paths: Mapping[int, str], watcher: Watcher) -> It
         return call
 
     with contextlib.ExitStack() as stack:
-        for kind in kinds:
-            if hasattr(kind, "__call__"):  # noqa: B004  # the class's own, not a type's
-                stack.enter_context(mock.patch.object(kind, "__call__", wrapped(kind.__call__)))
+        for kind in {type(module) for module in modules.values()}:
+            if hasattr(kind, method):
+                run = wrapped(getattr(kind, method))
+                stack.enter_context(mock.patch.object(kind, method, run))
         yield
 
 

@@ -4,17 +4,18 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from mxnet import autograd, nd
+from mxnet import autograd, nd, symbol
 from mxnet.gluon import HybridBlock
 from numpy.typing import NDArray
 
 from backends.mxnet.device import images_to_device, to_device, to_numpy
 from backends.mxnet.model import FCN
+from backends.mxnet.record import watched
 from backends.mxnet.train import Trainer
 from backends.mxnet.weights import find_module, trained_tensors
 from common.network.grid import image_size
 from common.network.tensors import activation_names, config_tensors, watched_modules
-from common.parity.watch import watch
+from common.parity.recording import Watcher
 
 Array = NDArray[Any]
 
@@ -38,13 +39,18 @@ def activations_of(model: FCN) -> Iterator[dict[str, Any]]:
     """While it is entered, a pass leaves `common.network.tensors.activation_names`; cells last."""
     places = watched_modules(model.architecture, model.head)
     modules = {path: find_module(model, path) for path, _ in places.values()}
-    upsampling = {"transpose_conv": modules.pop("transpose_conv").cells}
+    modules["transpose_conv"] = model.transpose_conv.cells
     activations: dict[str, Any] = {}
-    with watch(modules, "forward") as seen, watch(upsampling, "forward") as cells:
+    watcher = Watcher(_is_value, lambda value: value)
+    with watched(modules, watcher):
         yield activations
-    seen |= cells
     for name, (path, side) in places.items():
-        activations[name] = seen[path][side == "output"]
+        activations[name] = watcher.values[f"{path}:{side}"]
+
+
+def _is_value(value: Any) -> bool:
+    """An array or, while a graph is compiled, a symbol."""
+    return isinstance(value, nd.NDArray | symbol.Symbol)
 
 
 class _Activations(HybridBlock):

@@ -54,6 +54,18 @@ def _channels(block: Block) -> int | None:
     return 1 if isinstance(block, convolutional) else None
 
 
+@contextlib.contextmanager
+def watched(
+    modules: Mapping[str, Block], watcher: Watcher, method: str = "forward"
+) -> Iterator[None]:
+    """While it is entered, `watcher` looks on where a `method` of one of `modules` is called."""
+    with contextlib.ExitStack() as stack:
+        for path, block in modules.items():
+            call = functools.partial(watcher.call, path, getattr(block, method))
+            stack.enter_context(mock.patch.object(block, method, call))
+        yield
+
+
 class Subject:
     """A model as a function: see `common.parity.recording.Subject`."""
 
@@ -216,11 +228,8 @@ class Subject:
             return kept[id(array)][1]
 
         watcher = Watcher(_is_array, keep, feed, self.pattern)
-        with contextlib.ExitStack() as stack:
-            for path, block in self.blocks.items():
-                if watcher.keeps(path):
-                    call = functools.partial(watcher.call, path, block.forward)
-                    stack.enter_context(mock.patch.object(block, "forward", call))
+        blocks = {path: block for path, block in self.blocks.items() if watcher.keeps(path)}
+        with watched(blocks, watcher):
             yield watcher
 
 

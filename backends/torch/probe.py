@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from backends.torch.device import to_device, to_numpy
 from backends.torch.model import FCN
+from backends.torch.record import watched
 from backends.torch.train import Trainer
 from backends.torch.weights import find_module, trained_tensors
 from common.network.grid import image_size
 from common.network.tensors import config_tensors, watched_modules
-from common.parity.watch import watch
+from common.parity.recording import Watcher
 
 Array = NDArray[Any]
 
@@ -40,11 +41,11 @@ def activations_of(model: FCN) -> Iterator[dict[str, torch.Tensor]]:
     upsampling = {"transpose_conv": modules.pop("transpose_conv")}
     activations: dict[str, torch.Tensor] = {}
     # A copy, since a ReLU in place changes what went into it.
-    with watch(modules, "forward", torch.clone) as seen, watch(upsampling, "cells") as cells:
+    watcher = Watcher(torch.is_tensor, torch.clone)
+    with watched(modules, watcher), watched(upsampling, watcher, "cells"):
         yield activations
-    seen |= cells
     for name, (path, side) in places.items():
-        activations[name] = seen[path][side == "output"]
+        activations[name] = watcher.values[f"{path}:{side}"]
 
 
 class Probe:

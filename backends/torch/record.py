@@ -54,6 +54,18 @@ def _channels(module: nn.Module) -> int | None:
     return 1 if isinstance(module, convolutional) else None
 
 
+@contextlib.contextmanager
+def watched(
+    modules: Mapping[str, nn.Module], watcher: Watcher, method: str = "forward"
+) -> Iterator[None]:
+    """While it is entered, `watcher` looks on where a `method` of one of `modules` is called."""
+    with contextlib.ExitStack() as stack:
+        for path, module in modules.items():
+            call = functools.partial(watcher.call, path, getattr(module, method))
+            stack.enter_context(mock.patch.object(module, method, call))
+        yield
+
+
 class Subject:
     """A model as a function: see `common.parity.recording.Subject`."""
 
@@ -182,11 +194,8 @@ class Subject:
             return kept[key][1]
 
         watcher = Watcher(torch.is_tensor, keep, feed, self.pattern)
-        with contextlib.ExitStack() as stack:
-            for path, module in self.model.named_modules():
-                if watcher.keeps(path):
-                    call = functools.partial(watcher.call, path, module.forward)
-                    stack.enter_context(mock.patch.object(module, "forward", call))
+        modules = dict(self.model.named_modules())
+        with watched({path: m for path, m in modules.items() if watcher.keeps(path)}, watcher):
             yield watcher
 
 

@@ -69,20 +69,20 @@ def relu_names(architecture: str) -> tuple[str, ...]:
 def watched_modules(architecture: str, head: str = Config.head) -> dict[str, tuple[str, str]]:
     """Where each of `activation_names` is seen: a module's canonical name, and its side.
 
-    The side is `input` or `output`. What stands between modules is seen as the next one's input.
+    The side is `in` or `out`. What stands between modules is seen as what goes into the next one.
     The last, `logits`, is seen as the cells of the upsampling.
     """
     elsewhere = {
-        "stem": ("backbone.layer1.0", "input"),
-        "norm": ("final_conv", "input"),
-        "final_conv": ("final_conv", "output"),
-        "logits": ("transpose_conv", "output"),
+        "stem": ("backbone.layer1.0", "in"),
+        "norm": ("final_conv", "in"),
+        "final_conv": ("final_conv", "out"),
+        "logits": ("transpose_conv", "out"),
     }
     fused = skips(Head(head))
     takers = [*(skip.up for skip in fused[1:]), "transpose_conv"]
-    elsewhere |= {skip.fuse: (taker, "input") for skip, taker in zip(fused, takers, strict=False)}
+    elsewhere |= {skip.fuse: (taker, "in") for skip, taker in zip(fused, takers, strict=False)}
     return {
-        name: elsewhere.get(name, (f"backbone.{name.removeprefix('stem.')}", "output"))
+        name: elsewhere.get(name, (f"backbone.{name.removeprefix('stem.')}", "out"))
         for name in activation_names(architecture, head)
     }
 
