@@ -86,6 +86,7 @@ class Subject:
         self.model, self.loss, self.optimizer = model, loss, optimizer
         first: dict[int, str] = {}  # a shared block has one path
         self.blocks = {p: b for p, b in _blocks(model) if first.setdefault(id(b), p) == p}
+        self.compiled = any(getattr(block, "_active", False) for block in self.blocks.values())
         parameters = model._collect_params_with_prefix()
         names = {id(parameter): name for name, parameter in reversed(parameters.items())}
         self.held: dict[str, Parameter] = {
@@ -213,7 +214,16 @@ class Subject:
             raise InputError(
                 f"{type(self.model).__name__}: a Gluon block takes no keyword arguments"
             )
-        args, _ = map_leaves(call, is_numpy, lambda _, array: nd.array(array, dtype=array.dtype))
+
+        def given(_: str, array: Array) -> nd.NDArray:
+            value = nd.array(array, dtype=array.dtype)
+            # differs: an eager backward ends where nothing needs a gradient, and leaves the buffers
+            # of a BatchNorm that is there; a compiled one runs it.
+            if self.compiled and array.dtype.kind == "f":
+                value.attach_grad()
+            return value
+
+        args, _ = map_leaves(call, is_numpy, given)
         return self.model(*args)
 
     @contextlib.contextmanager

@@ -77,7 +77,11 @@ def fit_batch_norm(record: Record, layer: str) -> BatchNorm | None:
     if max(residual, rest) > FITS:
         return None
     gamma: NDArray[np.float64] = record.tensor(scale) if scale else np.ones_like(center)
-    eps = float(np.median(biased * (gamma**2 / y.var(others) - 1)))
+    made = y.var(others)
+    varied = made > 0  # a channel may be the same everywhere
+    if not varied.any():
+        return None
+    eps = float(np.median(biased[varied] * (gamma[varied] ** 2 / made[varied] - 1)))
     return BatchNorm(decay, unbiased, eps)
 
 
