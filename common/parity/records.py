@@ -59,14 +59,17 @@ _REMARKS = {
 """What the recorder notices of values and tensors, and how it is said."""
 
 
+_UNTOLD: dict[str, Any] = {"noise": {}, "same": {}, "notes": [], **{key: [] for key in _REMARKS}}
+"""What a record need not tell."""
+
+
 class Record(Trace):
     """A trace of any network: what goes into its layers and comes out, and its tensors."""
 
     @functools.cached_property
     def facts(self) -> dict[str, Any]:
         """What the recorder tells, see `docs/recording.md`."""
-        told: dict[str, Any] = json.loads(self.metadata["record"])
-        return told
+        return {**_UNTOLD, **json.loads(self.metadata["record"])}
 
     @functools.cached_property
     def layers(self) -> dict[str, Layer]:
@@ -181,10 +184,7 @@ def read_any(path: Path) -> Trace:
     record = Record(path.stem, arrays, metadata)
     try:
         same = record.facts["same"]
-        told = ("order", "noise", "notes", *_REMARKS)
-        if missing := [key for key in told if key not in record.facts]:
-            raise KeyError(missing[0])
-        _ = record.layers, record.tensors
+        _ = record.layers, record.tensors, record.order
         whole = {**arrays, **{name: arrays[other] for name, other in same.items()}}
         return Record(path.stem, whole, metadata)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
