@@ -30,8 +30,9 @@ from common.parity.recording import (
     mapped,
     record_subject,
     settings_of,
+    source_of,
 )
-from common.parity.records import Layer, Record, Tensor
+from common.parity.records import Layer, Record, Source, Tensor
 from common.protocol import Array, Arrays
 
 _SPATIAL = {1: "w", 2: "h w", 3: "d h w"}
@@ -76,6 +77,7 @@ class _Nnx:
         self.kinds = {path: _kind(module) for path, module in modules.items()}
         self.outs = {path: _outs(module) for path, module in modules.items()}
         self.settings = {path: settings_of(module) for path, module in modules.items()}
+        self.sources = {path: _source(module) for path, module in modules.items()}
 
     def __call__(
         self, trees: Sequence[Any], args: Any, kwargs: Any, mode: Mode, watcher: Watcher
@@ -135,6 +137,7 @@ class _Linen:
         self.model, self.kinds = model, {"": _kind(model)}
         self.outs: dict[str, int] = {}
         self.settings: dict[str, str] = {}
+        self.sources = {"": _source(model)}
         rest = {name: tree for name, tree in variables.items() if name != "params"}
         self.trees: list[Any] = [variables.get("params", {}), rest]
         self.collections = {*rest}  # as a tree, the rest has their names in its paths
@@ -149,6 +152,7 @@ class _Linen:
             self.kinds[path] = _kind(context.module)
             self.outs[path] = _outs(context.module)
             self.settings[path] = settings_of(context.module)
+            self.sources[path] = _source(context.module)
             _set_float64(context.module)
             if isinstance(context.module, linen.Dropout):
                 run = _same
@@ -167,7 +171,11 @@ def _same(x: Any, *_: Any, **__: Any) -> Any:
 
 
 def _kind(module: Any) -> str:
-    return kind_of(module, "flax", {nnx.Module, linen.Module})
+    return kind_of(module, "flax", {*nnx.Module.__mro__, *linen.Module.__mro__})
+
+
+def _source(module: Any) -> Source | None:
+    return source_of(getattr(module, "__call__", None), "flax")  # noqa: B004  # may have none
 
 
 def _outs(module: Any) -> int:
@@ -226,7 +234,8 @@ class Subject:
             inside = f"{path}." if path else ""
             own = [n.removeprefix(inside) for n in self.weights if n.startswith(inside)]
             tensors = {name: inside + name for name in own if "." not in name}
-            found[path] = Layer(kind, tensors, _channels(kind), self.network.settings.get(path, ""))
+            about = self.network.settings.get(path, ""), self.network.sources[path]
+            found[path] = Layer(kind, tensors, _channels(kind), *about)
         return found
 
     @property

@@ -28,8 +28,9 @@ from common.parity.recording import (
     mapped,
     record_subject,
     settings_of,
+    source_of,
 )
-from common.parity.records import Layer, Record, Tensor
+from common.parity.records import Layer, Record, Source, Tensor
 from common.protocol import Array, Arrays
 
 _SPATIAL = {1: "w", 2: "h w", 3: "d h w"}
@@ -52,6 +53,13 @@ def _axes(block: Block, name: str, array: Array) -> str:
 def _channels(block: Block) -> int | None:
     convolutional = nn.conv_layers._Conv | nn.BatchNorm | nn.InstanceNorm | nn.GroupNorm
     return 1 if isinstance(block, convolutional) else None
+
+
+def _source(block: Block) -> Source | None:
+    # differs: a hybrid block may have its forward pass in either of two methods
+    methods = block.forward, getattr(block, "hybrid_forward", None)
+    library = "mxnet.gluon.nn", "mxnet.gluon.block"
+    return next(filter(None, (source_of(method, library) for method in methods)), None)
 
 
 @contextlib.contextmanager
@@ -105,7 +113,9 @@ class Subject:
         for path, block in self.blocks.items():
             mine = {name: names[id(p)] for name, p in block._reg_params.items() if id(p) in names}
             kind = kind_of(block, "mxnet.gluon", {Block, HybridBlock})
-            self.layers[path] = Layer(kind, mine, _channels(block), settings_of(block))
+            self.layers[path] = Layer(
+                kind, mine, _channels(block), settings_of(block), _source(block)
+            )
             for name, full in mine.items():
                 trained = self.held[full].grad_req != "null"
                 array = self.weights[full]

@@ -28,6 +28,7 @@ from common.parity.recording import (
     mapped,
     record_subject,
     settings_of,
+    source_of,
 )
 from common.parity.records import Layer, Record, Tensor
 from common.protocol import Array, Arrays
@@ -105,7 +106,8 @@ class Subject:
             own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
             mine = {name: names[id(tensor)] for name, tensor in own if id(tensor) in names}
             kind = kind_of(module, "torch.nn", {nn.Module})
-            self.layers[path] = Layer(kind, mine, _channels(module), settings_of(module))
+            about = settings_of(module), source_of(module.forward, "torch.nn")
+            self.layers[path] = Layer(kind, mine, _channels(module), *about)
             for name, full in mine.items():
                 trained = full not in buffers and self.held[full].requires_grad
                 shape = tuple(self.held[full].shape)

@@ -15,6 +15,7 @@ from common.parity.pairing import check_start, paired_layers, same_names, transl
 from common.parity.record_order import RecordOrder
 from common.parity.records import LOCAL, Record
 from common.parity.report import TRUTH, Difference, Finding, Mask, Report
+from common.parity.sources import name_sources
 from common.parity.tolerances import (
     ABSOLUTE_FLOOR,
     EPS,
@@ -262,8 +263,9 @@ def _measure(
     _judge(differences, order)
     present = {d.name for d in differences}
     for d in differences:
-        named = d.parted or d.status == "healed"
-        d.place = order.place_of(d.name, present) if named else ""
+        if d.parted or d.status == "healed":
+            place = order.place_of(d.name, present)
+            d.place, d.modules = place.words, place.modules
     return differences, findings, mask
 
 
@@ -381,6 +383,7 @@ def compare_records(records: Sequence[Record], maps: Mapping[str, Map]) -> Repor
     """
     first, *others = records
     translated, layers = [first], {first.label: first.layers}
+    paths = {first.label: {path: path for path in first.layers}}
     for record in others:
         found = maps.get(record.label) or record.map or same_names(record, first)
         translated.append(translate(record, first, found))
@@ -388,12 +391,14 @@ def compare_records(records: Sequence[Record], maps: Mapping[str, Map]) -> Repor
         if not pairs:
             raise InputError(f"{record.label}: no layer is paired with one of {first.label}")
         layers[record.label] = {theirs: record.layers[mine] for mine, theirs in pairs.items()}
+        paths[record.label] = {"": "", **{theirs: mine for mine, theirs in pairs.items()}}
         check_start(translated[-1], first)
     report = report_of(translated, None, RecordOrder(first, max(r.steps for r in records)))
     named = {record.label: record for record in translated}
     for label in report.compared:
         report.findings += _missing_gradients(named[label], named[report.reference])
     name_causes(report, translated, layers)
+    name_sources(report, {record.label: record.layers for record in records}, paths)
     return report
 
 

@@ -3,6 +3,7 @@
 import functools
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from common.config import Config, Head
@@ -19,6 +20,17 @@ _MADE_FROM = {
 }
 """From which groups a difference comes down to a group. An update is not here: what its own
 gradient explains of it can be taken away exactly (`common.parity.compare`)."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value is made: in words, and by which module, or between which two.
+
+    The empty path is the network itself, whose input and output are outside all others.
+    """
+
+    words: str = ""
+    modules: tuple[str, ...] = ()
 
 
 class Order(Protocol):
@@ -39,8 +51,8 @@ class Order(Protocol):
     def healed(self, parted: Mapping[str, bool]) -> set[str]:
         """Of values that parted, or did not, in order: those that make no difference later on."""
 
-    def place_of(self, name: str, present: Collection[str]) -> str:
-        """In words what makes a value, between which of those that are `present`; or nothing."""
+    def place_of(self, name: str, present: Collection[str]) -> Place:
+        """What makes a value, between which of those that are `present`, where that is known."""
 
 
 def execution_order(
@@ -142,5 +154,5 @@ class NetworkOrder:
     def healed(self, parted: Mapping[str, bool]) -> set[str]:
         return set()
 
-    def place_of(self, name: str, present: Collection[str]) -> str:
-        return ""
+    def place_of(self, name: str, present: Collection[str]) -> Place:
+        return Place()

@@ -93,7 +93,7 @@ def translate(record: Record, reference: Record, found: Map) -> Record:
             key, value = f"{group}/{e.a}", record.noise.get(f"{group}/{e.b}", 0.0)
             noise[key] = max(noise.get(key, 0.0), value)
     facts = {**record.facts, "noise": noise, "paired": [e.a for e in found.entries]}
-    facts |= {key: reference.facts[key] for key in ("layers", "tensors", "order")}
+    facts |= {key: reference.facts[key] for key in ("layers", "sources", "tensors", "order")}
     return Record(record.label, arrays, {**record.metadata, "record": json.dumps(facts)})
 
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from common.parity.order import group_of
+from common.parity.order import Place, group_of
 from common.parity.records import LOCAL, TENSOR_GROUPS, Record, split_value
 
 _MADE_FROM = {
@@ -86,29 +86,32 @@ class RecordOrder:
                 found.add(name)
         return found
 
-    def place_of(self, name: str, present: Collection[str]) -> str:
+    def place_of(self, name: str, present: Collection[str]) -> Place:
         local, plain = name.startswith(LOCAL), name.removeprefix(LOCAL)
         mode, layer, _, side = split_value(plain)
         if side.startswith("out"):
-            return f"made by {self.reference.layers[layer].kind}"
+            return Place(f"made by {self.reference.layers[layer].kind}", (layer,))
         if plain.startswith("grad/"):
             owner = self.reference.owners[plain.removeprefix("grad/")]
             later = [n for n in self.values if n in present and n.startswith("grad/")]
             others = [self.reference.owners[n[5:]] for n in later[: later.index(plain)]]
-            behind = next((other for other in reversed(others) if other != owner), "the loss")
-            return f"on the way back from {behind} to {owner}"
+            behind = next((other for other in reversed(others) if other != owner), "")
+            words = f"on the way back from {behind or 'the loss'} to {owner}"
+            return Place(words, (behind, owner))
         if not side and "output" not in plain:
-            return ""
+            found = self.layer_of(name)
+            return Place(modules=(found,) if found else ())
         before = self.reference.order[: self.reference.order.index(plain)]
         outs = [n for n in before if ":out" in n and n.startswith(mode)]
         if origin := self._origin(plain, outs):
             outs = outs[: outs.index(origin) + 1]
         known = [n for n in outs if (f"{LOCAL}{n}" if local else n) in present]
-        start = split_value(known[-1])[1] if known else "the input"
+        start = split_value(known[-1])[1] if known else ""
         unpaired = outs[outs.index(known[-1]) + 1 :] if known else outs
         leaves = [split_value(n)[1] for n in unpaired]
         inner = ", ".join(dict.fromkeys(leaves[:3])) + (", ..." if len(leaves) > 3 else "")
-        return f"between {start} and {layer or 'the output'}" + (f" ({inner})" if inner else "")
+        words = f"between {start or 'the input'} and {layer or 'the output'}"
+        return Place(words + (f" ({inner})" if inner else ""), (start, layer))
 
     def _origin(self, name: str, outs: Sequence[str]) -> str | None:
         """The output that a value is, though perhaps in another shape."""

@@ -7,8 +7,10 @@ every value on the way. Here it is decided what is run, how often and under whic
 
 import dataclasses
 import fnmatch
+import inspect
 import json
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +26,12 @@ from common.parity.matching import match
 from common.parity.pairing import alike, feed_of, paired_outputs
 from common.parity.records import (
     FORMAT,
+    SOURCE_SIZE,
     Layer,
     Record,
+    Source,
     Tensor,
+    layers_to_data,
     read_record,
     write_record,
 )
@@ -179,6 +184,25 @@ def kind_of(module: Any, library: str, bases: set[type]) -> str:
     return next((kind for kind in kinds if kind not in bases), type(module)).__name__
 
 
+def source_of(forward: Any, library: str | tuple[str, ...]) -> Source | None:
+    """The code of a module's forward pass, cut where it is too long.
+
+    None of the library's own, whose settings say more, and where Python has no text of it.
+    """
+    function = inspect.unwrap(forward)
+    try:
+        file = inspect.getsourcefile(function)
+        lines, first = inspect.getsourcelines(function)
+    except (OSError, TypeError):  # written in C or typed in; no function
+        return None
+    if file is None or function.__module__.startswith(library):
+        return None
+    text = textwrap.dedent("".join(lines)).rstrip()
+    if len(text) > SOURCE_SIZE:
+        text = text[: SOURCE_SIZE - 4].rpartition("\n")[0] + "\n..."
+    return Source(Path(file).name, first, text)
+
+
 def settings_of(module: Any) -> str:
     """The attributes of a layer that are plain values, in words: `eps=1e-05, momentum=0.1`."""
     told = {key: value for key, value in vars(module).items() if not key.startswith("_")}
@@ -289,8 +313,7 @@ def _passes(subject: Subject, weights: Arrays, call: Call, seed: int) -> dict[st
 
 def _record_of(subject: Subject, weights: Arrays, values: Arrays, facts: dict[str, Any]) -> Record:
     """A record of `values`; `facts` are added to what the subject tells."""
-    told = {
-        "layers": {path: dataclasses.asdict(layer) for path, layer in subject.layers.items()},
+    told = layers_to_data(subject.layers) | {
         "tensors": {name: dataclasses.asdict(t) for name, t in subject.tensors.items()},
         "order": [name for name in values if name.startswith(("eval/", "train/"))],
         "notes": subject.notes,

@@ -32,6 +32,29 @@ class Tensor:
     flipped: str = ""
 
 
+SOURCE_SIZE = 8000
+"""How many characters of code are kept of a module at most."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The code of a module's forward pass: the name of its file, its first line, its text.
+
+    Raises:
+        ValueError: it is none, or longer than `SOURCE_SIZE`.
+    """
+
+    file: str
+    line: int
+    text: str
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(value, str) for value in (self.file, self.text)):
+            raise ValueError("a source is no text")
+        if not isinstance(self.line, int) or len(self.text) > SOURCE_SIZE:
+            raise ValueError(f"source {self.file[:80]}: no line, or over {SOURCE_SIZE} characters")
+
+
 @dataclass(frozen=True)
 class Layer:
     """A module of a network.
@@ -39,12 +62,35 @@ class Layer:
     `kind` is its class; `tensors` are its own weights and buffers: the name of each in the layer,
     and in the network. `channels` is the axis of the channels in what goes in and comes out; None
     where the layer has no such thing. `settings` are its attributes that are plain values.
+    `source` is its code; None of the framework's own, and where it is not known.
     """
 
     kind: str
     tensors: Mapping[str, str]
     channels: int | None = None
     settings: str = ""
+    source: Source | None = None
+
+
+def layers_to_data(layers: Mapping[str, Layer]) -> dict[str, Any]:
+    """`layers` and `sources` of a record's metadata: a layer has the number of its source."""
+    sources = list(dict.fromkeys(x.source for x in layers.values() if x.source))
+    numbers = {source: number for number, source in enumerate(sources)}
+    rows = {
+        path: {**vars(x), "source": numbers[x.source] if x.source else None}
+        for path, x in layers.items()
+    }
+    return {"layers": rows, "sources": [vars(source) for source in sources]}
+
+
+def layers_from_data(data: Mapping[str, Any]) -> dict[str, Layer]:
+    """The layers that `layers_to_data` has told."""
+    sources = [Source(**row) for row in data["sources"]]
+    layers = {}
+    for path, row in data["layers"].items():
+        number = row.get("source")
+        layers[path] = Layer(**{**row, "source": None if number is None else sources[number]})
+    return layers
 
 
 TENSOR_GROUPS = ("weight", "grad", "buffer", "final")
@@ -59,7 +105,10 @@ _REMARKS = {
 """What the recorder notices of values and tensors, and how it is said."""
 
 
-_UNTOLD: dict[str, Any] = {"noise": {}, "same": {}, "notes": [], **{key: [] for key in _REMARKS}}
+_UNTOLD: dict[str, Any] = {
+    **{key: {} for key in ("noise", "same")},
+    **{key: [] for key in ("notes", "sources", *_REMARKS)},
+}
 """What a record need not tell."""
 
 
@@ -73,7 +122,7 @@ class Record(Trace):
 
     @functools.cached_property
     def layers(self) -> dict[str, Layer]:
-        return {path: Layer(**row) for path, row in self.facts["layers"].items()}
+        return layers_from_data(self.facts)
 
     @functools.cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -187,7 +236,7 @@ def read_any(path: Path) -> Trace:
         _ = record.layers, record.tensors, record.order
         whole = {**arrays, **{name: arrays[other] for name, other in same.items()}}
         return Record(path.stem, whole, metadata)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path}: its metadata do not describe a record: {error}") from None
 
 

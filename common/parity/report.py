@@ -6,10 +6,25 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from common.parity.order import Order
+from common.parity.records import Source
 from common.parity.tolerances import ABSOLUTE_FLOOR, STAGES, Tolerance
 
 TRUTH = "the reference"
 """Why a trace is the reference, where it was given as such."""
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """The code of `module`, which is a `kind`, of one trace; it is empty for the whole network.
+
+    `calls`: what the layers that a difference is about are called in it.
+    """
+
+    trace: str
+    module: str
+    kind: str
+    calls: tuple[str, ...]
+    source: Source
 
 
 @dataclass
@@ -22,7 +37,8 @@ class Difference:
     `healed`, where what the network returns is right again. `own` is what is left of an update's
     error when what its own gradient explains is taken away.
     `vanishes`: the difference is below the absolute floor, whatever its relative size. `place`
-    tells in words what made it, `cause` why it differs, where that is known.
+    tells in words what made it, `cause` why it differs, where that is known. `modules` is what made
+    it, or the two between which it is made; `code` is theirs, in the reference and in the trace.
     """
 
     trace: str
@@ -41,6 +57,8 @@ class Difference:
     status: str = "equal"
     place: str = ""
     cause: str = ""
+    modules: tuple[str, ...] = ()
+    code: list[Excerpt] = field(default_factory=list)
 
     @property
     def margin(self) -> float | None:
@@ -213,8 +231,9 @@ def _row(d: Difference) -> dict[str, Any]:
     row = {
         key: value
         for key, value in vars(d).items()
-        if key not in ("tolerance", "vanishes") and value != ""
+        if key not in ("tolerance", "vanishes", "modules", "code") and value != ""
     }
+    row |= {"code": [asdict(excerpt) for excerpt in d.code]} if d.code else {}
     none: dict[str, Any] = dict.fromkeys(("limit", "floor", "multiplier", "source", "note"))
     tolerance = d.tolerance.to_dict() if d.tolerance else none
     return row | {"margin": d.margin, "gate": tolerance.pop("limit"), **tolerance}

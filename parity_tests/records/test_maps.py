@@ -113,6 +113,7 @@ def described(layers: dict[str, Any], together: bool = False) -> Record:
             path: vars(Layer(kind, {own: f"{path}.{own}" for own in tensors}))
             for path, (kind, tensors) in layers.items()
         },
+        "sources": [],
         "tensors": {name: vars(Tensor(shape, axes, True)) for name, (axes, shape) in held.items()},
         "order": order,
         "noise": {},

@@ -88,6 +88,8 @@ def print_parted(report: Report, trace: str) -> None:
         say(f"  new: {d.where_it_is}: {d.error:.1e}, tolerance {limit}, {place}{ulp}")
         if d.cause:
             say(f"       {d.cause}")
+        if d.code:
+            say(f"       see {' and '.join(f'{e.source.file}:{e.source.line}' for e in d.code)}")
     if len(new) > ROWS:
         say(f"  ... and {len(new) - ROWS} more that are new")
     names = [d.name for d in parted if d.status == "follows"]
