@@ -10,7 +10,7 @@ import html
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ import pytest
 from PIL import Image
 
 from common.data.voc import voc_palette
-from common.parity.compare import compare
+from common.parity.compare import compare, compare_records
 from common.parity.order import execution_order
+from common.parity.records import Layer, Record, Source, Tensor, layers_to_data, split_value
 from common.parity.traces import Trace
 from scripts.shared.report import page, write_html
 
@@ -51,12 +52,70 @@ def fake_trace(label: str, faulty: bool = False, noise: float = 0.0, loss: float
     return Trace(label, arrays, told | {"versions": json.dumps({"numpy": "1.26.4"})})
 
 
+def dense(blocks: Sequence[int]) -> list[str]:
+    """The layers of a network with the names of a DenseNet's, four in each part of a block."""
+    inside = "norm1", "conv1", "norm2", "conv2"
+    parts = [f"block{k}.layer{n}" for k, count in enumerate(blocks, 1) for n in range(count)]
+    layers = [f"features.{part}.{name}" for part in parts for name in inside]
+    return ["features.conv0", "features.norm0", *layers, "classifier"]
+
+
+def fake_record(label: str, layers: Sequence[str], noise: float = 0.0, faulty: str = "") -> Record:
+    """A record of layers called in turn, each array small.
+
+    What the layer `faulty` makes is off by 1e-4, and what comes after it, but for gradients and the
+    local run. Each module around layers has code, that calls its parts.
+    """
+    random, own = np.random.default_rng(0), np.random.default_rng([2, len(label)])
+    arrays: dict[str, np.ndarray] = {}
+    passes = [f"{m}/{n}:{s}" for m in ("eval", "train") for n in layers for s in ("in", "out")]
+    passes.insert(len(passes) // 2, "eval/output")
+    names = [*passes, "train/output", *(f"grad/{layer}.weight" for layer in layers)]
+    for name in names:
+        value = random.normal(size=(2, 3))
+        _, layer, _, side = split_value(name)
+        place = layers.index(layer) if layer else len(layers)
+        after = bool(faulty) and (place, side) >= (layers.index(faulty), "out")
+        after = after and not name.startswith("grad/")
+        arrays[name] = value * (1 + noise * own.normal(size=(2, 3))) * (1 + 1e-4 * after)
+        if layer:
+            local = 1e-4 * (layer == faulty and side == "out") + noise
+            arrays[f"local/{name}"] = value * (1 + local * own.normal(size=(2, 3)))
+    arrays |= {f"weight/{layer}.weight": np.ones(1) for layer in layers}
+    arrays |= {"loss": np.ones(1), "input": np.ones(1)}
+    calls: dict[str, dict[str, None]] = {}
+    for parts in (layer.split(".") for layer in layers):
+        for k, part in enumerate(parts):
+            calls.setdefault(".".join(parts[:k]), {})[part] = None
+    told = {
+        path: Layer("Block" if path else "Net", {}, source=source_of(label, parts))
+        for path, parts in calls.items()
+    }
+    told |= {layer: Layer("Conv2d", {"weight": f"{layer}.weight"}) for layer in layers}
+    tensors = {f"{layer}.weight": vars(Tensor((1,), "o", True)) for layer in layers}
+    facts = layers_to_data(told) | {"tensors": tensors, "order": [*passes, "train/output"]}
+    facts |= {"noise": dict.fromkeys([*names, "loss[0]"], 1e-15), "notes": [], "random": []}
+    facts |= {"symmetric": [], "missing": [], "same": {}}
+    about = {"backend": label, "versions": json.dumps({"numpy": "1.26.4"}), "dtype": "float64"}
+    return Record(label, arrays, about | {"record": json.dumps(facts)})
+
+
+def source_of(label: str, calls: Iterable[str]) -> Source:
+    """A forward pass that calls these in turn."""
+    lines = "".join(f"    x = self.{name}(x)\n" for name in calls)
+    return Source(f"{label}.py", 7, f"def forward(self, x):  # {label}\n{lines}    return x")
+
+
 Arguments = tuple[dict[str, Any], dict[str, Mapping[str, Any]]]
 """What `write_html` is given: a report and the arrays of its traces."""
 
 
 def of(*traces: Trace) -> Arguments:
     return compare(traces).to_dict(), {t.label: t.arrays for t in traces}
+
+
+def of_records(*records: Record) -> Arguments:
+    return compare_records(records, {}).to_dict(), {}
 
 
 @functools.cache
@@ -364,11 +423,11 @@ def test_filters(browser: Browser) -> None:
     browser.js("$('[name=text]')").send_keys("grad Conv1")
     assert browser.column("value")
     assert all("grad/" in name and "conv1" in name for name in browser.column("value"))
-    browser.js("$$('.filters button')[0]").click()  # show all
-    assert browser.js("$('.count').textContent") == f"{len(rows)} of {len(rows)} values"
+    browser.js("$('.filters:has([name=text]) button')").click()  # show all
+    assert browser.js("$('p.count').textContent") == f"{len(rows)} of {len(rows)} values"
     browser.js("$('[name=beyond]')").click()
     parted = sum(row["status"] in ("new", "follows") for row in rows)
-    assert browser.js("$('.count').textContent") == f"{parted} of {len(rows)} values"
+    assert browser.js("$('p.count').textContent") == f"{parted} of {len(rows)} values"
     browser.js("$('[name=stage] option[value=update]')").click()
     updates = [
         r["name"] for r in rows if r["stage"] == "update" and r["status"] in ("new", "follows")
@@ -436,6 +495,153 @@ def test_light_and_dark(browser: Browser) -> None:
     browser.scheme("dark")
     assert browser.js(background) != light
     assert browser.js(CONTRAST) == []
+
+
+BAD = "features.block3.layer5.norm2"
+
+
+@functools.cache
+def deep(count: int = 2) -> Arguments:
+    """Records of a network of 100 layers: the first, one that parts at `BAD`, and equal others."""
+    layers = dense((4, 4, 8, 8))
+    others = [fake_record(f"equal{k}", layers, noise=1e-16) for k in range(count - 2)]
+    return of_records(fake_record("torch", layers), fake_record("broken", layers, 0, BAD), *others)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("label", ["broken", HOSTILE])
+def test_layers_are_folded_by_module(browser: Browser, label: str) -> None:
+    report, arrays = relabelled(deep(), label)
+    browser.open(report, arrays)
+    name = "(d) => d.querySelector('.layer').firstChild.textContent"
+    opened = browser.js(f"$$('.heat details[open]').map({name})")
+    assert opened == ["features", "block3", "layer5"]
+    assert browser.js(f"$$('.heat details:not([open]) > summary').map({name})")[:2] == [
+        "block1",
+        "layer0",
+    ]
+    first = browser.js("$$('.heat .first').map((cell) => cell.dataset.layer)")
+    assert first == [BAD]
+    inside = (
+        "(() => { const [a, b] = [$('.first'), $('.layers')].map((e) => e.getBoundingClientRect());"
+        " return b.top < a.top && a.bottom < b.bottom; })()"
+    )
+    assert browser.js(inside)
+    notes = browser.js("$$('.heat .note').map((note) => note.textContent)")
+    layers = report["layers"]
+    parted = len(layers[layers.index(BAD) : -1])
+    assert notes[0] == f"98 layers, \u2717 {parted} beyond, 1 new, worst 1.0e-4"
+    folded = "$$('.heat details:not([open]) > summary .cell').map((cell) => cell.textContent)"
+    shown = browser.js(folded)
+    assert shown[:4] == ["0", "0", "0", "0"]  # block1: alone, eval, train, gradients
+    assert shown[-4:] == ["0", "\u2717 1.0e-4", "\u2717 1.0e-4", "0"]
+
+
+@pytest.mark.browser
+def test_an_equal_module_says_so(browser: Browser) -> None:
+    layers = dense((8, 8))
+    browser.open(*of_records(fake_record("one", layers), fake_record("two", layers, 1e-16)))
+    notes = browser.js("$$('.heat details:not([open]) .note').map((note) => note.innerText)")
+    assert re.fullmatch(r"66 layers, equal, worst \d\.\de-16", notes[0])
+    assert browser.js("$$('.heat details[open]').length") == 0
+    browser.js("$('.heat summary')").click()
+    assert browser.js("$$('.heat details[open]').length") == 1
+
+
+@pytest.mark.browser
+def test_layers_are_searched(browser: Browser) -> None:
+    report, arrays = deep()
+    browser.open(report, arrays)
+    seen = (
+        "$$('.heat div.row:not([hidden]) [data-kind=local]')"
+        ".filter((cell) => !cell.closest('details:not([open])')).map((cell) => cell.dataset.layer)"
+    )
+    before = browser.js(seen)
+    browser.js("$('[name=layers]')").send_keys("Block2 conv1")
+    found = browser.js(seen)
+    assert found == [f"features.block2.layer{k}.conv1" for k in range(4)]
+    assert browser.js("$('span.count').textContent") == "4 of 100 layers"
+    browser.js("$('[name=layers]')").clear()
+    browser.js("$('[name=layers]').dispatchEvent(new Event('input'))")
+    assert browser.js(seen) == before
+    browser.js("$$('.filters:has([name=layers]) button')[1]").click()  # fold all
+    assert browser.js("$$('.heat details[open]').length") == 0
+    browser.js("$('[name=parted]')").click()
+    layers = report["layers"]
+    assert browser.js(seen) == layers[layers.index(BAD) :]
+
+
+@pytest.mark.browser
+def test_few_layers_are_not_folded(browser: Browser) -> None:
+    layers = ["conv1", "norm1", "conv2", "norm2", "fc"]
+    records = fake_record("one", layers), fake_record("two", layers, faulty="norm2")
+    browser.open(*of_records(*records))
+    assert browser.js("$$('.heat details, [name=layers]').length") == 0
+    names = browser.js("$$('.heat div.row > .layer').map((name) => name.textContent)")
+    assert names == ["", "layer", *layers, "output, loss"]
+    told = "(td) => [td.dataset.kind, td.dataset.layer, td.dataset.trace]"
+    assert browser.js(f"$$('.heat .first').map({told})") == [["local", "norm2", "two"]]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1200, 360])
+def test_six_traces_side_by_side(browser: Browser, width: int) -> None:
+    report, arrays = deep(6)
+    browser.open(report, arrays, width)
+    traces = browser.js("$$('.heat .trace').map((trace) => trace.textContent)")
+    assert traces == ["broken", *(f"equal{k}" for k in range(4))] * 4
+    assert browser.js("document.documentElement.scrollWidth") <= width
+    assert browser.js(CONTRAST) == []
+    lefts = (
+        "new Set($$('.heat [data-kind=eval][data-trace=equal3]')"
+        ".filter((c) => !c.closest('details:not([open])')).map((c) => c.getBoundingClientRect().x))"
+    )
+    assert browser.js(f"{lefts}.size") == 1
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("label", ["broken", HOSTILE])
+def test_the_code_of_both_sides_is_shown(browser: Browser, label: str) -> None:
+    report, arrays = relabelled(deep(), label)
+    browser.open(report, arrays)
+    shown = browser.js("$$('details.code[open] pre').map((pre) => pre.textContent)")
+    assert len(shown) == 2
+    for text, trace in zip(shown, ("torch", label), strict=True):
+        assert text.startswith(f"def forward(self, x):  # {trace}\n    x = self.norm1(x)\n")
+    called = browser.js("$$('.code .called').map((line) => [line.dataset.line, line.innerText])")
+    assert called == [["10", "    x = self.norm2(x)\n"]] * 2
+    captions = browser.js("$$('.code figcaption').map((caption) => caption.textContent)")
+    assert captions[0] == "torch: features.block3.layer5, Block torch.py:7"
+    assert browser.js("$('img[src=x]')") is None
+
+
+@pytest.mark.browser
+def test_names_of_layers_are_text(browser: Browser) -> None:
+    layers = [f"{HOSTILE}.{HOSTILE}", f"{HOSTILE}.norm", "fc"]
+    records = fake_record("one", layers), fake_record("two", layers, faulty=layers[0])
+    browser.open(*of_records(*records))
+    assert browser.js("$('.heat summary .layer').firstChild.textContent") == HOSTILE
+    assert browser.js("$('.heat .first').dataset.layer") == layers[0]
+    assert browser.js("$('.code .called').innerText").strip() == f"x = self.{HOSTILE}(x)"
+    assert browser.js("$('img[src=x]')") is None
+
+
+@pytest.mark.browser
+def test_the_arrows_go_over_what_is_folded(browser: Browser) -> None:
+    browser.open(*deep())
+    browser.js("$('.heat .first').click()")
+    key = "document.activeElement"
+    assert browser.js(f"{key}.dataset.layer") == BAD
+    place = "[document.activeElement.dataset.kind, document.activeElement.dataset.layer]"
+    for arrow, there in (
+        ("\ue014", ["eval", BAD]),
+        ("\ue015", ["eval", "features.block3.layer5.conv2"]),
+        ("\ue015", ["eval", "classifier"]),
+        ("\ue013", ["eval", "features.block3.layer5.conv2"]),
+        ("\ue012", ["local", "features.block3.layer5.conv2"]),
+    ):
+        browser.js(key).send_keys(arrow)
+        assert browser.js(place) == there
 
 
 @pytest.mark.browser
