@@ -263,7 +263,7 @@ def _measure(
     _judge(differences, order)
     present = {d.name for d in differences}
     for d in differences:
-        if d.parted or d.status == "healed":
+        if d.status in ("new", "healed"):
             place = order.place_of(d.name, present)
             d.place, d.modules = place.words, place.modules
     return differences, findings, mask

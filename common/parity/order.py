@@ -79,6 +79,7 @@ def execution_order(
     ]
 
 
+@functools.cache  # asked of each pair of a thousand values
 def group_of(name: str) -> str:
     """`eval` of `eval/stem`, `loss` of `loss[3]`."""
     return re.split(r"[/\[]", name, maxsplit=1)[0]
