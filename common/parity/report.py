@@ -9,6 +9,9 @@ from common.parity.order import Order
 from common.parity.records import Source
 from common.parity.tolerances import ABSOLUTE_FLOOR, STAGES, Tolerance
 
+SCHEMA = 1
+"""Of the report's JSON: `docs/port.md` describes its keys."""
+
 TRUTH = "the reference"
 """Why a trace is the reference, where it was given as such."""
 
@@ -191,6 +194,7 @@ class Report:
         }
         firsts = {trace: self.first(trace) for trace in self.compared}
         result = {
+            "schema": SCHEMA,
             "passed": self.passed,
             "verdict": self.verdict(),
             "reference": {"label": self.reference, "why": self.reason},

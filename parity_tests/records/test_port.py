@@ -2,16 +2,25 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+import textwrap
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from common.parity.compare import compare_records
 from common.parity.mapping import read_map
+from common.parity.records import Record
+from parity_tests.records.test_mistakes import eps, momentum
 from parity_tests.records.test_record import record
 
 ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "port.md").read_text()
 
 
 def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -72,3 +81,100 @@ print(found.arrays["grad/kernel"].dtype, jnp.ones(1).dtype, jax.config.jax_enabl
 """
     done = python(tmp_path, "-c", code)
     assert done.stdout == "float64 float32 False\n", done.stderr
+
+
+PORT_RECORD = """
+import sys
+import numpy as np, torch
+from backends.torch import record
+from parity_tests.records.torch_net import Net, loss
+model = Net()
+{change}
+reference, map_path, out = sys.argv[1:]
+images = torch.from_numpy(np.random.default_rng(7).normal(size=(2, 3, 8, 8)).astype(np.float32))
+record(model, images, loss=loss, against=reference, map=map_path, out=out)
+"""
+"""A user's `port_record.py`."""
+
+
+def indented(start: str) -> str:
+    """The indented block of the text that starts with these words."""
+    found = re.search(rf"^    {re.escape(start)}.*\n(    .*\n)*", TEXT, re.MULTILINE)
+    assert found
+    return textwrap.dedent(found[0])
+
+
+def run_workflow(folder: Path, port: str) -> list[int]:
+    """The exit codes of the steps of the workflow up to the first that fails, but for pip's."""
+    yaml = pytest.importorskip("yaml")
+    job = yaml.safe_load(indented("name: port"))["jobs"]["port"]
+    commands = [step["run"] for step in job["steps"] if "run" in step]
+    (folder / "rosetta").symlink_to(ROOT)
+    (folder / "port_record.py").write_text(port)
+    search = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, **job["env"], "PATH": search}
+    codes = []
+    for command in commands[1:]:
+        done = subprocess.run(command, shell=True, cwd=folder, env=environment, check=False)
+        codes.append(done.returncode)
+        if done.returncode:
+            break
+    return codes
+
+
+@pytest.mark.needs("torch")
+@pytest.mark.parametrize(
+    "change, codes", [("", [0, 0]), ("model.norm.eps = 1e-3", [0, 1]), ("raise SystemExit(3)", [3])]
+)
+def test_the_workflow(tmp_path: Path, change: str, codes: list[int]) -> None:
+    record("torch", tmp_path, generic=0)
+    (tmp_path / "torch.safetensors").rename(tmp_path / "reference.safetensors")
+    assert run_workflow(tmp_path, PORT_RECORD.format(change=change)) == codes
+    assert (tmp_path / "report.html").exists() == (len(codes) == 2)
+
+
+def test_the_workflow_installs_what_there_is() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    found = re.search(r'pip install "\./rosetta\[(\w+)\]"', indented("name: port"))
+    assert found and found[1] in extras
+
+
+def reported(folder: Path, change: Any) -> dict[str, Any]:
+    """The JSON of a network against itself, changed."""
+    from parity_tests.records.torch_net import Net
+
+    reference = record("torch", folder, generic=0)
+    model = Net()
+    change(model)
+    port = record("torch", folder, model=model, against=folder / "torch.safetensors")
+    report = compare_records([reference, Record("port", port.arrays, port.metadata)], {})
+    path = folder / "report.json"
+    path.write_text(json.dumps(report.to_dict()))
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+@pytest.mark.needs("torch")
+def test_the_keys_of_the_json_are_those_described(tmp_path: Path) -> None:
+    report = reported(tmp_path, eps)
+    section = TEXT.partition("`--json` is for a machine:")[2]
+    rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    keys = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
+    assert report.keys() == keys
+    assert report["schema"] == 1
+    words = set(re.findall(r"`(\w+)`", section.partition("A value has ")[2].partition("\n\n")[0]))
+    assert {key for row in report["tensors"] for key in row} <= words
+    statuses = {row["status"] for row in report["tensors"]}
+    assert {"new", "follows", "equal"} <= statuses <= words
+    assert {row["stage"] for row in report["tensors"]} <= words
+
+
+@pytest.mark.needs("torch")
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+@pytest.mark.parametrize("change, code", [(momentum, 0), (eps, 1)], ids=["buffers", "forward"])
+def test_a_known_difference_is_let_pass(tmp_path: Path, change: Any, code: int) -> None:
+    assert not reported(tmp_path, change)["passed"]
+    done = subprocess.run(indented("jq -e"), shell=True, cwd=tmp_path, check=False)
+    assert done.returncode == code
