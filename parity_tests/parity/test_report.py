@@ -618,6 +618,16 @@ def test_the_code_of_both_sides_is_shown(browser: Browser, label: str) -> None:
 
 
 @pytest.mark.browser
+def test_what_a_recorder_noticed_is_told(browser: Browser) -> None:
+    report, arrays = copy.deepcopy(deep())
+    report["traces"][1]["unmatched"] = {"a": {"conv.bias": "the port has none"}}
+    browser.open(report, arrays)
+    shown = browser.js("$$('h2').find((h2) => h2.textContent === 'What made them').parentElement")
+    assert "a conv.bias the port has none" in shown.text
+    assert "[object" not in browser.js("document.body.innerText")
+
+
+@pytest.mark.browser
 def test_names_of_layers_are_text(browser: Browser) -> None:
     layers = [f"{HOSTILE}.{HOSTILE}", f"{HOSTILE}.norm", "fc"]
     records = fake_record("one", layers), fake_record("two", layers, faulty=layers[0])
