@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen, nnx
+from flax.core import tracers
 
 from backends.jax.device import to_numpy, versions
 from common.errors import InputError
@@ -72,7 +73,9 @@ class _Nnx:
     def __init__(self, model: nnx.Module) -> None:
         self.structure, *self.trees = nnx.split(model, nnx.Param, ...)
         self.collections: set[str] = set()
+        self.hidden: set[str] = set()
         modules = self._modules(model)
+        self.jitted = any(_unjitted(_call(type(m))) is not _call(type(m)) for m in modules.values())
         self.kinds = {path: _kind(module) for path, module in modules.items()}
         self.outs = {path: _outs(module) for path, module in modules.items()}
         self.settings = {path: settings_of(module) for path, module in modules.items()}
@@ -87,9 +90,7 @@ class _Nnx:
             _set_float64(module)
             if isinstance(module, nnx.Dropout):
                 module.deterministic = True
-        kept = {path: module for path, module in modules.items() if watcher.keeps(path)}
-        paths = {id(module): path for path, module in kept.items()}
-        with _watched({type(module) for module in modules.values()}, paths, watcher):
+        with _watched(modules, watcher, self.hidden):
             output = model(*args, **kwargs)
         return output, nnx.split(model, nnx.Param, ...)[2]
 
@@ -99,28 +100,38 @@ class _Nnx:
 
 
 @contextlib.contextmanager
-def _watched(kinds: set[type], paths: Mapping[int, str], watcher: Watcher) -> Iterator[None]:
-    """Wraps `__call__` in the modules' classes, where Python looks it up."""
-    active: set[int] = set()
+def _watched(
+    modules: Mapping[str, nnx.Module], watcher: Watcher, hidden: set[str]
+) -> Iterator[None]:
+    """Wraps `__call__` in the modules' classes, where Python looks it up.
+
+    In a transform, as `nnx.scan`, the modules are others: to `hidden` is added which layer has one.
+    """
+    paths = {id(module): path for path, module in modules.items()}
+    active: list[int] = []
 
     def wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
+        original = _unjitted(original) if watcher.pattern else original
+
         def call(module: Any, *args: Any, **kwargs: Any) -> Any:
+            if id(module) not in paths:
+                hidden.add(paths[active[-1]])
             # a class may call the one that it is derived from
             if id(module) not in paths or id(module) in active:
                 return original(module, *args, **kwargs)
-            active.add(id(module))
-            run = functools.partial(original, module)
+            active.append(id(module))
             try:
+                run = functools.partial(original, module)
                 return watcher.call(paths[id(module)], run, *args, **kwargs)
             finally:
-                active.discard(id(module))
+                active.remove(id(module))
 
         return call
 
     with contextlib.ExitStack() as stack:
-        for kind in kinds:
-            if hasattr(kind, "__call__"):  # noqa: B004  # the class's own, not a type's
-                stack.enter_context(mock.patch.object(kind, "__call__", wrapped(kind.__call__)))
+        for kind in {type(module) for module in modules.values()}:
+            if call := _call(kind):
+                stack.enter_context(mock.patch.object(kind, "__call__", wrapped(call)))
         yield
 
 
@@ -129,6 +140,8 @@ class _Linen:
 
     def __init__(self, model: linen.Module, variables: Mapping[str, Any]) -> None:
         self.model, self.kinds = model, {"": _kind(model)}
+        self.hidden: set[str] = set()
+        self.jitted = False  # differs: a jit of Linen cannot be left out, and is told as hidden
         self.outs: dict[str, int] = {}
         self.settings: dict[str, str] = {}
         rest = {name: tree for name, tree in variables.items() if name != "params"}
@@ -138,6 +151,8 @@ class _Linen:
     def __call__(
         self, trees: Sequence[Any], args: Any, kwargs: Any, mode: Mode, watcher: Watcher
     ) -> tuple[Any, Any]:
+        trace = tracers.current_trace()
+
         def look(run: Any, args: Any, kwargs: Any, context: linen.module.InterceptorContext) -> Any:
             path = ".".join(context.module.path)
             if context.method_name != "__call__" or not path:
@@ -145,10 +160,13 @@ class _Linen:
             self.kinds[path] = _kind(context.module)
             self.outs[path] = _outs(context.module)
             self.settings[path] = settings_of(context.module)
-            _set_float64(context.module)
+            inner = [m for m in vars(context.module).values() if isinstance(m, linen.Module)]
+            for module in (context.module, *inner):
+                _set_float64(module)
             if isinstance(context.module, linen.Dropout):
                 run = _same
-            if not watcher.keeps(path):
+            if tracers.current_trace() != trace:
+                self.hidden.add(path.rpartition(".")[0])
                 return run(*args, **kwargs)
             return watcher.call(path, run, *args, **kwargs)
 
@@ -156,6 +174,17 @@ class _Linen:
         with linen.intercept_methods(look):
             variables = {"params": params, **rest}
             return self.model.apply(variables, *args, mutable=[*rest], **kwargs)
+
+
+def _call(kind: type) -> Any:
+    """What a class's objects do when they are called; None where they cannot be."""
+    return getattr(kind, "__call__", None)  # noqa: B004  # the class's own, not a type's
+
+
+def _unjitted(call: Any) -> Any:
+    """The function that `jax.jit` or `nnx.jit` made a compiled one of, or the same."""
+    jits = type(jax.jit(_same)).__module__, type(nnx.jit(_same)).__module__
+    return call.__wrapped__ if type(call).__module__ in jits else call
 
 
 def _same(x: Any, *_: Any, **__: Any) -> Any:
@@ -173,9 +202,10 @@ def _outs(module: Any) -> int:
 
 
 def _set_float64(module: Any) -> None:
-    dtype = getattr(module, "dtype", None)
-    if dtype is not None and jnp.issubdtype(dtype, jnp.floating):
-        object.__setattr__(module, "dtype", jnp.float64)
+    for name in ("dtype", "param_dtype"):  # of what it computes, of a state at the start
+        dtype = getattr(module, name, None)
+        if dtype is not None and jnp.issubdtype(dtype, jnp.floating):
+            object.__setattr__(module, name, jnp.float64)
 
 
 class Subject:
@@ -246,9 +276,30 @@ class Subject:
             function, seen, outputs = self.compiled[key]
             arrays = flat(call, is_numpy), dict(feed or {})
             found = jax.device_get(function(*self._trees(weights, seed), *arrays))
+        self._tell_hidden()
         found["values"] = {name: found["values"][k] for name, k in seen.items()}
         found["output"] = dict(zip(outputs, found["output"], strict=True))
         return Pass(**found)
+
+    def _tell_hidden(self) -> None:
+        hidden = self.network.hidden
+        for path in sorted(hidden):
+            note = f"{path or 'the network'}: inside a transform, as scan or remat, nothing is seen"
+            inner = any(path.startswith(f"{p}." if p else "") for p in hidden - {path})
+            if note not in self.notes and not inner:
+                self.notes.append(note)
+
+    def run_compiled(self, weights: Arrays, call: Call) -> Arrays | None:
+        if not self.network.jitted:
+            return None
+
+        def forward(params: Any, rest: Any, arrays: Arrays) -> Any:
+            watcher = Watcher(_is_array, lambda array: None, pattern="")
+            return self._call((params, rest), call, arrays, "eval", watcher)[0]
+
+        with _float64():
+            output = jax.jit(forward)(*self._trees(weights, 0), flat(call, is_numpy))
+        return {name: to_numpy(y) for name, y in leaves(output, _is_array).items()}
 
     def _compile(
         self, call: Call, mode: Mode, alone: bool

@@ -138,6 +138,13 @@ class Subject:
             return name
         return f"{layer}.act{at}{call}:in"
 
+    def run_compiled(self, weights: Arrays, call: Call) -> Arrays | None:
+        if not any(getattr(block, "_active", False) for block in self.blocks.values()):
+            return None
+        with self._float64(weights, hybrid=True), autograd.predict_mode():
+            output = self._call(call)
+        return {name: to_numpy(y) for name, y in leaves(output, _is_array).items()}
+
     def train(self, weights: Arrays, calls: Sequence[Call], seed: int) -> tuple[Array, Arrays]:
         assert self.loss is not None and self.optimizer is not None
         losses = []
@@ -167,13 +174,15 @@ class Subject:
     # differs: a block cannot be copied, so the user's own is computed with; what
     # belongs to it is put aside meanwhile, and put back untouched.
     @contextlib.contextmanager
-    def _float64(self, weights: Arrays) -> Iterator[None]:
-        """Parameters in float64, nothing hybridized and no dropout, while it is entered."""
+    def _float64(self, weights: Arrays, hybrid: bool = False) -> Iterator[None]:
+        """Parameters in float64 and no dropout, while it is entered; hybridized is what is so
+        already, or nothing.
+        """
         own = ("_data", "_grad", "_dtype", "_trainer")
         before = [(p, [getattr(p, name) for name in own]) for p in self.held.values()]
         with contextlib.ExitStack() as stack:
             for block in self.blocks.values():
-                if isinstance(block, HybridBlock):
+                if isinstance(block, HybridBlock) and not hybrid:
                     stack.enter_context(mock.patch.object(block, "_active", False))
                 if isinstance(block, nn.Dropout):
                     stack.enter_context(mock.patch.object(block, "_rate", 0))
@@ -218,9 +227,8 @@ class Subject:
         watcher = Watcher(_is_array, keep, feed, self.pattern)
         with contextlib.ExitStack() as stack:
             for path, block in self.blocks.items():
-                if watcher.keeps(path):
-                    call = functools.partial(watcher.call, path, block.forward)
-                    stack.enter_context(mock.patch.object(block, "forward", call))
+                call = functools.partial(watcher.call, path, block.forward)
+                stack.enter_context(mock.patch.object(block, "forward", call))
             yield watcher
 
 

@@ -71,12 +71,13 @@ class Subject:
         self.notes: list[str] = []
         if isinstance(model, torch.jit.ScriptModule):
             raise InputError(f"{type(model).__name__}: a scripted module cannot be looked into")
-        if hasattr(model, "_orig_mod"):
-            model = getattr(model, "_orig_mod")  # noqa: B009  # known to mypy as a tensor
-            self.notes.append("torch.compile: recorded eagerly")
         # differs: a copy is recorded, and the user's model never touched; the
         # optimizer is copied along, and holds the copy's parameters.
-        self.model, self.optimizer = copy.deepcopy((model, optimizer))
+        self.user, memo = model, dict[int, Any]()
+        for module in reversed([*model.modules()]):
+            if hasattr(module, "_orig_mod"):  # of torch.compile
+                memo[id(module)] = copy.deepcopy(module._orig_mod, memo)
+        self.model, self.optimizer = copy.deepcopy((model, optimizer), memo)
         self.model.double()
         self.loss, self.keywords = loss, {"train": train, "eval": evaluate}
         modules = dict(self.model.named_modules())
@@ -130,6 +131,23 @@ class Subject:
             found.buffers = {n: a for n, a in after.items() if not self.tensors[n].trained}
         return found
 
+    def run_compiled(self, weights: Arrays, call: Call) -> Arrays | None:
+        modes = {module: module.training for module in self.user.modules()}
+        if not any(hasattr(m, "_orig_mod") or m._compiled_call_impl for m in modes):
+            return None
+        held = [*self.user.named_parameters(), *self.user.named_buffers()]
+        plain = {name: name.replace("_orig_mod.", "") for name, _ in held}
+        given = {n: self._to_device(weights[own]) for n, own in plain.items() if own in weights}
+        args, kwargs = self._arguments(call, "eval")
+        try:
+            self.user.eval()
+            with torch.no_grad(), torch.random.fork_rng():
+                output = torch.func.functional_call(self.user, given, tuple(args), kwargs)
+        finally:
+            for module, training in modes.items():
+                module.training = training
+        return {name: to_numpy(y) for name, y in leaves(output, torch.is_tensor).items()}
+
     def train(self, weights: Arrays, calls: Sequence[Call], seed: int) -> tuple[Array, Arrays]:
         assert self.loss is not None and self.optimizer is not None
         self._load(weights, "train")
@@ -162,12 +180,16 @@ class Subject:
         device = next((t.device for t in self.held.values()), torch.device("cpu"))
         return torch.from_numpy(np.array(array)).to(device)
 
-    def _call(self, call: Call, mode: Mode) -> Any:
-        args, kwargs = map_leaves(
+    def _arguments(self, call: Call, mode: Mode) -> tuple[list[Any], dict[str, Any]]:
+        found: tuple[list[Any], dict[str, Any]] = map_leaves(
             ([*call[0]], {**call[1], **self.keywords[mode]}),
             is_numpy,
             lambda _, array: self._to_device(array),
         )
+        return found
+
+    def _call(self, call: Call, mode: Mode) -> Any:
+        args, kwargs = self._arguments(call, mode)
         return self.model(*args, **kwargs)
 
     @contextlib.contextmanager
@@ -184,9 +206,8 @@ class Subject:
         watcher = Watcher(torch.is_tensor, keep, feed, self.pattern)
         with contextlib.ExitStack() as stack:
             for path, module in self.model.named_modules():
-                if watcher.keeps(path):
-                    call = functools.partial(watcher.call, path, module.forward)
-                    stack.enter_context(mock.patch.object(module, "forward", call))
+                call = functools.partial(watcher.call, path, module.forward)
+                stack.enter_context(mock.patch.object(module, "forward", call))
             yield watcher
 
 

@@ -118,7 +118,8 @@ def _own_findings(trace: Trace, order: Order) -> list[Finding]:
     """What is wrong with a trace by itself: names, dtypes, NaN."""
     found = values(trace)
     if isinstance(trace, Record):  # which holds what its network has
-        return _spoilt(trace, order)
+        told = trace.facts.get("findings", {}).items()
+        return [Finding(trace.label, name, text) for name, text in told] + _spoilt(trace, order)
     expected = [name for name in order.values if trace.holds(name)]
     findings = []
     missing = [name for name in expected if name not in found]

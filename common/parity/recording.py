@@ -32,6 +32,7 @@ from common.parity.records import (
     read_record,
     write_record,
 )
+from common.parity.tolerances import noise_tolerance
 from common.protocol import Array, Arrays
 
 Mode = Literal["eval", "train"]
@@ -82,6 +83,12 @@ class Subject(Protocol):
         self, weights: Arrays, call: Call, mode: Mode, seed: int, feed: Feed | None = None
     ) -> Pass:
         """A pass in `mode`; in train mode with the loss's gradients, where there is a loss."""
+
+    def run_compiled(self, weights: Arrays, call: Call) -> Arrays | None:
+        """What the network returns in eval mode, called as the user has compiled it.
+
+        None where nothing of it is compiled.
+        """
 
     def train(self, weights: Arrays, calls: Sequence[Call], seed: int) -> tuple[Array, Arrays]:
         """The user's optimizer over `calls`: the loss before each step, all tensors at the end."""
@@ -158,7 +165,9 @@ class Watcher:
         return bool(path) and fnmatch.fnmatchcase(path, self.pattern)
 
     def call(self, path: str, run: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Calls a layer, `run(*args, **kwargs)`, and looks on."""
+        """Calls a layer, `run(*args, **kwargs)`, and looks on, if it is looked at."""
+        if not self.keeps(path):
+            return run(*args, **kwargs)
         number = self.calls[path] = self.calls.get(path, 0) + 1
         name = f"{path}@{number}" if number > 1 else path
         *args, kwargs = self._look(f"{name}:in", [*args, kwargs])
@@ -275,10 +284,8 @@ def _runs(subject: Subject, weights: Arrays, call: Call, seed: int) -> dict[str,
     except InputError:
         raise
     except Exception as error:
-        told = (str(error).strip() or "no word why").splitlines()[0]
-        raise InputError(
-            f"the model cannot be run on these inputs: {type(error).__name__}: {told}"
-        ) from error
+        told = f"the model cannot be run on these inputs: {_first_line(error)}"
+        raise InputError(told) from error
 
 
 def _passes(subject: Subject, weights: Arrays, call: Call, seed: int) -> dict[str, Array]:
@@ -287,6 +294,37 @@ def _passes(subject: Subject, weights: Arrays, call: Call, seed: int) -> dict[st
     for mode in modes:
         found |= _named(subject.run(weights, call, mode, seed), mode)
     return found
+
+
+def _compiled(
+    subject: Subject, weights: Arrays, call: Call, values: Arrays, noise: Mapping[str, float]
+) -> dict[str, str]:
+    """What a compiled network returns that is not what was recorded, in words.
+
+    How far it is off is noted in any case.
+    """
+    try:
+        output = subject.run_compiled(weights, call)
+    except Exception as error:  # of a compiler
+        subject.notes.append(f"recorded eagerly; compiled, it does not run: {_first_line(error)}")
+        return {}
+    if output is None:
+        return {}
+    errors, findings = [0.0], {}
+    for leaf, array in output.items():
+        name = joined("eval/output", leaf)
+        errors.append(relative_l2(array, values[name]))
+        limit = noise_tolerance("forward", noise[name], noise[name]).limit
+        if errors[-1] > limit:
+            told = f"off by {errors[-1]:.1e}, tolerance {limit:.1e}"
+            findings[name] = f"compiled, the network returns another {name}: {told}"
+    subject.notes.append(f"recorded eagerly; what it returns compiled is {max(errors):.1e} off")
+    return findings
+
+
+def _first_line(error: Exception) -> str:
+    told = (str(error).strip() or "no word why").splitlines()[0]
+    return f"{type(error).__name__}: {told}"
 
 
 def _record_of(subject: Subject, weights: Arrays, values: Arrays, facts: dict[str, Any]) -> Record:
@@ -366,6 +404,7 @@ def record_subject(subject: Subject, called: Any, options: Options) -> Record:
             if tensor.trained and "loss" in values and f"grad/{name}" not in values
         ],
         "symmetric": symmetric_tensors(weights),
+        "findings": _compiled(subject, weights, calls[0], values, noise),
     }
     if options.optimizer:
         values |= _trained(subject, weights, calls)
