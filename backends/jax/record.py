@@ -16,6 +16,7 @@ from flax.core import tracers
 
 from backends.jax.device import to_numpy, versions
 from common.errors import InputError
+from common.parity.masks import Masks
 from common.parity.recording import (
     Call,
     Feed,
@@ -29,6 +30,7 @@ from common.parity.recording import (
     leaves,
     map_leaves,
     mapped,
+    masks_of,
     record_subject,
     settings_of,
 )
@@ -88,7 +90,8 @@ class _Nnx:
         modules = self._modules(model)
         for module in modules.values():
             _set_float64(module)
-            if isinstance(module, nnx.Dropout):
+            own = isinstance(module, nnx.MultiHeadAttention)  # attention has one of its own
+            if own or (isinstance(module, nnx.Dropout) and not watcher.masks):
                 module.deterministic = True
         with _watched(modules, watcher, self.hidden):
             output = model(*args, **kwargs)
@@ -111,7 +114,7 @@ def _watched(
     active: list[int] = []
 
     def wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
-        original = _unjitted(original) if watcher.pattern else original
+        original = _unjitted(original) if watcher.pattern or watcher.masks else original
 
         def call(module: Any, *args: Any, **kwargs: Any) -> Any:
             if id(module) not in paths:
@@ -122,6 +125,8 @@ def _watched(
             active.append(id(module))
             try:
                 run = functools.partial(original, module)
+                if watcher.masks and isinstance(module, nnx.Dropout):
+                    run = functools.partial(_masked, module, watcher.masks)
                 return watcher.call(paths[id(module)], run, *args, **kwargs)
             finally:
                 active.remove(id(module))
@@ -163,8 +168,11 @@ class _Linen:
             inner = [m for m in vars(context.module).values() if isinstance(m, linen.Module)]
             for module in (context.module, *inner):
                 _set_float64(module)
+            if isinstance(context.module, linen.MultiHeadDotProductAttention):
+                object.__setattr__(context.module, "dropout_rate", 0.0)  # its own
             if isinstance(context.module, linen.Dropout):
-                run = _same
+                masks = watcher.masks
+                run = functools.partial(_masked, context.module, masks) if masks else _same
             if tracers.current_trace() != trace:
                 self.hidden.add(path.rpartition(".")[0])
                 return run(*args, **kwargs)
@@ -174,6 +182,15 @@ class _Linen:
         with linen.intercept_methods(look):
             variables = {"params": params, **rest}
             return self.model.apply(variables, *args, mutable=[*rest], **kwargs)
+
+
+def _masked(
+    layer: Any, masks: Masks, x: jax.Array, deterministic: bool | None = None, **_: Any
+) -> jax.Array:
+    """What a layer of dropout makes of its input."""
+    off = layer.deterministic if deterministic is None else deterministic
+    shared = {axis % x.ndim for axis in layer.broadcast_dims}
+    return x if off else x * masks.next(x.shape, layer.rate, shared).astype(x.dtype)
 
 
 def _call(kind: type) -> Any:
@@ -213,6 +230,7 @@ class Subject:
 
     framework = "jax"
     pattern = "*"
+    dropout: int | None = None
 
     def __init__(
         self,
@@ -309,7 +327,8 @@ class Subject:
         outputs: list[str] = []
 
         def forward(params: Any, rest: Any, arrays: Arrays, feed: Arrays) -> tuple[Any, Any]:
-            watcher = Watcher(_is_array, lambda array: array, feed, self.pattern)
+            masks = masks_of(self, mode)
+            watcher = Watcher(_is_array, lambda array: array, feed, self.pattern, masks)
             output, after = self._call((params, rest), call, arrays, mode, watcher)
             different = {id(array): array for array in watcher.values.values()}
             places = {key: place for place, key in enumerate(different)}
@@ -336,7 +355,8 @@ class Subject:
         loss_of, optimizer = self.loss, self.optimizer
 
         def forward(params: Any, rest: Any, arrays: Arrays) -> tuple[Any, Any]:
-            watcher = Watcher(_is_array, lambda array: None, pattern="")
+            masks = masks_of(self, "train")
+            watcher = Watcher(_is_array, lambda array: None, pattern="", masks=masks)
             output, after = self._call((params, rest), calls[0], arrays, "train", watcher)
             return loss_of(output), after
 
@@ -400,11 +420,12 @@ def record(
     map: Path | str | None = None,
     keep: str = "*",
     weights: bool = True,
+    dropout: int | None = None,
 ) -> Record:
     """Records a run of `model` in float64: see `common.parity.recording.record_subject`."""
     subject = Subject(model, loss, optimizer, train or {}, eval or {}, variables)
     called = _numpy((inputs, keywords or {}, steps))
-    options = Options(out, optimizer is not None, generic, against, map, keep, weights)
+    options = Options(out, optimizer is not None, generic, against, map, keep, weights, dropout)
     return record_subject(subject, called, options)
 
 

@@ -10,10 +10,11 @@ from unittest import mock
 
 import numpy as np
 from mxnet import autograd, nd
-from mxnet.gluon import Block, HybridBlock, Parameter, Trainer, nn
+from mxnet.gluon import Block, HybridBlock, Parameter, Trainer, nn, rnn
 
 from backends.mxnet.device import to_numpy, versions
 from common.errors import InputError
+from common.parity.masks import Masks
 from common.parity.recording import (
     Call,
     Feed,
@@ -26,6 +27,7 @@ from common.parity.recording import (
     leaves,
     map_leaves,
     mapped,
+    masks_of,
     record_subject,
     settings_of,
 )
@@ -59,6 +61,7 @@ class Subject:
 
     framework = "mxnet"
     pattern = "*"
+    dropout: int | None = None
 
     def __init__(
         self,
@@ -81,6 +84,10 @@ class Subject:
             for name, parameter in parameters.items()
             if names[id(parameter)] == name
         }
+        self.rates = {b: b._rate for b in self.blocks.values() if isinstance(b, nn.Dropout)}
+        for path, block in self.blocks.items():
+            if isinstance(block, rnn.rnn_layer._RNNLayer) and block._dropout > 0:
+                self.notes.append(f"{path or 'the network'}: its own dropout is off")
         for name, parameter in self.held.items():
             if parameter._data is None:
                 raise InputError(
@@ -110,7 +117,7 @@ class Subject:
         }
         record = autograd.record if mode == "train" else autograd.predict_mode
         with self._float64(weights):
-            with record(), self._watched(given) as watcher:
+            with record(), self._watched(mode, self.pattern, given) as watcher:
                 output = self._call(call)
                 loss = None
                 if mode == "train" and self.loss is not None and not feed:
@@ -151,7 +158,7 @@ class Subject:
         with self._float64(weights):
             optimizer = self._optimizer()
             for call in calls:
-                with autograd.record(), self._watched({}):
+                with autograd.record(), self._watched("train", pattern=""):
                     loss = self.loss(self._call(call))
                 loss.backward()
                 optimizer.step(1, ignore_stale_grad=True)  # some may have none
@@ -186,6 +193,8 @@ class Subject:
                     stack.enter_context(mock.patch.object(block, "_active", False))
                 if isinstance(block, nn.Dropout):
                     stack.enter_context(mock.patch.object(block, "_rate", 0))
+                if isinstance(block, rnn.rnn_layer._RNNLayer):
+                    stack.enter_context(mock.patch.object(block, "_dropout", 0))
             try:
                 for name, parameter in self.held.items():
                     parameter.cast("float64")
@@ -213,8 +222,15 @@ class Subject:
         args, _ = map_leaves(call, is_numpy, lambda _, array: nd.array(array, dtype=array.dtype))
         return self.model(*args)
 
+    def _masked(self, block: Any, masks: Masks, x: nd.NDArray) -> nd.NDArray:
+        """What a layer of dropout makes of its input."""
+        mask = masks.next(x.shape, self.rates[block], block._axes)
+        return nd.broadcast_mul(x, nd.array(mask, dtype=x.dtype))
+
     @contextlib.contextmanager
-    def _watched(self, feed: Mapping[str, nd.NDArray]) -> Iterator[Watcher]:
+    def _watched(
+        self, mode: Mode, pattern: str, feed: Mapping[str, nd.NDArray] | None = None
+    ) -> Iterator[Watcher]:
         kept: dict[int, tuple[nd.NDArray, Array]] = {}
 
         def keep(array: nd.NDArray) -> Array:
@@ -224,10 +240,14 @@ class Subject:
                 kept[id(array)] = array, value
             return kept[id(array)][1]
 
-        watcher = Watcher(_is_array, keep, feed, self.pattern)
+        masks = masks_of(self, mode)
+        watcher = Watcher(_is_array, keep, feed, pattern, masks)
         with contextlib.ExitStack() as stack:
             for path, block in self.blocks.items():
-                call = functools.partial(watcher.call, path, block.forward)
+                run = block.forward
+                if masks and isinstance(block, nn.Dropout):
+                    run = functools.partial(self._masked, block, masks)
+                call = functools.partial(watcher.call, path, run)
                 stack.enter_context(mock.patch.object(block, "forward", call))
             yield watcher
 
@@ -259,11 +279,12 @@ def record(
     map: Path | str | None = None,
     keep: str = "*",
     weights: bool = True,
+    dropout: int | None = None,
 ) -> Record:
     """Records a run of `model` in float64: see `common.parity.recording.record_subject`."""
     subject = Subject(model, loss, optimizer, train or {}, eval or {})
     called = _numpy((inputs, keywords or {}, steps))
-    options = Options(out, optimizer is not None, generic, against, map, keep, weights)
+    options = Options(out, optimizer is not None, generic, against, map, keep, weights, dropout)
     return record_subject(subject, called, options)
 
 

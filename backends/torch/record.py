@@ -14,6 +14,7 @@ from torch import nn
 
 from backends.torch.device import to_numpy, versions
 from common.errors import InputError
+from common.parity.masks import Masks
 from common.parity.recording import (
     Call,
     Feed,
@@ -26,6 +27,7 @@ from common.parity.recording import (
     leaves,
     map_leaves,
     mapped,
+    masks_of,
     record_subject,
     settings_of,
 )
@@ -33,6 +35,7 @@ from common.parity.records import Layer, Record, Tensor
 from common.protocol import Array, Arrays
 
 _SPATIAL = {1: "w", 2: "h w", 3: "d h w"}
+_MASKED = nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d
 
 
 def _axes(module: nn.Module, name: str, array: torch.Tensor) -> str:
@@ -59,6 +62,7 @@ class Subject:
 
     framework = "torch"
     pattern = "*"
+    dropout: int | None = None
 
     def __init__(
         self,
@@ -82,9 +86,10 @@ class Subject:
         self.loss, self.keywords = loss, {"train": train, "eval": evaluate}
         modules = dict(self.model.named_modules())
         self.still = {m for m in modules.values() if self.model.training and not m.training}
-        for module in modules.values():  # attention and recurrent layers have their own
-            if isinstance(getattr(module, "dropout", None), float):
+        for path, module in modules.items():  # attention and recurrent layers have their own
+            if isinstance(rate := getattr(module, "dropout", None), float) and rate > 0:
                 module.dropout = 0.0
+                self.notes.append(f"{path or 'the network'}: its own dropout is off")
         buffers = {n: b for n, b in self.model.named_buffers() if b.is_floating_point()}
         self.held: dict[str, torch.Tensor] = {**dict(self.model.named_parameters()), **buffers}
         self.tensors: dict[str, Tensor] = {}
@@ -111,7 +116,7 @@ class Subject:
     ) -> Pass:
         self._load(weights, mode)
         given = {name: self._to_device(array) for name, array in (feed or {}).items()}
-        with torch.random.fork_rng(), self._watched(given) as watcher:
+        with torch.random.fork_rng(), self._watched(mode, self.pattern, given) as watcher:
             torch.manual_seed(seed)
             output = self._call(call, mode)
         found = Pass(
@@ -157,7 +162,8 @@ class Subject:
             torch.manual_seed(seed)
             for call in calls:
                 self.optimizer.zero_grad()
-                loss = self.loss(self._call(call, "train"))
+                with self._watched("train", pattern=""):
+                    loss = self.loss(self._call(call, "train"))
                 loss.backward()
                 self.optimizer.step()
                 losses.append(loss.item())
@@ -192,8 +198,15 @@ class Subject:
         args, kwargs = self._arguments(call, mode)
         return self.model(*args, **kwargs)
 
+    def _masked(self, module: Any, masks: Masks, x: torch.Tensor) -> torch.Tensor:
+        """What a layer of dropout makes of its input."""
+        shared = () if isinstance(module, nn.Dropout) else range(2, x.ndim)
+        return x * self._to_device(masks.next(x.shape, module.p, shared)).to(x.dtype)
+
     @contextlib.contextmanager
-    def _watched(self, feed: Mapping[str, torch.Tensor]) -> Iterator[Watcher]:
+    def _watched(
+        self, mode: Mode, pattern: str, feed: Mapping[str, torch.Tensor] | None = None
+    ) -> Iterator[Watcher]:
         kept: dict[tuple[int, int], tuple[torch.Tensor, Array]] = {}
 
         def keep(tensor: torch.Tensor) -> Array:
@@ -203,10 +216,14 @@ class Subject:
                 kept[key] = tensor, to_numpy(tensor)
             return kept[key][1]
 
-        watcher = Watcher(torch.is_tensor, keep, feed, self.pattern)
+        masks = masks_of(self, mode)
+        watcher = Watcher(torch.is_tensor, keep, feed, pattern, masks)
         with contextlib.ExitStack() as stack:
             for path, module in self.model.named_modules():
-                call = functools.partial(watcher.call, path, module.forward)
+                run = module.forward
+                if masks and isinstance(module, _MASKED) and module not in self.still:
+                    run = functools.partial(self._masked, module, masks)
+                call = functools.partial(watcher.call, path, run)
                 stack.enter_context(mock.patch.object(module, "forward", call))
             yield watcher
 
@@ -226,11 +243,12 @@ def record(
     map: Path | str | None = None,
     keep: str = "*",
     weights: bool = True,
+    dropout: int | None = None,
 ) -> Record:
     """Records a run of `model` in float64: see `common.parity.recording.record_subject`."""
     subject = Subject(model, loss, optimizer, train or {}, eval or {})
     called = _numpy((inputs, keywords or {}, steps))
-    options = Options(out, optimizer is not None, generic, against, map, keep, weights)
+    options = Options(out, optimizer is not None, generic, against, map, keep, weights, dropout)
     return record_subject(subject, called, options)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from common.errors import InputError
 from common.parity.compare import relative_l2
 from common.parity.mapping import Map, map_to_data, read_map
+from common.parity.masks import Masks
 from common.parity.matching import match
 from common.parity.records import (
     FORMAT,
@@ -70,6 +71,8 @@ class Subject(Protocol):
     notes: list[str]
     pattern: str
     """Which layers are looked at."""
+    dropout: int | None
+    """The seed of the masks of dropout; without one it is off."""
 
     @property
     def tensors(self) -> Mapping[str, Tensor]: ...
@@ -146,6 +149,7 @@ class Watcher:
     """Gathers what layers are called with and return, in order; or feeds them, in a local run.
 
     `keep` makes of a framework's array what is kept, of the layers whose paths fit a `pattern`.
+    Where there are `masks`, layers of dropout are called as these say.
     """
 
     def __init__(
@@ -154,9 +158,10 @@ class Watcher:
         keep: Callable[[Any], Any],
         feed: Feed | None = None,
         pattern: str = "*",
+        masks: Masks | None = None,
     ) -> None:
         self.is_array, self.keep, self.feed = is_array, keep, feed or {}
-        self.pattern = pattern
+        self.pattern, self.masks = pattern, masks
         self.values: dict[str, Any] = {}
         self.calls: dict[str, int] = {}
 
@@ -182,6 +187,13 @@ class Watcher:
             return self.feed.get(full, array)
 
         return map_leaves(value, self.is_array, look)
+
+
+def masks_of(subject: Subject, mode: Mode) -> Masks | None:
+    """The masks of dropout of one pass; None where it is off."""
+    if subject.dropout is None or mode == "eval":
+        return None
+    return Masks(subject.dropout, subject.layers, subject.tensors)
 
 
 def kind_of(module: Any, library: str, bases: set[type]) -> str:
@@ -352,6 +364,7 @@ class Options:
     map: Path | str | None
     keep: str
     weights: bool
+    dropout: int | None
 
 
 def record_subject(subject: Subject, called: Any, options: Options) -> Record:
@@ -366,6 +379,8 @@ def record_subject(subject: Subject, called: Any, options: Options) -> Record:
     - `against`: a record, the reference. The weights are taken from it, through the `map`, a file;
       where there is none of that name, one is proposed and written. And the *local run* is added:
       each layer fed with what went into it in the reference, and answering with what came out.
+    - `dropout`: a seed; in train mode, layers of dropout take their masks from it, the same in
+      every framework and in every step. Without it dropout is off.
     - `out`: the file that is written; with `weights=False` without the weights, and of the layers
       those alone whose path fits `keep`, a pattern such as `encoder.*`: for large networks.
 
@@ -373,7 +388,7 @@ def record_subject(subject: Subject, called: Any, options: Options) -> Record:
         InputError: a file cannot be read or written, or the map does not fit.
     """
     inputs, keywords, steps = called
-    subject.pattern = options.keep
+    subject.pattern, subject.dropout = options.keep, options.dropout
     given = [inputs] * steps if isinstance(steps, int) else [inputs, *steps]
     calls: list[Call] = [(args, keywords) for args in given]
     weights = subject.weights
@@ -386,6 +401,9 @@ def record_subject(subject: Subject, called: Any, options: Options) -> Record:
         weights = weights | checked(found, reference, subject)
         facts["map"] = map_to_data(found)
     values = _runs(subject, weights, calls[0], seed=0)
+    if dropping := [path for path, layer in subject.layers.items() if "Dropout" in layer.kind]:
+        told = "off" if options.dropout is None else f"by masks of seed {options.dropout}"
+        subject.notes.append(f"dropout {told}: {', '.join(dropping)}")
     again = _runs(subject, weights, calls[0], seed=1)
     noise: dict[str, float] = {}
     for repetition in range(2):

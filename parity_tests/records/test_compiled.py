@@ -59,7 +59,6 @@ def test_torch_compile(how: str, wrong: bool, tmp_path: Path) -> None:
     elif how == "in place":
         model.compile(**settings)
     else:
-        model.stem = torch.compile(model.stem, **settings)
         model.flat = torch.compile(model.flat, **settings)
     images = on_device("torch", IMAGES)
     model.train()
