@@ -266,7 +266,8 @@ class Subject:
     @property
     def layers(self) -> dict[str, Layer]:
         found = {}
-        for path, kind in self.network.kinds.items():
+        owners = {name.rpartition(".")[0]: "Module" for name in self.weights}  # some not called
+        for path, kind in (owners | self.network.kinds).items():
             inside = f"{path}." if path else ""
             own = [n.removeprefix(inside) for n in self.weights if n.startswith(inside)]
             tensors = {name: inside + name for name in own if "." not in name}
