@@ -47,6 +47,10 @@ def _axes(module: nn.Module, name: str, array: torch.Tensor) -> str:
         return f"{channels} {_SPATIAL[array.ndim - 2]}"
     if (name == "weight" and isinstance(module, nn.Linear)) or name == "in_proj_weight":
         return "o i"
+    if name == "weight" and type(module).__name__ == "Conv1D":  # Hugging Face's, a dense layer
+        return "i o"
+    if name == "weight" and type(module).__name__ == "Conv1D":  # Hugging Face's, a dense layer
+        return "i o"
     if name == "weight" and isinstance(module, nn.Embedding):
         return "v o"
     return ""

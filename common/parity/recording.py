@@ -296,7 +296,7 @@ def _runs(subject: Subject, weights: Arrays, call: Call, seed: int) -> dict[str,
     except InputError:
         raise
     except Exception as error:
-        told = f"the model cannot be run on these inputs: {_first_line(error)}"
+        told = f"the model cannot be run on these inputs: {_told(error)}"
         raise InputError(told) from error
 
 
@@ -318,7 +318,7 @@ def _compiled(
     try:
         output = subject.run_compiled(weights, call)
     except Exception as error:  # of a compiler
-        subject.notes.append(f"recorded eagerly; compiled, it does not run: {_first_line(error)}")
+        subject.notes.append(f"recorded eagerly; compiled, it does not run: {_told(error)}")
         return {}
     if output is None:
         return {}
@@ -334,8 +334,9 @@ def _compiled(
     return findings
 
 
-def _first_line(error: Exception) -> str:
-    told = (str(error).strip() or "no word why").splitlines()[0]
+def _told(error: Exception) -> str:
+    lines = (str(error).strip() or "no word why").splitlines()
+    told = lines[-1 if lines[0].startswith("Traceback") else 0].strip()  # MXNet tells C++'s
     return f"{type(error).__name__}: {told}"
 
 
