@@ -24,6 +24,7 @@ from common.parity.recording import (
     Options,
     Pass,
     Watcher,
+    checked_dtype,
     flat,
     is_numpy,
     kind_of,
@@ -72,7 +73,8 @@ def _channels(kind: str) -> int | None:
 class _Nnx:
     """An NNX module as a pure function of two trees: its parameters, and the rest."""
 
-    def __init__(self, model: nnx.Module) -> None:
+    def __init__(self, model: nnx.Module, dtype: str) -> None:
+        self.dtype = dtype
         self.structure, *self.trees = nnx.split(model, nnx.Param, ...)
         self.collections: set[str] = set()
         self.hidden: set[str] = set()
@@ -89,7 +91,7 @@ class _Nnx:
         model.train() if mode == "train" else model.eval()
         modules = self._modules(model)
         for module in modules.values():
-            _set_float64(module)
+            _set_dtype(module, self.dtype)
             own = isinstance(module, nnx.MultiHeadAttention)  # attention has one of its own
             if own or (isinstance(module, nnx.Dropout) and not watcher.masks):
                 module.deterministic = True
@@ -143,7 +145,8 @@ def _watched(
 class _Linen:
     """A Linen module and its variables as a pure function of two trees: parameters and rest."""
 
-    def __init__(self, model: linen.Module, variables: Mapping[str, Any]) -> None:
+    def __init__(self, model: linen.Module, dtype: str, variables: Mapping[str, Any]) -> None:
+        self.dtype = dtype
         self.model, self.kinds = model, {"": _kind(model)}
         self.hidden: set[str] = set()
         self.jitted = False  # differs: a jit of Linen cannot be left out, and is told as hidden
@@ -167,7 +170,7 @@ class _Linen:
             self.settings[path] = settings_of(context.module)
             inner = [m for m in vars(context.module).values() if isinstance(m, linen.Module)]
             for module in (context.module, *inner):
-                _set_float64(module)
+                _set_dtype(module, self.dtype)
             if isinstance(context.module, linen.MultiHeadDotProductAttention):
                 object.__setattr__(context.module, "dropout_rate", 0.0)  # its own
             if isinstance(context.module, linen.Dropout):
@@ -218,11 +221,11 @@ def _outs(module: Any) -> int:
     return len(features) if isinstance(features, tuple | list) else 1
 
 
-def _set_float64(module: Any) -> None:
+def _set_dtype(module: Any, dtype: str) -> None:
     for name in ("dtype", "param_dtype"):  # of what it computes, of a state at the start
-        dtype = getattr(module, name, None)
-        if dtype is not None and jnp.issubdtype(dtype, jnp.floating):
-            object.__setattr__(module, name, jnp.float64)
+        own = getattr(module, name, None)
+        if own is not None and jnp.issubdtype(own, jnp.floating):
+            object.__setattr__(module, name, jnp.dtype(dtype))
 
 
 class Subject:
@@ -239,16 +242,18 @@ class Subject:
         optimizer: optax.GradientTransformation | nnx.Optimizer | None,
         train: Mapping[str, Any],
         evaluate: Mapping[str, Any],
+        dtype: str,
         variables: Mapping[str, Any] | None = None,
     ) -> None:
+        self.dtype = checked_dtype(dtype)
         self.notes: list[str] = []
         self.network: _Nnx | _Linen
         if isinstance(model, linen.Module):
             if variables is None:
                 raise InputError(f"{type(model).__name__}: a Linen module needs its variables=")
-            self.network = _Linen(model, variables)
+            self.network = _Linen(model, dtype, variables)
         else:
-            self.network = _Nnx(model)
+            self.network = _Nnx(model, dtype)
         self.loss, self.keywords = loss, {"train": train, "eval": evaluate}
         self.optimizer = getattr(optimizer, "tx", optimizer)
         self.trained = {name for name, _ in self._named(self.network.trees[0])}
@@ -289,12 +294,14 @@ class Subject:
         self, weights: Arrays, call: Call, mode: Mode, seed: int, feed: Feed | None = None
     ) -> Pass:
         key = mode, tuple(feed or ())
-        with _float64():
+        with _precision(self.dtype):
             if key not in self.compiled:
                 self.compiled[key] = self._compile(call, mode, alone=bool(feed))
             function, seen, outputs = self.compiled[key]
-            arrays = flat(call, is_numpy), dict(feed or {})
+            arrays = self._rounded(flat(call, is_numpy)), self._rounded(feed or {})
             found = jax.device_get(function(*self._trees(weights, seed), *arrays))
+        if self.dtype == "bfloat16":  # which NumPy lacks
+            found = jax.tree.map(to_numpy, found)
         self._tell_hidden()
         found["values"] = {name: found["values"][k] for name, k in seen.items()}
         found["output"] = dict(zip(outputs, found["output"], strict=True))
@@ -316,8 +323,9 @@ class Subject:
             watcher = Watcher(_is_array, lambda array: None, pattern="")
             return self._call((params, rest), call, arrays, "eval", watcher)[0]
 
-        with _float64():
-            output = jax.jit(forward)(*self._trees(weights, 0), flat(call, is_numpy))
+        with _precision(self.dtype):
+            arrays = self._rounded(flat(call, is_numpy))
+            output = jax.jit(forward)(*self._trees(weights, 0), arrays)
         return {name: to_numpy(y) for name, y in leaves(output, _is_array).items()}
 
     def _compile(
@@ -367,22 +375,28 @@ class Subject:
             updates, state = optimizer.update(gradients, state, params)
             return optax.apply_updates(params, updates), rest, state, loss
 
-        with _float64():
+        with _precision(self.dtype):
             params, rest = self._trees(weights, seed)
             state, losses, compiled = optimizer.init(params), [], _compiled(step)
             for call in calls:
-                params, rest, state, loss = compiled(params, rest, state, flat(call, is_numpy))
+                arrays = self._rounded(flat(call, is_numpy))
+                params, rest, state, loss = compiled(params, rest, state, arrays)
                 losses.append(float(loss))
             named = [*self._named(params), *self._named(rest)]
             final = {name: to_numpy(array) for name, array in named if name in self.weights}
         return np.array(losses), final
+
+    def _rounded(self, arrays: Mapping[str, Array]) -> Arrays:
+        """Floats in the dtype."""
+        floats = {name for name, array in arrays.items() if array.dtype.kind == "f"}
+        return {n: a.astype(jnp.dtype(self.dtype)) if n in floats else a for n, a in arrays.items()}
 
     def _trees(self, weights: Arrays, seed: int) -> list[Any]:
         """The weights as the module's trees; keys of random numbers are those of `seed`."""
 
         def value(path: Any, leaf: Any) -> Any:
             if self._name(path) in weights:
-                return jnp.asarray(weights[self._name(path)])
+                return jnp.asarray(weights[self._name(path)], self.dtype)
             is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
             return jax.random.fold_in(leaf, seed) if is_key else leaf
 
@@ -422,11 +436,14 @@ def record(
     keep: str = "*",
     weights: bool = True,
     dropout: int | None = None,
+    dtype: str = "float64",
 ) -> Record:
-    """Records a run of `model` in float64: see `common.parity.recording.record_subject`."""
-    subject = Subject(model, loss, optimizer, train or {}, eval or {}, variables)
+    """Records a run of `model` in `dtype`: see `common.parity.recording.record_subject`."""
+    subject = Subject(model, loss, optimizer, train or {}, eval or {}, dtype, variables)
     called = _numpy((inputs, keywords or {}, steps))
-    options = Options(out, optimizer is not None, generic, against, map, keep, weights, dropout)
+    options = Options(
+        out, optimizer is not None, generic, against, map, keep, weights, dropout, dtype
+    )
     return record_subject(subject, called, options)
 
 
@@ -440,7 +457,7 @@ def load(
 
     A Linen module has no weights: what is returned are its variables.
     """
-    subject = Subject(model, None, None, {}, {}, variables)
+    subject = Subject(model, None, None, {}, {}, "float64", variables)
     arrays = mapped(subject, against, map)
 
     def value(path: Any, leaf: Any) -> Any:
@@ -476,9 +493,9 @@ def _compiled(function: Callable[..., Any]) -> Any:
 
 
 @contextlib.contextmanager
-def _float64() -> Iterator[None]:
-    """The 64-bit types, while it is entered."""
+def _precision(dtype: str) -> Iterator[None]:
+    """The 64-bit types, or none, while it is entered."""
     # JAX has moved it, and what it is now cannot be asked whether it is true
     enable = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
-    with enable(True):
+    with enable(dtype == "float64"):
         yield

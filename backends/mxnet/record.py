@@ -22,6 +22,7 @@ from common.parity.recording import (
     Options,
     Pass,
     Watcher,
+    checked_dtype,
     is_numpy,
     kind_of,
     leaves,
@@ -70,7 +71,11 @@ class Subject:
         optimizer: Trainer | None,
         train: Mapping[str, Any],
         evaluate: Mapping[str, Any],
+        dtype: str,
     ) -> None:
+        self.dtype = checked_dtype(dtype)
+        if dtype == "bfloat16":
+            raise InputError("dtype bfloat16: MXNet does not compute in it on a CPU")
         self.notes: list[str] = []
         if train or evaluate:
             raise InputError(f"{type(model).__name__}: a Gluon block takes no keyword arguments")
@@ -112,11 +117,11 @@ class Subject:
         self, weights: Arrays, call: Call, mode: Mode, seed: int, feed: Feed | None = None
     ) -> Pass:
         given = {
-            self._before_activation(name): nd.array(array, dtype=array.dtype)
+            self._before_activation(name): self._to_device(array)
             for name, array in (feed or {}).items()
         }
         record = autograd.record if mode == "train" else autograd.predict_mode
-        with self._float64(weights):
+        with self._entered(weights):
             with record(), self._watched(mode, self.pattern, given) as watcher:
                 output = self._call(call)
                 loss = None
@@ -148,14 +153,14 @@ class Subject:
     def run_compiled(self, weights: Arrays, call: Call) -> Arrays | None:
         if not any(getattr(block, "_active", False) for block in self.blocks.values()):
             return None
-        with self._float64(weights, hybrid=True), autograd.predict_mode():
+        with self._entered(weights, hybrid=True), autograd.predict_mode():
             output = self._call(call)
         return {name: to_numpy(y) for name, y in leaves(output, _is_array).items()}
 
     def train(self, weights: Arrays, calls: Sequence[Call], seed: int) -> tuple[Array, Arrays]:
         assert self.loss is not None and self.optimizer is not None
         losses = []
-        with self._float64(weights):
+        with self._entered(weights):
             optimizer = self._optimizer()
             for call in calls:
                 with autograd.record(), self._watched("train", pattern=""):
@@ -172,7 +177,7 @@ class Subject:
         fresh = Trainer(like._params, copy.deepcopy(like._optimizer), kvstore=None)
         states = like._updaters[0].states if like._updaters else {}
         fresh._updaters[0].states = {
-            key: map_leaves(state, _is_array, lambda _, array: array.astype("float64"))
+            key: map_leaves(state, _is_array, lambda _, array: array.astype(self.dtype))
             for key, state in states.items()
         }
         fresh._updaters[0].states_synced = dict.fromkeys(states, True)
@@ -181,8 +186,8 @@ class Subject:
     # differs: a block cannot be copied, so the user's own is computed with; what
     # belongs to it is put aside meanwhile, and put back untouched.
     @contextlib.contextmanager
-    def _float64(self, weights: Arrays, hybrid: bool = False) -> Iterator[None]:
-        """Parameters in float64 and no dropout, while it is entered; hybridized is what is so
+    def _entered(self, weights: Arrays, hybrid: bool = False) -> Iterator[None]:
+        """Parameters in the dtype and no dropout, while it is entered; hybridized is what is so
         already, or nothing.
         """
         own = ("_data", "_grad", "_dtype", "_trainer")
@@ -197,8 +202,8 @@ class Subject:
                     stack.enter_context(mock.patch.object(block, "_dropout", 0))
             try:
                 for name, parameter in self.held.items():
-                    parameter.cast("float64")
-                    parameter.set_data(nd.array(weights[name], dtype="float64"))
+                    parameter.cast(self.dtype)
+                    parameter.set_data(self._to_device(weights[name]))
                     if parameter.grad_req != "null":
                         parameter.zero_grad()
                         parameter.data()._fresh_grad = False
@@ -214,12 +219,15 @@ class Subject:
             for name, parameter in self.held.items()
         }
 
+    def _to_device(self, array: Array) -> nd.NDArray:
+        return nd.array(array, dtype=self.dtype if array.dtype.kind == "f" else array.dtype)
+
     def _call(self, call: Call) -> Any:
         if call[1]:
             raise InputError(
                 f"{type(self.model).__name__}: a Gluon block takes no keyword arguments"
             )
-        args, _ = map_leaves(call, is_numpy, lambda _, array: nd.array(array, dtype=array.dtype))
+        args, _ = map_leaves(call, is_numpy, lambda _, array: self._to_device(array))
         return self.model(*args)
 
     def _masked(self, block: Any, masks: Masks, x: nd.NDArray) -> nd.NDArray:
@@ -280,17 +288,20 @@ def record(
     keep: str = "*",
     weights: bool = True,
     dropout: int | None = None,
+    dtype: str = "float64",
 ) -> Record:
-    """Records a run of `model` in float64: see `common.parity.recording.record_subject`."""
-    subject = Subject(model, loss, optimizer, train or {}, eval or {})
+    """Records a run of `model` in `dtype`: see `common.parity.recording.record_subject`."""
+    subject = Subject(model, loss, optimizer, train or {}, eval or {}, dtype)
     called = _numpy((inputs, keywords or {}, steps))
-    options = Options(out, optimizer is not None, generic, against, map, keep, weights, dropout)
+    options = Options(
+        out, optimizer is not None, generic, against, map, keep, weights, dropout, dtype
+    )
     return record_subject(subject, called, options)
 
 
 def load(model: Block, against: Path | str, map: Path | str) -> Block:
     """Puts a record's weights into `model`, through a map: `common.parity.recording.mapped`."""
-    subject = Subject(model, None, None, {}, {})
+    subject = Subject(model, None, None, {}, {}, "float64")
     for name, array in mapped(subject, against, map).items():
         parameter = subject.held[name]
         parameter.set_data(nd.array(array, dtype=parameter.dtype))

@@ -22,6 +22,7 @@ from common.parity.recording import (
     Options,
     Pass,
     Watcher,
+    checked_dtype,
     is_numpy,
     kind_of,
     leaves,
@@ -75,7 +76,9 @@ class Subject:
         optimizer: torch.optim.Optimizer | None,
         train: Mapping[str, Any],
         evaluate: Mapping[str, Any],
+        dtype: str,
     ) -> None:
+        self.dtype = checked_dtype(dtype)
         self.notes: list[str] = []
         if isinstance(model, torch.jit.ScriptModule):
             raise InputError(f"{type(model).__name__}: a scripted module cannot be looked into")
@@ -86,7 +89,7 @@ class Subject:
             if hasattr(module, "_orig_mod"):  # of torch.compile
                 memo[id(module)] = copy.deepcopy(module._orig_mod, memo)
         self.model, self.optimizer = copy.deepcopy((model, optimizer), memo)
-        self.model.double()
+        self.model.to(getattr(torch, dtype))
         self.loss, self.keywords = loss, {"train": train, "eval": evaluate}
         modules = dict(self.model.named_modules())
         self.still = {m for m in modules.values() if self.model.training and not m.training}
@@ -108,7 +111,7 @@ class Subject:
                 trained = full not in buffers and self.held[full].requires_grad
                 shape = tuple(self.held[full].shape)
                 self.tensors[full] = Tensor(shape, _axes(module, name, self.held[full]), trained)
-        self.weights = self._export()
+        self.weights = {name: array.astype(np.float64) for name, array in self._export().items()}
         if self.optimizer is not None:
             self.optimizer_state = copy.deepcopy(self.optimizer.state_dict())
 
@@ -188,7 +191,8 @@ class Subject:
 
     def _to_device(self, array: Array) -> torch.Tensor:
         device = next((t.device for t in self.held.values()), torch.device("cpu"))
-        return torch.from_numpy(np.array(array)).to(device)
+        tensor = torch.from_numpy(np.array(array)).to(device)
+        return tensor.to(getattr(torch, self.dtype)) if tensor.is_floating_point() else tensor
 
     def _arguments(self, call: Call, mode: Mode) -> tuple[list[Any], dict[str, Any]]:
         found: tuple[list[Any], dict[str, Any]] = map_leaves(
@@ -248,17 +252,20 @@ def record(
     keep: str = "*",
     weights: bool = True,
     dropout: int | None = None,
+    dtype: str = "float64",
 ) -> Record:
-    """Records a run of `model` in float64: see `common.parity.recording.record_subject`."""
-    subject = Subject(model, loss, optimizer, train or {}, eval or {})
+    """Records a run of `model` in `dtype`: see `common.parity.recording.record_subject`."""
+    subject = Subject(model, loss, optimizer, train or {}, eval or {}, dtype)
     called = _numpy((inputs, keywords or {}, steps))
-    options = Options(out, optimizer is not None, generic, against, map, keep, weights, dropout)
+    options = Options(
+        out, optimizer is not None, generic, against, map, keep, weights, dropout, dtype
+    )
     return record_subject(subject, called, options)
 
 
 def load(model: nn.Module, against: Path | str, map: Path | str) -> nn.Module:
     """Puts a record's weights into `model`, through a map: `common.parity.recording.mapped`."""
-    subject = Subject(model, None, None, {}, {})
+    subject = Subject(model, None, None, {}, {}, "float64")
     held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     with torch.no_grad():
         for name, array in mapped(subject, against, map).items():

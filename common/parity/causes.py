@@ -134,7 +134,7 @@ def name_causes(
         elif None not in eps and (told := [f"eps {e:.3g}" for e in eps])[0] != told[1]:
             kind = reference.layers[d.layer].kind
             d.cause = f"{kind} with {told[0]}; in {reference.label} with {told[1]}"
-        elif SINGLE[0] < d.error < SINGLE[1]:
+        elif record.dtype == "float64" and SINGLE[0] < d.error < SINGLE[1]:
             d.cause = "as far as float32 rounds: part of it is probably computed in float32"
         elif d.layer in layers.get(d.trace, {}):
             told = [

@@ -33,7 +33,7 @@ from common.parity.records import (
     read_record,
     write_record,
 )
-from common.parity.tolerances import noise_tolerance
+from common.parity.tolerances import EPS, noise_tolerance
 from common.protocol import Array, Arrays
 
 Mode = Literal["eval", "train"]
@@ -73,6 +73,8 @@ class Subject(Protocol):
     """Which layers are looked at."""
     dropout: int | None
     """The seed of the masks of dropout; without one it is off."""
+    dtype: str
+    """What it computes in; weights, inputs and feeds come in float64 and are rounded to it."""
 
     @property
     def tensors(self) -> Mapping[str, Tensor]: ...
@@ -189,6 +191,17 @@ class Watcher:
         return map_leaves(value, self.is_array, look)
 
 
+def checked_dtype(dtype: str) -> str:
+    """What to compute in.
+
+    Raises:
+        InputError: it is none that records are made in.
+    """
+    if dtype not in EPS:
+        raise InputError(f"dtype {dtype}: records are made in {', '.join(EPS)}")
+    return dtype
+
+
 def masks_of(subject: Subject, mode: Mode) -> Masks | None:
     """The masks of dropout of one pass; None where it is off."""
     if subject.dropout is None or mode == "eval":
@@ -260,11 +273,11 @@ def symmetric_tensors(weights: Mapping[str, Array]) -> list[str]:
     return [name for name, array in weights.items() if alike(array)]
 
 
-def _moved(value: Any, random: np.random.Generator) -> Any:
-    """Floats moved by one rounding or none."""
+def _moved(value: Any, random: np.random.Generator, dtype: str) -> Any:
+    """Floats moved by one rounding of `dtype` or none."""
 
     def move(_: str, array: Array) -> Array:
-        ulps = random.integers(-1, 2, array.shape) * np.finfo(array.dtype).eps
+        ulps = random.integers(-1, 2, array.shape) * EPS[dtype]
         moved: Array = array * (1 + ulps)
         return moved
 
@@ -326,7 +339,7 @@ def _compiled(
     for leaf, array in output.items():
         name = joined("eval/output", leaf)
         errors.append(relative_l2(array, values[name]))
-        limit = noise_tolerance("forward", noise[name], noise[name]).limit
+        limit = noise_tolerance("forward", noise[name], noise[name], subject.dtype).limit
         if errors[-1] > limit:
             told = f"off by {errors[-1]:.1e}, tolerance {limit:.1e}"
             findings[name] = f"compiled, the network returns another {name}: {told}"
@@ -350,7 +363,7 @@ def _record_of(subject: Subject, weights: Arrays, values: Arrays, facts: dict[st
     }
     about = {"backend": subject.framework, "versions": json.dumps(subject.versions())}
     arrays = values | {f"weight/{name}": array for name, array in weights.items()}
-    metadata = FORMAT | about | {"dtype": "float64", "record": json.dumps(told | facts)}
+    metadata = FORMAT | about | {"dtype": subject.dtype, "record": json.dumps(told | facts)}
     return Record(subject.framework, arrays, metadata)
 
 
@@ -366,6 +379,7 @@ class Options:
     keep: str
     weights: bool
     dropout: int | None
+    dtype: str
 
 
 def record_subject(subject: Subject, called: Any, options: Options) -> Record:
@@ -382,6 +396,7 @@ def record_subject(subject: Subject, called: Any, options: Options) -> Record:
       each layer fed with what went into it in the reference, and answering with what came out.
     - `dropout`: a seed; in train mode, layers of dropout take their masks from it, the same in
       every framework and in every step. Without it dropout is off.
+    - `dtype`: `float32` or `bfloat16`, where there is no code for float64.
     - `out`: the file that is written; with `weights=False` without the weights, and of the layers
       those alone whose path fits `keep`, a pattern such as `encoder.*`: for large networks.
 
@@ -409,7 +424,12 @@ def record_subject(subject: Subject, called: Any, options: Options) -> Record:
     noise: dict[str, float] = {}
     for repetition in range(2):
         random = np.random.default_rng(repetition)
-        moved = _runs(subject, _moved(weights, random), _moved(calls[0], random), seed=0)
+        moved = _runs(
+            subject,
+            _moved(weights, random, options.dtype),
+            _moved(calls[0], random, options.dtype),
+            seed=0,
+        )
         for name, array in values.items():
             if array.dtype.kind == "f":
                 key = "loss[0]" if name == "loss" else name
@@ -428,7 +448,9 @@ def record_subject(subject: Subject, called: Any, options: Options) -> Record:
     if options.optimizer:
         values |= _trained(subject, weights, calls)
         random = np.random.default_rng(0)
-        moved = _trained(subject, _moved(weights, random), _moved(calls, random))
+        moved = _trained(
+            subject, _moved(weights, random, options.dtype), _moved(calls, random, options.dtype)
+        )
         for name, array in moved.items():
             if name != "loss":
                 noise[name] = relative_l2(array, values[name])
