@@ -24,6 +24,7 @@ from common.parity.recording import (
     Options,
     Pass,
     Watcher,
+    check_loss,
     checked_dtype,
     flat,
     is_numpy,
@@ -247,6 +248,8 @@ class Subject:
     ) -> None:
         self.dtype = checked_dtype(dtype)
         self.notes: list[str] = []
+        if not isinstance(model, nnx.Module | linen.Module):
+            raise InputError(f"{type(model).__name__}: not a module of Flax")
         self.network: _Nnx | _Linen
         if isinstance(model, linen.Module):
             if variables is None:
@@ -348,7 +351,9 @@ class Subject:
             found: dict[str, Any] = {"values": [*different.values()], "output": [*told.values()]}
             if mode == "train":
                 found["buffers"] = {n: a for n, a in self._named(after) if n in self.weights}
-            return (None if self.loss is None else self.loss(output)), found
+            loss = None if self.loss is None or mode == "eval" else self.loss(output)
+            check_loss(getattr(loss, "shape", ()))
+            return loss, found
 
         def backward(*arguments: Any) -> dict[str, Any]:
             found: Any

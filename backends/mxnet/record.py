@@ -22,6 +22,7 @@ from common.parity.recording import (
     Options,
     Pass,
     Watcher,
+    check_loss,
     checked_dtype,
     is_numpy,
     kind_of,
@@ -77,6 +78,8 @@ class Subject:
         if dtype == "bfloat16":
             raise InputError("dtype bfloat16: MXNet does not compute in it on a CPU")
         self.notes: list[str] = []
+        if not isinstance(model, Block):
+            raise InputError(f"{type(model).__name__}: not a block of Gluon")
         if train or evaluate:
             raise InputError(f"{type(model).__name__}: a Gluon block takes no keyword arguments")
         self.model, self.loss, self.optimizer = model, loss, optimizer
@@ -127,6 +130,7 @@ class Subject:
                 loss = None
                 if mode == "train" and self.loss is not None and not feed:
                     loss = self.loss(output)
+                    check_loss(loss.shape)
             own = {n: watcher.values[self._before_activation(n)] for n in watcher.values}
             found = Pass(own, {k: to_numpy(y) for k, y in leaves(output, _is_array).items()})
             if loss is not None:

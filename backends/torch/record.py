@@ -22,6 +22,7 @@ from common.parity.recording import (
     Options,
     Pass,
     Watcher,
+    check_loss,
     checked_dtype,
     is_numpy,
     kind_of,
@@ -80,6 +81,8 @@ class Subject:
     ) -> None:
         self.dtype = checked_dtype(dtype)
         self.notes: list[str] = []
+        if not isinstance(model, nn.Module):
+            raise InputError(f"{type(model).__name__}: not a module of PyTorch")
         if isinstance(model, torch.jit.ScriptModule):
             raise InputError(f"{type(model).__name__}: a scripted module cannot be looked into")
         # differs: a copy is recorded, and the user's model never touched; the
@@ -131,6 +134,7 @@ class Subject:
         )
         if mode == "train" and self.loss is not None and not feed:
             loss = self.loss(output)
+            check_loss(loss.shape)
             loss.backward()
             found.loss = to_numpy(loss)
             found.gradients = {

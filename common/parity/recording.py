@@ -5,14 +5,15 @@ every value on the way. Here it is decided what is run, how often and under whic
 `docs/recording.md` describes the file.
 """
 
+import contextlib
 import dataclasses
 import fnmatch
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import einops
 import numpy as np
@@ -35,6 +36,8 @@ from common.parity.records import (
 )
 from common.parity.tolerances import EPS, noise_tolerance
 from common.protocol import Array, Arrays
+
+_T = TypeVar("_T")
 
 Mode = Literal["eval", "train"]
 
@@ -191,6 +194,16 @@ class Watcher:
         return map_leaves(value, self.is_array, look)
 
 
+def check_loss(shape: Sequence[int]) -> None:
+    """That what a loss makes is a scalar.
+
+    Raises:
+        InputError: it is not.
+    """
+    if math.prod(shape) != 1:
+        raise InputError(f"loss: makes values of shape {tuple(shape)}, not one")
+
+
 def checked_dtype(dtype: str) -> str:
     """What to compute in.
 
@@ -298,26 +311,44 @@ def _named(run: Pass, mode: Mode) -> dict[str, Array]:
     return values | {f"buffer/{name}": array for name, array in run.buffers.items()}
 
 
-def _runs(subject: Subject, weights: Arrays, call: Call, seed: int) -> dict[str, Array]:
-    """Both passes' values.
+_MODES: tuple[Mode, ...] = ("eval", "train")
+
+
+@contextlib.contextmanager
+def _told_as_input() -> Iterator[None]:
+    """What goes wrong in the user's model, or loss, is told in one line.
 
     Raises:
-        InputError: the model, or the loss, cannot be called so.
+        InputError: something did.
     """
     try:
-        return _passes(subject, weights, call, seed)
-    except InputError:
-        raise
+        yield
+    except InputError as error:
+        raise InputError(str(error).splitlines()[0]) from error  # JAX adds lines to it
     except Exception as error:
         told = f"the model cannot be run on these inputs: {_told(error)}"
         raise InputError(told) from error
 
 
-def _passes(subject: Subject, weights: Arrays, call: Call, seed: int) -> dict[str, Array]:
-    modes: tuple[Mode, ...] = ("eval", "train")
-    found: dict[str, Array] = {}
-    for mode in modes:
-        found |= _named(subject.run(weights, call, mode, seed), mode)
+def _run(subject: Subject, weights: Arrays, call: Call, mode: Mode, seed: int) -> Arrays:
+    """A pass's values under the names of a trace."""
+    with _told_as_input():
+        return _named(subject.run(weights, call, mode, seed), mode)
+
+
+def _measured(
+    subject: Subject,
+    weights: Arrays,
+    call: Call,
+    seed: int,
+    values: Arrays,
+    measure: Callable[[Array, Array], _T],
+) -> dict[str, _T]:
+    """`measure` of each value made again and as it was: no second copy of them all is held."""
+    found: dict[str, _T] = {}
+    for mode in _MODES:
+        again = _run(subject, weights, call, mode, seed)
+        found |= {name: measure(again.pop(name), values[name]) for name in [*again]}
     return found
 
 
@@ -406,6 +437,8 @@ def record_subject(subject: Subject, called: Any, options: Options) -> Record:
     inputs, keywords, steps = called
     subject.pattern, subject.dropout = options.keep, options.dropout
     given = [inputs] * steps if isinstance(steps, int) else [inputs, *steps]
+    if not given:
+        raise InputError(f"steps: {steps}; the first is always made")
     calls: list[Call] = [(args, keywords) for args in given]
     weights = subject.weights
     if options.generic is not None:
@@ -416,46 +449,11 @@ def record_subject(subject: Subject, called: Any, options: Options) -> Record:
         found = _map_from(reference, subject, calls[0], options.map)
         weights = weights | checked(found, reference, subject)
         facts["map"] = map_to_data(found)
-    values = _runs(subject, weights, calls[0], seed=0)
-    if dropping := [path for path, layer in subject.layers.items() if "Dropout" in layer.kind]:
-        told = "off" if options.dropout is None else f"by masks of seed {options.dropout}"
-        subject.notes.append(f"dropout {told}: {', '.join(dropping)}")
-    again = _runs(subject, weights, calls[0], seed=1)
-    noise: dict[str, float] = {}
-    for repetition in range(2):
-        random = np.random.default_rng(repetition)
-        moved = _runs(
-            subject,
-            _moved(weights, random, options.dtype),
-            _moved(calls[0], random, options.dtype),
-            seed=0,
-        )
-        for name, array in values.items():
-            if array.dtype.kind == "f":
-                key = "loss[0]" if name == "loss" else name
-                noise[key] = max(noise.get(key, 0.0), relative_l2(moved[name], array))
-    facts |= {
-        "noise": noise,
-        "random": [n for n, a in values.items() if not _equal(a, again[n])],
-        "missing": [
-            name
-            for name, tensor in subject.tensors.items()
-            if tensor.trained and "loss" in values and f"grad/{name}" not in values
-        ],
-        "symmetric": symmetric_tensors(weights),
-        "findings": _compiled(subject, weights, calls[0], values, noise),
-    }
+    values = _values(subject, weights, calls[0])
+    _check(subject, values, options)
+    facts |= _noticed(subject, weights, calls[0], values)
     if options.optimizer:
-        values |= _trained(subject, weights, calls)
-        random = np.random.default_rng(0)
-        moved = _trained(
-            subject, _moved(weights, random, options.dtype), _moved(calls, random, options.dtype)
-        )
-        for name, array in moved.items():
-            if name != "loss":
-                noise[name] = relative_l2(array, values[name])
-        for step, (a, b) in enumerate(zip(moved["loss"], values["loss"], strict=True)):
-            noise[f"loss[{step}]"] = max(noise.get(f"loss[{step}]", 0.0), relative_l2(a, b))
+        values |= _steps(subject, weights, calls, facts["noise"])
     if options.against is not None:
         values |= _run_locally(subject, weights, calls[0], reference, found, values)
     given_arrays = leaves([*inputs, dict(keywords)], is_numpy)
@@ -465,8 +463,84 @@ def record_subject(subject: Subject, called: Any, options: Options) -> Record:
     return record
 
 
+def _values(subject: Subject, weights: Arrays, call: Call) -> Arrays:
+    """Both passes' values."""
+    values: Arrays = {}
+    for mode in _MODES:
+        values |= _run(subject, weights, call, mode, seed=0)
+    return values
+
+
+def _check(subject: Subject, values: Arrays, options: Options) -> None:
+    """That there is something to record.
+
+    Raises:
+        InputError: there is not.
+    """
+    if not any(fnmatch.fnmatchcase(path, options.keep) for path in subject.layers):
+        raise InputError(f"keep: no layer's path fits {options.keep!r}")
+    if "loss" not in values:
+        if options.optimizer:
+            raise InputError("optimizer: there is no loss to make steps with")
+    elif not any(array.any() for name, array in values.items() if name.startswith("grad/")):
+        raise InputError("loss: no weight has a gradient: it does not depend on them")
+
+
+def _noticed(subject: Subject, weights: Arrays, call: Call, values: Arrays) -> dict[str, Any]:
+    """What a record tells besides its values: noise, chance, what may hide a mistake."""
+    if dropping := [path for path, layer in subject.layers.items() if "Dropout" in layer.kind]:
+        told = "off" if subject.dropout is None else f"by masks of seed {subject.dropout}"
+        subject.notes.append(f"dropout {told}: {', '.join(dropping)}")
+    same = _measured(subject, weights, call, 1, values, _equal)
+    noise: dict[str, float] = {}
+    floats = [name for name, array in values.items() if array.dtype.kind == "f"]
+    for repetition in range(2):
+        random = np.random.default_rng(repetition)
+        near, moved = (_moved(x, random, subject.dtype) for x in (weights, call))
+        errors = _measured(subject, near, moved, 0, values, relative_l2)
+        for name in floats:
+            key = "loss[0]" if name == "loss" else name
+            noise[key] = max(noise.get(key, 0.0), errors[name])
+    return {
+        "noise": noise,
+        "random": [name for name, equal in same.items() if not equal],
+        "missing": [
+            name
+            for name, tensor in subject.tensors.items()
+            if tensor.trained and "loss" in values and f"grad/{name}" not in values
+        ],
+        "symmetric": symmetric_tensors(weights),
+        "findings": _compiled(subject, weights, call, values, noise),
+    }
+
+
+def _steps(
+    subject: Subject, weights: Arrays, calls: Sequence[Call], noise: dict[str, float]
+) -> Arrays:
+    """The user's steps; how far they are off when weights and inputs move is added to `noise`.
+
+    Raises:
+        InputError: they move no weight, or cannot be made.
+    """
+    values = _trained(subject, weights, calls)
+    trained = [name for name, tensor in subject.tensors.items() if tensor.trained]
+    start = {name: weights[name].astype(values[f"final/{name}"].dtype) for name in trained}
+    if all(np.array_equal(values[f"final/{name}"], start[name]) for name in trained):
+        raise InputError("optimizer: its steps move no weight: does it hold this model's?")
+    random = np.random.default_rng(0)
+    near, inputs = (_moved(x, random, subject.dtype) for x in (weights, calls))
+    moved = _trained(subject, near, inputs)
+    for name, array in moved.items():
+        if name != "loss":
+            noise[name] = relative_l2(array, values[name])
+    for step, (a, b) in enumerate(zip(moved["loss"], values["loss"], strict=True)):
+        noise[f"loss[{step}]"] = max(noise.get(f"loss[{step}]", 0.0), relative_l2(a, b))
+    return values
+
+
 def _trained(subject: Subject, weights: Arrays, calls: Sequence[Call]) -> Arrays:
-    losses, final = subject.train(weights, calls, seed=0)
+    with _told_as_input():
+        losses, final = subject.train(weights, calls, seed=0)
     return {"loss": losses} | {f"final/{name}": array for name, array in final.items()}
 
 
@@ -479,7 +553,7 @@ def _map_from(reference: Record, subject: Subject, call: Call, file: Path | str 
     path = None if file is None else Path(file)
     if path is not None and path.exists():
         return read_map(path)
-    values = _runs(subject, subject.weights, call, seed=0)
+    values = _values(subject, subject.weights, call)
     record = _record_of(subject, subject.weights, values, {})
 
     def wrong(tried: Map) -> float:
@@ -547,8 +621,7 @@ def _run_locally(
     record = _record_of(subject, weights, values, {})
     feed = feed_of(record, reference, found)
     local: Arrays = {}
-    modes: tuple[Mode, ...] = ("eval", "train")
-    for mode in modes:
+    for mode in _MODES:
         own = {n.removeprefix(f"{mode}/"): a for n, a in feed.items() if n.startswith(f"{mode}/")}
         seen = subject.run(weights, call, mode, 0, own).values
         local |= {f"local/{mode}/{name}": seen[name] for name in own}
