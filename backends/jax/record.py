@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen, nnx
+from flax.core import tracers
 
 from backends.jax.device import to_numpy, versions
 from common.errors import InputError
+from common.parity.masks import Masks
 from common.parity.recording import (
     Call,
     Feed,
@@ -22,12 +24,15 @@ from common.parity.recording import (
     Options,
     Pass,
     Watcher,
+    check_loss,
+    checked_dtype,
     flat,
     is_numpy,
     kind_of,
     leaves,
     map_leaves,
     mapped,
+    masks_of,
     record_subject,
     settings_of,
     source_of,
@@ -70,10 +75,13 @@ def _channels(kind: str) -> int | None:
 class _Nnx:
     """An NNX module as a pure function of two trees: its parameters, and the rest."""
 
-    def __init__(self, model: nnx.Module) -> None:
+    def __init__(self, model: nnx.Module, dtype: str) -> None:
+        self.dtype = dtype
         self.structure, *self.trees = nnx.split(model, nnx.Param, ...)
         self.collections: set[str] = set()
+        self.hidden: set[str] = set()
         modules = self._modules(model)
+        self.jitted = any(_unjitted(_call(type(m))) is not _call(type(m)) for m in modules.values())
         self.kinds = {path: _kind(module) for path, module in modules.items()}
         self.outs = {path: _outs(module) for path, module in modules.items()}
         self.settings = {path: settings_of(module) for path, module in modules.items()}
@@ -86,11 +94,11 @@ class _Nnx:
         model.train() if mode == "train" else model.eval()
         modules = self._modules(model)
         for module in modules.values():
-            _set_float64(module)
-            if isinstance(module, nnx.Dropout):
+            _set_dtype(module, self.dtype)
+            own = isinstance(module, nnx.MultiHeadAttention)  # attention has one of its own
+            if own or (isinstance(module, nnx.Dropout) and not watcher.masks):
                 module.deterministic = True
-        kept = {path: module for path, module in modules.items() if watcher.keeps(path)}
-        with watched(kept, watcher):
+        with watched(modules, watcher, hidden=self.hidden):
             output = model(*args, **kwargs)
         return output, nnx.split(model, nnx.Param, ...)[2]
 
@@ -101,24 +109,37 @@ class _Nnx:
 
 @contextlib.contextmanager
 def watched(
-    modules: Mapping[str, nnx.Module], watcher: Watcher, method: str = "__call__"
+    modules: Mapping[str, nnx.Module],
+    watcher: Watcher,
+    method: str = "__call__",
+    hidden: set[str] | None = None,
 ) -> Iterator[None]:
-    """While it is entered, `watcher` looks on where a `method` of one of `modules` is called."""
+    """While it is entered, `watcher` looks on where a `method` of one of `modules` is called.
+
+    In a transform, as `nnx.scan`, the modules are others: to `hidden`, if `modules` are all there
+    are, is added which layer has one.
+    """
     # differs: Python looks `__call__` up in a module's class, so it is wrapped there.
     paths = {id(module): path for path, module in modules.items()}
-    active: set[int] = set()
+    active: list[int] = []
 
     def wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
+        original = _unjitted(original) if watcher.pattern or watcher.masks else original
+
         def call(module: Any, *args: Any, **kwargs: Any) -> Any:
+            if hidden is not None and id(module) not in paths:
+                hidden.add(paths[active[-1]])
             # a class may call the one that it is derived from
             if id(module) not in paths or id(module) in active:
                 return original(module, *args, **kwargs)
-            active.add(id(module))
-            run = functools.partial(original, module)
+            active.append(id(module))
             try:
+                run = functools.partial(original, module)
+                if watcher.masks and isinstance(module, nnx.Dropout):
+                    run = functools.partial(_masked, module, watcher.masks)
                 return watcher.call(paths[id(module)], run, *args, **kwargs)
             finally:
-                active.discard(id(module))
+                active.remove(id(module))
 
         return call
 
@@ -133,8 +154,11 @@ def watched(
 class _Linen:
     """A Linen module and its variables as a pure function of two trees: parameters and rest."""
 
-    def __init__(self, model: linen.Module, variables: Mapping[str, Any]) -> None:
+    def __init__(self, model: linen.Module, dtype: str, variables: Mapping[str, Any]) -> None:
+        self.dtype = dtype
         self.model, self.kinds = model, {"": _kind(model)}
+        self.hidden: set[str] = set()
+        self.jitted = False  # differs: a jit of Linen cannot be left out, and is told as hidden
         self.outs: dict[str, int] = {}
         self.settings: dict[str, str] = {}
         self.sources = {"": _source(model)}
@@ -145,6 +169,8 @@ class _Linen:
     def __call__(
         self, trees: Sequence[Any], args: Any, kwargs: Any, mode: Mode, watcher: Watcher
     ) -> tuple[Any, Any]:
+        trace = tracers.current_trace()
+
         def look(run: Any, args: Any, kwargs: Any, context: linen.module.InterceptorContext) -> Any:
             path = ".".join(context.module.path)
             if context.method_name != "__call__" or not path:
@@ -153,10 +179,16 @@ class _Linen:
             self.outs[path] = _outs(context.module)
             self.settings[path] = settings_of(context.module)
             self.sources[path] = _source(context.module)
-            _set_float64(context.module)
+            inner = [m for m in vars(context.module).values() if isinstance(m, linen.Module)]
+            for module in (context.module, *inner):
+                _set_dtype(module, self.dtype)
+            if isinstance(context.module, linen.MultiHeadDotProductAttention):
+                object.__setattr__(context.module, "dropout_rate", 0.0)  # its own
             if isinstance(context.module, linen.Dropout):
-                run = _same
-            if not watcher.keeps(path):
+                masks = watcher.masks
+                run = functools.partial(_masked, context.module, masks) if masks else _same
+            if tracers.current_trace() != trace:
+                self.hidden.add(path.rpartition(".")[0])
                 return run(*args, **kwargs)
             return watcher.call(path, run, *args, **kwargs)
 
@@ -164,6 +196,26 @@ class _Linen:
         with linen.intercept_methods(look):
             variables = {"params": params, **rest}
             return self.model.apply(variables, *args, mutable=[*rest], **kwargs)
+
+
+def _masked(
+    layer: Any, masks: Masks, x: jax.Array, deterministic: bool | None = None, **_: Any
+) -> jax.Array:
+    """What a layer of dropout makes of its input."""
+    off = layer.deterministic if deterministic is None else deterministic
+    shared = {axis % x.ndim for axis in layer.broadcast_dims}
+    return x if off else x * masks.next(x.shape, layer.rate, shared).astype(x.dtype)
+
+
+def _call(kind: type) -> Any:
+    """What a class's objects do when they are called; None where they cannot be."""
+    return getattr(kind, "__call__", None)  # noqa: B004  # the class's own, not a type's
+
+
+def _unjitted(call: Any) -> Any:
+    """The function that `jax.jit` or `nnx.jit` made a compiled one of, or the same."""
+    jits = type(jax.jit(_same)).__module__, type(nnx.jit(_same)).__module__
+    return call.__wrapped__ if type(call).__module__ in jits else call
 
 
 def _same(x: Any, *_: Any, **__: Any) -> Any:
@@ -184,10 +236,11 @@ def _outs(module: Any) -> int:
     return len(features) if isinstance(features, tuple | list) else 1
 
 
-def _set_float64(module: Any) -> None:
-    dtype = getattr(module, "dtype", None)
-    if dtype is not None and jnp.issubdtype(dtype, jnp.floating):
-        object.__setattr__(module, "dtype", jnp.float64)
+def _set_dtype(module: Any, dtype: str) -> None:
+    for name in ("dtype", "param_dtype"):  # of what it computes, of a state at the start
+        own = getattr(module, name, None)
+        if own is not None and jnp.issubdtype(own, jnp.floating):
+            object.__setattr__(module, name, jnp.dtype(dtype))
 
 
 class Subject:
@@ -195,6 +248,7 @@ class Subject:
 
     framework = "jax"
     pattern = "*"
+    dropout: int | None = None
 
     def __init__(
         self,
@@ -203,16 +257,20 @@ class Subject:
         optimizer: optax.GradientTransformation | nnx.Optimizer | None,
         train: Mapping[str, Any],
         evaluate: Mapping[str, Any],
+        dtype: str,
         variables: Mapping[str, Any] | None = None,
     ) -> None:
+        self.dtype = checked_dtype(dtype)
         self.notes: list[str] = []
+        if not isinstance(model, nnx.Module | linen.Module):
+            raise InputError(f"{type(model).__name__}: not a module of Flax")
         self.network: _Nnx | _Linen
         if isinstance(model, linen.Module):
             if variables is None:
                 raise InputError(f"{type(model).__name__}: a Linen module needs its variables=")
-            self.network = _Linen(model, variables)
+            self.network = _Linen(model, dtype, variables)
         else:
-            self.network = _Nnx(model)
+            self.network = _Nnx(model, dtype)
         self.loss, self.keywords = loss, {"train": train, "eval": evaluate}
         self.optimizer = getattr(optimizer, "tx", optimizer)
         self.trained = {name for name, _ in self._named(self.network.trees[0])}
@@ -230,11 +288,12 @@ class Subject:
     @property
     def layers(self) -> dict[str, Layer]:
         found = {}
-        for path, kind in self.network.kinds.items():
+        owners = {name.rpartition(".")[0]: "Module" for name in self.weights}  # some not called
+        for path, kind in (owners | self.network.kinds).items():
             inside = f"{path}." if path else ""
             own = [n.removeprefix(inside) for n in self.weights if n.startswith(inside)]
             tensors = {name: inside + name for name in own if "." not in name}
-            about = self.network.settings.get(path, ""), self.network.sources[path]
+            about = self.network.settings.get(path, ""), self.network.sources.get(path)
             found[path] = Layer(kind, tensors, _channels(kind), *about)
         return found
 
@@ -253,15 +312,39 @@ class Subject:
         self, weights: Arrays, call: Call, mode: Mode, seed: int, feed: Feed | None = None
     ) -> Pass:
         key = mode, tuple(feed or ())
-        with _float64():
+        with _precision(self.dtype):
             if key not in self.compiled:
                 self.compiled[key] = self._compile(call, mode, alone=bool(feed))
             function, seen, outputs = self.compiled[key]
-            arrays = flat(call, is_numpy), dict(feed or {})
+            arrays = self._rounded(flat(call, is_numpy)), self._rounded(feed or {})
             found = jax.device_get(function(*self._trees(weights, seed), *arrays))
+        if self.dtype == "bfloat16":  # which NumPy lacks
+            found = jax.tree.map(to_numpy, found)
+        self._tell_hidden()
         found["values"] = {name: found["values"][k] for name, k in seen.items()}
         found["output"] = dict(zip(outputs, found["output"], strict=True))
         return Pass(**found)
+
+    def _tell_hidden(self) -> None:
+        hidden = self.network.hidden
+        for path in sorted(hidden):
+            note = f"{path or 'the network'}: inside a transform, as scan or remat, nothing is seen"
+            inner = any(path.startswith(f"{p}." if p else "") for p in hidden - {path})
+            if note not in self.notes and not inner:
+                self.notes.append(note)
+
+    def run_compiled(self, weights: Arrays, call: Call) -> Arrays | None:
+        if not self.network.jitted:
+            return None
+
+        def forward(params: Any, rest: Any, arrays: Arrays) -> Any:
+            watcher = Watcher(_is_array, lambda array: None, pattern="")
+            return self._call((params, rest), call, arrays, "eval", watcher)[0]
+
+        with _precision(self.dtype):
+            arrays = self._rounded(flat(call, is_numpy))
+            output = jax.jit(forward)(*self._trees(weights, 0), arrays)
+        return {name: to_numpy(y) for name, y in leaves(output, _is_array).items()}
 
     def _compile(
         self, call: Call, mode: Mode, alone: bool
@@ -271,7 +354,8 @@ class Subject:
         outputs: list[str] = []
 
         def forward(params: Any, rest: Any, arrays: Arrays, feed: Arrays) -> tuple[Any, Any]:
-            watcher = Watcher(_is_array, lambda array: array, feed, self.pattern)
+            masks = masks_of(self, mode)
+            watcher = Watcher(_is_array, lambda array: array, feed, self.pattern, masks)
             output, after = self._call((params, rest), call, arrays, mode, watcher)
             different = {id(array): array for array in watcher.values.values()}
             places = {key: place for place, key in enumerate(different)}
@@ -282,7 +366,9 @@ class Subject:
             found: dict[str, Any] = {"values": [*different.values()], "output": [*told.values()]}
             if mode == "train":
                 found["buffers"] = {n: a for n, a in self._named(after) if n in self.weights}
-            return (None if self.loss is None else self.loss(output)), found
+            loss = None if self.loss is None or mode == "eval" else self.loss(output)
+            check_loss(getattr(loss, "shape", ()))
+            return loss, found
 
         def backward(*arguments: Any) -> dict[str, Any]:
             found: Any
@@ -298,7 +384,8 @@ class Subject:
         loss_of, optimizer = self.loss, self.optimizer
 
         def forward(params: Any, rest: Any, arrays: Arrays) -> tuple[Any, Any]:
-            watcher = Watcher(_is_array, lambda array: None, pattern="")
+            masks = masks_of(self, "train")
+            watcher = Watcher(_is_array, lambda array: None, pattern="", masks=masks)
             output, after = self._call((params, rest), calls[0], arrays, "train", watcher)
             return loss_of(output), after
 
@@ -308,22 +395,28 @@ class Subject:
             updates, state = optimizer.update(gradients, state, params)
             return optax.apply_updates(params, updates), rest, state, loss
 
-        with _float64():
+        with _precision(self.dtype):
             params, rest = self._trees(weights, seed)
             state, losses, compiled = optimizer.init(params), [], _compiled(step)
             for call in calls:
-                params, rest, state, loss = compiled(params, rest, state, flat(call, is_numpy))
+                arrays = self._rounded(flat(call, is_numpy))
+                params, rest, state, loss = compiled(params, rest, state, arrays)
                 losses.append(float(loss))
             named = [*self._named(params), *self._named(rest)]
             final = {name: to_numpy(array) for name, array in named if name in self.weights}
         return np.array(losses), final
+
+    def _rounded(self, arrays: Mapping[str, Array]) -> Arrays:
+        """Floats in the dtype."""
+        floats = {name for name, array in arrays.items() if array.dtype.kind == "f"}
+        return {n: a.astype(jnp.dtype(self.dtype)) if n in floats else a for n, a in arrays.items()}
 
     def _trees(self, weights: Arrays, seed: int) -> list[Any]:
         """The weights as the module's trees; keys of random numbers are those of `seed`."""
 
         def value(path: Any, leaf: Any) -> Any:
             if self._name(path) in weights:
-                return jnp.asarray(weights[self._name(path)])
+                return jnp.asarray(weights[self._name(path)], self.dtype)
             is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
             return jax.random.fold_in(leaf, seed) if is_key else leaf
 
@@ -362,11 +455,15 @@ def record(
     map: Path | str | None = None,
     keep: str = "*",
     weights: bool = True,
+    dropout: int | None = None,
+    dtype: str = "float64",
 ) -> Record:
-    """Records a run of `model` in float64: see `common.parity.recording.record_subject`."""
-    subject = Subject(model, loss, optimizer, train or {}, eval or {}, variables)
+    """Records a run of `model` in `dtype`: see `common.parity.recording.record_subject`."""
+    subject = Subject(model, loss, optimizer, train or {}, eval or {}, dtype, variables)
     called = _numpy((inputs, keywords or {}, steps))
-    options = Options(out, optimizer is not None, generic, against, map, keep, weights)
+    options = Options(
+        out, optimizer is not None, generic, against, map, keep, weights, dropout, dtype
+    )
     return record_subject(subject, called, options)
 
 
@@ -380,7 +477,7 @@ def load(
 
     A Linen module has no weights: what is returned are its variables.
     """
-    subject = Subject(model, None, None, {}, {}, variables)
+    subject = Subject(model, None, None, {}, {}, "float64", variables)
     arrays = mapped(subject, against, map)
 
     def value(path: Any, leaf: Any) -> Any:
@@ -416,9 +513,9 @@ def _compiled(function: Callable[..., Any]) -> Any:
 
 
 @contextlib.contextmanager
-def _float64() -> Iterator[None]:
-    """The 64-bit types, while it is entered."""
+def _precision(dtype: str) -> Iterator[None]:
+    """The 64-bit types, or none, while it is entered."""
     # JAX has moved it, and what it is now cannot be asked whether it is true
     enable = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
-    with enable(True):
+    with enable(dtype == "float64"):
         yield

@@ -2,18 +2,19 @@
 
 import contextlib
 import copy
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 from mxnet import autograd, nd
-from mxnet.gluon import Block, HybridBlock, Parameter, Trainer, nn
+from mxnet.gluon import Block, HybridBlock, Parameter, Trainer, nn, rnn
 
 from backends.mxnet.device import to_numpy, versions
 from common.errors import InputError
+from common.parity.masks import Masks
 from common.parity.recording import (
     Call,
     Feed,
@@ -21,11 +22,14 @@ from common.parity.recording import (
     Options,
     Pass,
     Watcher,
+    check_loss,
+    checked_dtype,
     is_numpy,
     kind_of,
     leaves,
     map_leaves,
     mapped,
+    masks_of,
     record_subject,
     settings_of,
     source_of,
@@ -64,12 +68,19 @@ def _source(block: Block) -> Source | None:
 
 @contextlib.contextmanager
 def watched(
-    modules: Mapping[str, Block], watcher: Watcher, method: str = "forward"
+    modules: Mapping[str, Block],
+    watcher: Watcher,
+    method: str = "forward",
+    instead: Mapping[str, Callable[..., Any]] | None = None,
 ) -> Iterator[None]:
-    """While it is entered, `watcher` looks on where a `method` of one of `modules` is called."""
+    """While it is entered, `watcher` looks on where a `method` of one of `modules` is called.
+
+    What is called then is it, or what stands `instead` of it.
+    """
     with contextlib.ExitStack() as stack:
         for path, block in modules.items():
-            call = functools.partial(watcher.call, path, getattr(block, method))
+            run = (instead or {}).get(path) or getattr(block, method)
+            call = partial(watcher.call, path, run)
             stack.enter_context(mock.patch.object(block, method, call))
         yield
 
@@ -79,6 +90,7 @@ class Subject:
 
     framework = "mxnet"
     pattern = "*"
+    dropout: int | None = None
 
     def __init__(
         self,
@@ -87,8 +99,14 @@ class Subject:
         optimizer: Trainer | None,
         train: Mapping[str, Any],
         evaluate: Mapping[str, Any],
+        dtype: str,
     ) -> None:
+        self.dtype = checked_dtype(dtype)
+        if dtype == "bfloat16":
+            raise InputError("dtype bfloat16: MXNet does not compute in it on a CPU")
         self.notes: list[str] = []
+        if not isinstance(model, Block):
+            raise InputError(f"{type(model).__name__}: not a block of Gluon")
         if train or evaluate:
             raise InputError(f"{type(model).__name__}: a Gluon block takes no keyword arguments")
         self.model, self.loss, self.optimizer = model, loss, optimizer
@@ -102,6 +120,10 @@ class Subject:
             for name, parameter in parameters.items()
             if names[id(parameter)] == name
         }
+        self.rates = {b: b._rate for b in self.blocks.values() if isinstance(b, nn.Dropout)}
+        for path, block in self.blocks.items():
+            if isinstance(block, rnn.rnn_layer._RNNLayer) and block._dropout > 0:
+                self.notes.append(f"{path or 'the network'}: its own dropout is off")
         for name, parameter in self.held.items():
             if parameter._data is None:
                 raise InputError(
@@ -128,16 +150,17 @@ class Subject:
         self, weights: Arrays, call: Call, mode: Mode, seed: int, feed: Feed | None = None
     ) -> Pass:
         given = {
-            self._before_activation(name): nd.array(array, dtype=array.dtype)
+            self._before_activation(name): self._to_device(array)
             for name, array in (feed or {}).items()
         }
         record = autograd.record if mode == "train" else autograd.predict_mode
-        with self._float64(weights):
-            with record(), self._watched(given) as watcher:
+        with self._entered(weights):
+            with record(), self._watched(mode, self.pattern, given) as watcher:
                 output = self._call(call)
                 loss = None
                 if mode == "train" and self.loss is not None and not feed:
                     loss = self.loss(output)
+                    check_loss(loss.shape)
             own = {n: watcher.values[self._before_activation(n)] for n in watcher.values}
             found = Pass(own, {k: to_numpy(y) for k, y in leaves(output, _is_array).items()})
             if loss is not None:
@@ -161,13 +184,20 @@ class Subject:
             return name
         return f"{layer}.act{at}{call}:in"
 
+    def run_compiled(self, weights: Arrays, call: Call) -> Arrays | None:
+        if not self.compiled:
+            return None
+        with self._entered(weights, hybrid=True), autograd.predict_mode():
+            output = self._call(call)
+        return {name: to_numpy(y) for name, y in leaves(output, _is_array).items()}
+
     def train(self, weights: Arrays, calls: Sequence[Call], seed: int) -> tuple[Array, Arrays]:
         assert self.loss is not None and self.optimizer is not None
         losses = []
-        with self._float64(weights):
+        with self._entered(weights):
             optimizer = self._optimizer()
             for call in calls:
-                with autograd.record(), self._watched({}):
+                with autograd.record(), self._watched("train", pattern=""):
                     loss = self.loss(self._call(call))
                 loss.backward()
                 optimizer.step(1, ignore_stale_grad=True)  # some may have none
@@ -181,7 +211,7 @@ class Subject:
         fresh = Trainer(like._params, copy.deepcopy(like._optimizer), kvstore=None)
         states = like._updaters[0].states if like._updaters else {}
         fresh._updaters[0].states = {
-            key: map_leaves(state, _is_array, lambda _, array: array.astype("float64"))
+            key: map_leaves(state, _is_array, lambda _, array: array.astype(self.dtype))
             for key, state in states.items()
         }
         fresh._updaters[0].states_synced = dict.fromkeys(states, True)
@@ -190,20 +220,24 @@ class Subject:
     # differs: a block cannot be copied, so the user's own is computed with; what
     # belongs to it is put aside meanwhile, and put back untouched.
     @contextlib.contextmanager
-    def _float64(self, weights: Arrays) -> Iterator[None]:
-        """Parameters in float64, nothing hybridized and no dropout, while it is entered."""
+    def _entered(self, weights: Arrays, hybrid: bool = False) -> Iterator[None]:
+        """Parameters in the dtype and no dropout, while it is entered; hybridized is what is so
+        already, or nothing.
+        """
         own = ("_data", "_grad", "_dtype", "_trainer")
         before = [(p, [getattr(p, name) for name in own]) for p in self.held.values()]
         with contextlib.ExitStack() as stack:
             for block in self.blocks.values():
-                if isinstance(block, HybridBlock):
+                if isinstance(block, HybridBlock) and not hybrid:
                     stack.enter_context(mock.patch.object(block, "_active", False))
                 if isinstance(block, nn.Dropout):
                     stack.enter_context(mock.patch.object(block, "_rate", 0))
+                if isinstance(block, rnn.rnn_layer._RNNLayer):
+                    stack.enter_context(mock.patch.object(block, "_dropout", 0))
             try:
                 for name, parameter in self.held.items():
-                    parameter.cast("float64")
-                    parameter.set_data(nd.array(weights[name], dtype="float64"))
+                    parameter.cast(self.dtype)
+                    parameter.set_data(self._to_device(weights[name]))
                     if parameter.grad_req != "null":
                         parameter.zero_grad()
                         parameter.data()._fresh_grad = False
@@ -219,6 +253,9 @@ class Subject:
             for name, parameter in self.held.items()
         }
 
+    def _to_device(self, array: Array) -> nd.NDArray:
+        return nd.array(array, dtype=self.dtype if array.dtype.kind == "f" else array.dtype)
+
     def _call(self, call: Call) -> Any:
         if call[1]:
             raise InputError(
@@ -226,7 +263,7 @@ class Subject:
             )
 
         def given(_: str, array: Array) -> nd.NDArray:
-            value = nd.array(array, dtype=array.dtype)
+            value = self._to_device(array)
             # differs: an eager backward ends where nothing needs a gradient, and leaves the buffers
             # of a BatchNorm that is there; a compiled one runs it.
             if self.compiled and array.dtype.kind == "f":
@@ -236,8 +273,15 @@ class Subject:
         args, _ = map_leaves(call, is_numpy, given)
         return self.model(*args)
 
+    def _masked(self, block: Any, masks: Masks, x: nd.NDArray) -> nd.NDArray:
+        """What a layer of dropout makes of its input."""
+        mask = masks.next(x.shape, self.rates[block], block._axes)
+        return nd.broadcast_mul(x, nd.array(mask, dtype=x.dtype))
+
     @contextlib.contextmanager
-    def _watched(self, feed: Mapping[str, nd.NDArray]) -> Iterator[Watcher]:
+    def _watched(
+        self, mode: Mode, pattern: str, feed: Mapping[str, nd.NDArray] | None = None
+    ) -> Iterator[Watcher]:
         kept: dict[int, tuple[nd.NDArray, Array]] = {}
 
         def keep(array: nd.NDArray) -> Array:
@@ -247,9 +291,11 @@ class Subject:
                 kept[id(array)] = array, value
             return kept[id(array)][1]
 
-        watcher = Watcher(_is_array, keep, feed, self.pattern)
-        blocks = {path: block for path, block in self.blocks.items() if watcher.keeps(path)}
-        with watched(blocks, watcher):
+        masks = masks_of(self, mode)
+        dropping = [path for path, block in self.blocks.items() if block in self.rates]
+        masked = {p: partial(self._masked, self.blocks[p], masks) for p in dropping if masks}
+        watcher = Watcher(_is_array, keep, feed, pattern, masks)
+        with watched(self.blocks, watcher, instead=masked):
             yield watcher
 
 
@@ -280,17 +326,21 @@ def record(
     map: Path | str | None = None,
     keep: str = "*",
     weights: bool = True,
+    dropout: int | None = None,
+    dtype: str = "float64",
 ) -> Record:
-    """Records a run of `model` in float64: see `common.parity.recording.record_subject`."""
-    subject = Subject(model, loss, optimizer, train or {}, eval or {})
+    """Records a run of `model` in `dtype`: see `common.parity.recording.record_subject`."""
+    subject = Subject(model, loss, optimizer, train or {}, eval or {}, dtype)
     called = _numpy((inputs, keywords or {}, steps))
-    options = Options(out, optimizer is not None, generic, against, map, keep, weights)
+    options = Options(
+        out, optimizer is not None, generic, against, map, keep, weights, dropout, dtype
+    )
     return record_subject(subject, called, options)
 
 
 def load(model: Block, against: Path | str, map: Path | str) -> Block:
     """Puts a record's weights into `model`, through a map: `common.parity.recording.mapped`."""
-    subject = Subject(model, None, None, {}, {})
+    subject = Subject(model, None, None, {}, {}, "float64")
     for name, array in mapped(subject, against, map).items():
         parameter = subject.held[name]
         parameter.set_data(nd.array(array, dtype=parameter.dtype))

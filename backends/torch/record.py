@@ -2,8 +2,8 @@
 
 import contextlib
 import copy
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -14,6 +14,7 @@ from torch import nn
 
 from backends.torch.device import to_numpy, versions
 from common.errors import InputError
+from common.parity.masks import Masks
 from common.parity.recording import (
     Call,
     Feed,
@@ -21,11 +22,14 @@ from common.parity.recording import (
     Options,
     Pass,
     Watcher,
+    check_loss,
+    checked_dtype,
     is_numpy,
     kind_of,
     leaves,
     map_leaves,
     mapped,
+    masks_of,
     record_subject,
     settings_of,
     source_of,
@@ -34,6 +38,7 @@ from common.parity.records import Layer, Record, Tensor
 from common.protocol import Array, Arrays
 
 _SPATIAL = {1: "w", 2: "h w", 3: "d h w"}
+_MASKED = nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d
 
 
 def _axes(module: nn.Module, name: str, array: torch.Tensor) -> str:
@@ -45,6 +50,10 @@ def _axes(module: nn.Module, name: str, array: torch.Tensor) -> str:
         return f"{channels} {_SPATIAL[array.ndim - 2]}"
     if (name == "weight" and isinstance(module, nn.Linear)) or name == "in_proj_weight":
         return "o i"
+    if name == "weight" and type(module).__name__ == "Conv1D":  # Hugging Face's, a dense layer
+        return "i o"
+    if name == "weight" and type(module).__name__ == "Conv1D":  # Hugging Face's, a dense layer
+        return "i o"
     if name == "weight" and isinstance(module, nn.Embedding):
         return "v o"
     return ""
@@ -57,12 +66,19 @@ def _channels(module: nn.Module) -> int | None:
 
 @contextlib.contextmanager
 def watched(
-    modules: Mapping[str, nn.Module], watcher: Watcher, method: str = "forward"
+    modules: Mapping[str, nn.Module],
+    watcher: Watcher,
+    method: str = "forward",
+    instead: Mapping[str, Callable[..., Any]] | None = None,
 ) -> Iterator[None]:
-    """While it is entered, `watcher` looks on where a `method` of one of `modules` is called."""
+    """While it is entered, `watcher` looks on where a `method` of one of `modules` is called.
+
+    What is called then is it, or what stands `instead` of it.
+    """
     with contextlib.ExitStack() as stack:
         for path, module in modules.items():
-            call = functools.partial(watcher.call, path, getattr(module, method))
+            run = (instead or {}).get(path) or getattr(module, method)
+            call = partial(watcher.call, path, run)
             stack.enter_context(mock.patch.object(module, method, call))
         yield
 
@@ -72,6 +88,7 @@ class Subject:
 
     framework = "torch"
     pattern = "*"
+    dropout: int | None = None
 
     def __init__(
         self,
@@ -80,23 +97,29 @@ class Subject:
         optimizer: torch.optim.Optimizer | None,
         train: Mapping[str, Any],
         evaluate: Mapping[str, Any],
+        dtype: str,
     ) -> None:
+        self.dtype = checked_dtype(dtype)
         self.notes: list[str] = []
+        if not isinstance(model, nn.Module):
+            raise InputError(f"{type(model).__name__}: not a module of PyTorch")
         if isinstance(model, torch.jit.ScriptModule):
             raise InputError(f"{type(model).__name__}: a scripted module cannot be looked into")
-        if hasattr(model, "_orig_mod"):
-            model = getattr(model, "_orig_mod")  # noqa: B009  # known to mypy as a tensor
-            self.notes.append("torch.compile: recorded eagerly")
         # differs: a copy is recorded, and the user's model never touched; the
         # optimizer is copied along, and holds the copy's parameters.
-        self.model, self.optimizer = copy.deepcopy((model, optimizer))
-        self.model.double()
+        self.user, memo = model, dict[int, Any]()
+        for module in reversed([*model.modules()]):
+            if hasattr(module, "_orig_mod"):  # of torch.compile
+                memo[id(module)] = copy.deepcopy(module._orig_mod, memo)
+        self.model, self.optimizer = copy.deepcopy((model, optimizer), memo)
+        self.model.to(getattr(torch, dtype))
         self.loss, self.keywords = loss, {"train": train, "eval": evaluate}
         modules = dict(self.model.named_modules())
         self.still = {m for m in modules.values() if self.model.training and not m.training}
-        for module in modules.values():  # attention and recurrent layers have their own
-            if isinstance(getattr(module, "dropout", None), float):
+        for path, module in modules.items():  # attention and recurrent layers have their own
+            if isinstance(rate := getattr(module, "dropout", None), float) and rate > 0:
                 module.dropout = 0.0
+                self.notes.append(f"{path or 'the network'}: its own dropout is off")
         buffers = {n: b for n, b in self.model.named_buffers() if b.is_floating_point()}
         self.held: dict[str, torch.Tensor] = {**dict(self.model.named_parameters()), **buffers}
         self.tensors: dict[str, Tensor] = {}
@@ -112,7 +135,7 @@ class Subject:
                 trained = full not in buffers and self.held[full].requires_grad
                 shape = tuple(self.held[full].shape)
                 self.tensors[full] = Tensor(shape, _axes(module, name, self.held[full]), trained)
-        self.weights = self._export()
+        self.weights = {name: array.astype(np.float64) for name, array in self._export().items()}
         if self.optimizer is not None:
             self.optimizer_state = copy.deepcopy(self.optimizer.state_dict())
 
@@ -124,7 +147,7 @@ class Subject:
     ) -> Pass:
         self._load(weights, mode)
         given = {name: self._to_device(array) for name, array in (feed or {}).items()}
-        with torch.random.fork_rng(), self._watched(given) as watcher:
+        with torch.random.fork_rng(), self._watched(mode, self.pattern, given) as watcher:
             torch.manual_seed(seed)
             output = self._call(call, mode)
         found = Pass(
@@ -132,6 +155,7 @@ class Subject:
         )
         if mode == "train" and self.loss is not None and not feed:
             loss = self.loss(output)
+            check_loss(loss.shape)
             loss.backward()
             found.loss = to_numpy(loss)
             found.gradients = {
@@ -144,6 +168,23 @@ class Subject:
             found.buffers = {n: a for n, a in after.items() if not self.tensors[n].trained}
         return found
 
+    def run_compiled(self, weights: Arrays, call: Call) -> Arrays | None:
+        modes = {module: module.training for module in self.user.modules()}
+        if not any(hasattr(m, "_orig_mod") or m._compiled_call_impl for m in modes):
+            return None
+        held = [*self.user.named_parameters(), *self.user.named_buffers()]
+        plain = {name: name.replace("_orig_mod.", "") for name, _ in held}
+        given = {n: self._to_device(weights[own]) for n, own in plain.items() if own in weights}
+        args, kwargs = self._arguments(call, "eval")
+        try:
+            self.user.eval()
+            with torch.no_grad(), torch.random.fork_rng():
+                output = torch.func.functional_call(self.user, given, tuple(args), kwargs)
+        finally:
+            for module, training in modes.items():
+                module.training = training
+        return {name: to_numpy(y) for name, y in leaves(output, torch.is_tensor).items()}
+
     def train(self, weights: Arrays, calls: Sequence[Call], seed: int) -> tuple[Array, Arrays]:
         assert self.loss is not None and self.optimizer is not None
         self._load(weights, "train")
@@ -153,7 +194,8 @@ class Subject:
             torch.manual_seed(seed)
             for call in calls:
                 self.optimizer.zero_grad()
-                loss = self.loss(self._call(call, "train"))
+                with self._watched("train", pattern=""):
+                    loss = self.loss(self._call(call, "train"))
                 loss.backward()
                 self.optimizer.step()
                 losses.append(loss.item())
@@ -174,18 +216,30 @@ class Subject:
 
     def _to_device(self, array: Array) -> torch.Tensor:
         device = next((t.device for t in self.held.values()), torch.device("cpu"))
-        return torch.from_numpy(np.array(array)).to(device)
+        tensor = torch.from_numpy(np.array(array)).to(device)
+        return tensor.to(getattr(torch, self.dtype)) if tensor.is_floating_point() else tensor
 
-    def _call(self, call: Call, mode: Mode) -> Any:
-        args, kwargs = map_leaves(
+    def _arguments(self, call: Call, mode: Mode) -> tuple[list[Any], dict[str, Any]]:
+        found: tuple[list[Any], dict[str, Any]] = map_leaves(
             ([*call[0]], {**call[1], **self.keywords[mode]}),
             is_numpy,
             lambda _, array: self._to_device(array),
         )
+        return found
+
+    def _call(self, call: Call, mode: Mode) -> Any:
+        args, kwargs = self._arguments(call, mode)
         return self.model(*args, **kwargs)
 
+    def _masked(self, module: Any, masks: Masks, x: torch.Tensor) -> torch.Tensor:
+        """What a layer of dropout makes of its input."""
+        shared = () if isinstance(module, nn.Dropout) else range(2, x.ndim)
+        return x * self._to_device(masks.next(x.shape, module.p, shared)).to(x.dtype)
+
     @contextlib.contextmanager
-    def _watched(self, feed: Mapping[str, torch.Tensor]) -> Iterator[Watcher]:
+    def _watched(
+        self, mode: Mode, pattern: str, feed: Mapping[str, torch.Tensor] | None = None
+    ) -> Iterator[Watcher]:
         kept: dict[tuple[int, int], tuple[torch.Tensor, Array]] = {}
 
         def keep(tensor: torch.Tensor) -> Array:
@@ -195,9 +249,12 @@ class Subject:
                 kept[key] = tensor, to_numpy(tensor)
             return kept[key][1]
 
-        watcher = Watcher(torch.is_tensor, keep, feed, self.pattern)
+        masks = masks_of(self, mode)
         modules = dict(self.model.named_modules())
-        with watched({path: m for path, m in modules.items() if watcher.keeps(path)}, watcher):
+        dropping = [p for p, m in modules.items() if isinstance(m, _MASKED) and m not in self.still]
+        masked = {p: partial(self._masked, modules[p], masks) for p in dropping if masks}
+        watcher = Watcher(torch.is_tensor, keep, feed, pattern, masks)
+        with watched(modules, watcher, instead=masked):
             yield watcher
 
 
@@ -216,17 +273,21 @@ def record(
     map: Path | str | None = None,
     keep: str = "*",
     weights: bool = True,
+    dropout: int | None = None,
+    dtype: str = "float64",
 ) -> Record:
-    """Records a run of `model` in float64: see `common.parity.recording.record_subject`."""
-    subject = Subject(model, loss, optimizer, train or {}, eval or {})
+    """Records a run of `model` in `dtype`: see `common.parity.recording.record_subject`."""
+    subject = Subject(model, loss, optimizer, train or {}, eval or {}, dtype)
     called = _numpy((inputs, keywords or {}, steps))
-    options = Options(out, optimizer is not None, generic, against, map, keep, weights)
+    options = Options(
+        out, optimizer is not None, generic, against, map, keep, weights, dropout, dtype
+    )
     return record_subject(subject, called, options)
 
 
 def load(model: nn.Module, against: Path | str, map: Path | str) -> nn.Module:
     """Puts a record's weights into `model`, through a map: `common.parity.recording.mapped`."""
-    subject = Subject(model, None, None, {}, {})
+    subject = Subject(model, None, None, {}, {}, "float64")
     held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     with torch.no_grad():
         for name, array in mapped(subject, against, map).items():

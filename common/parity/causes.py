@@ -1,5 +1,6 @@
-"""Differences whose cause can be read off the values: what a BatchNorm is, fitted."""
+"""Differences whose cause can be read off the values: what a normalisation is, fitted."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from common.parity.report import Report
 from common.protocol import Array
 
 _MEAN, _VAR = ("running_mean", "mean"), ("running_var", "var")
-_SCALE = ("weight", "gamma", "scale")
+_SCALE, _SHIFT = ("weight", "gamma", "scale"), ("bias", "beta")
 
 FITS = 1e-6
 """Largest relative residual of a fit that is believed; float32 constants leave 1e-8."""
@@ -60,7 +61,7 @@ def fit_batch_norm(record: Record, layer: str) -> BatchNorm | None:
         or var is None
         or x is None
         or y is None
-        or f"buffer/{mean}" not in record.arrays
+        or not {f"buffer/{mean}", f"weight/{mean}"} <= record.arrays.keys()
     ):
         return None
     axis = record.layers[layer].channels or 1
@@ -85,6 +86,38 @@ def fit_batch_norm(record: Record, layer: str) -> BatchNorm | None:
     return BatchNorm(decay, unbiased, eps)
 
 
+def fit_eps(record: Record, layer: str) -> float | None:
+    """The epsilon of a layer, group, instance or RMS norm, from what went in and came out in eval
+    mode; None if it is none.
+    """
+    told = record.layers[layer]
+    x, y = (record.arrays.get(f"eval/{layer}:{side}") for side in ("in", "out"))
+    if "Norm" not in told.kind or x is None or y is None or x.shape != y.shape:
+        return None
+    names = (_tensor(record, layer, kind) for kind in (_SCALE, _SHIFT))
+    scale, shift = (record.arrays.get(f"weight/{name}") for name in names)
+    if "Group" in told.kind or "Instance" in told.kind:
+        x, y = (np.moveaxis(a, told.channels or 1, 1) for a in (x, y))
+        channels, last = x.shape[1], [1] * (x.ndim - 2)
+        scale, shift = (  # Gluon's GroupNorm has one of each for a group
+            None if a is None else np.repeat(a, channels // a.size).reshape(-1, *last)
+            for a in (scale, shift)
+        )
+        groups = re.search(r"num_groups=(\d+)", told.settings)
+        rows = len(x) * (int(groups[1]) if groups else channels)
+    else:
+        rows = x.size // (x.shape[-1] if scale is None else scale.size)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        normal = (y - (0 if shift is None else shift)) / (1 if scale is None else scale)
+        x, normal = x.reshape(rows, -1), normal.reshape(rows, -1)
+        centered = x if "RMS" in told.kind else x - x.mean(1, keepdims=True)
+        power = np.square(centered).mean(1)
+        eps = float(np.median(power / np.square(normal).mean(1) - power))
+        rest = normal - centered / np.sqrt(power + eps)[:, None]
+    fits = float(np.linalg.norm(rest)) <= FITS * float(np.linalg.norm(normal))
+    return eps if fits else None
+
+
 def name_causes(
     report: Report, records: Sequence[Record], layers: Mapping[str, Mapping[str, Layer]]
 ) -> None:
@@ -99,9 +132,13 @@ def name_causes(
             continue
         record = by_label[d.trace]
         norms = [fit_batch_norm(r, d.layer) for r in (record, reference)]
+        eps = [fit_eps(r, d.layer) for r in (record, reference)]
         if all(norms) and str(norms[0]) != str(norms[1]):
             d.cause = f"BatchNorm with {norms[0]}; in {reference.label} with {norms[1]}"
-        elif SINGLE[0] < d.error < SINGLE[1]:
+        elif None not in eps and (told := [f"eps {e:.3g}" for e in eps])[0] != told[1]:
+            kind = reference.layers[d.layer].kind
+            d.cause = f"{kind} with {told[0]}; in {reference.label} with {told[1]}"
+        elif record.dtype == "float64" and SINGLE[0] < d.error < SINGLE[1]:
             d.cause = "as far as float32 rounds: part of it is probably computed in float32"
         elif d.layer in layers.get(d.trace, {}):
             told = [

@@ -23,6 +23,7 @@ from common.parity.tolerances import (
     coarser,
     fixed_tolerance,
     noise_tolerance,
+    ratio_tolerance,
 )
 from common.parity.traces import Trace
 from common.protocol import Array
@@ -113,7 +114,8 @@ def _own_findings(trace: Trace, order: Order) -> list[Finding]:
     """What is wrong with a trace by itself: names, dtypes, NaN."""
     found = values(trace)
     if isinstance(trace, Record):  # which holds what its network has
-        return _spoilt(trace, order)
+        told = trace.facts.get("findings", {}).items()
+        return [Finding(trace.label, name, text) for name, text in told] + _spoilt(trace, order)
     expected = [name for name in order.values if trace.holds(name)]
     findings = []
     missing = [name for name in expected if name not in found]
@@ -177,8 +179,12 @@ def _difference(trace: str, name: str, a: Array, b: Array, dtype: str, order: Or
 def stage_tolerance(difference: Difference, trace: Trace, reference: Trace) -> Tolerance | None:
     """The tolerance of a difference: of records what was measured with them, else a fixed one."""
     if isinstance(trace, Record) and isinstance(reference, Record):
-        mine, theirs = (r.noise.get(difference.name, 0.0) for r in (trace, reference))
-        return noise_tolerance(difference.stage, mine, theirs)
+        dtype = coarser(trace.dtype, reference.dtype)
+        mine, theirs = (
+            r.noise.get(difference.name, 0.0) * EPS[dtype] / EPS[r.dtype]
+            for r in (trace, reference)
+        )
+        return noise_tolerance(difference.stage, mine, theirs, dtype)
     against = reference.dtype
     dtype = coarser(trace.dtype, against)
     if difference.name == "eval/mask" and dtype != Dtype.bfloat16:
@@ -393,7 +399,13 @@ def compare_records(records: Sequence[Record], maps: Mapping[str, Map]) -> Repor
         layers[record.label] = {theirs: record.layers[mine] for mine, theirs in pairs.items()}
         paths[record.label] = {"": "", **{theirs: mine for mine, theirs in pairs.items()}}
         check_start(translated[-1], first)
-    report = report_of(translated, None, RecordOrder(first, max(r.steps for r in records)))
+    order = RecordOrder(first, max(r.steps for r in records))
+    mixed = len({r.dtype for r in records}) > 1
+    if mixed and first.dtype != Dtype.float64:
+        raise InputError(f"{first.label}: in {first.dtype}; give the record in float64 first")
+    report = report_of(translated, first if mixed else None, order)
+    if mixed:
+        _judge_by_ratio(report, translated)
     named = {record.label: record for record in translated}
     for label in report.compared:
         report.findings += _missing_gradients(named[label], named[report.reference])
@@ -404,6 +416,27 @@ def compare_records(records: Sequence[Record], maps: Mapping[str, Map]) -> Repor
 
 VANISHES = 0.1
 """A gradient that moves by so much of itself when inputs move by a rounding is rounding itself."""
+
+
+def _judge_by_ratio(report: Report, records: Sequence[Record]) -> None:
+    """Judges records in a coarser dtype by the others in it whose own noise vouches for them."""
+    by_label = {record.label: record for record in records}
+    reference = by_label[report.reference]
+    errors: dict[tuple[str, str], dict[str, float]] = {}
+    for d in report.differences:
+        if d.tolerance is not None and d.error <= d.tolerance.limit:
+            errors.setdefault((d.name, by_label[d.trace].dtype), {})[d.trace] = d.error
+
+    def tolerance(d: Difference) -> Tolerance | None:
+        dtype = by_label[d.trace].dtype
+        found = errors.get((d.name, dtype), {})
+        others = [error for trace, error in found.items() if trace != d.trace]
+        moves = reference.noise.get(d.name, 0.0) * EPS[dtype] / EPS[reference.dtype]
+        if dtype == Dtype.float64 or not others or moves > VANISHES:
+            return d.tolerance
+        return ratio_tolerance(max(others), by_label[d.trace].noise.get(d.name, 0.0), dtype)
+
+    judge_again(report, tolerance)
 
 
 def _missing_gradients(record: Record, reference: Record) -> list[Finding]:

@@ -8,8 +8,12 @@ A map is a small TOML file that a person can read and edit:
 
 `axes` is a pattern of einops, from `a` to `b`; without one, the two are laid out alike. `sizes` are
 those of the parts of an axis (`"(n d) i -> i n d"`, `sizes = {n = 4}`); `flip` names axes that run
-the other way in `b`; with `part = [1, 3]`, `b` is the second third of `a` along its first axis,
-with `into = [1, 3]` it is `a` that is such a part of `b`.
+the other way in `b`; with `part = [1, 3]`, `b` is the second third of `a` along its first axis, or
+that which `along` tells; with `into = [1, 3]` it is `a` that is such a part of `b`.
+
+Where two tensors stand for one, of which their sum alone counts, as the two biases of a recurrent
+layer do, one is an addend: with `addend = "a"`, `a` is added to what makes `b` besides, and back
+from `b` the two cannot be told apart; with `addend = "b"`, `b` is zero, and back it is added.
 `[unmatched.a]` and `[unmatched.b]` tell why a tensor has no counterpart.
 """
 
@@ -39,11 +43,13 @@ class Entry:
     flip: str = ""
     part: tuple[int, int] = (0, 1)
     into: tuple[int, int] = (0, 1)
+    along: int = 0
+    addend: str = ""
 
     def to_b(self, array: Array) -> Array:
         """What `b`, or its part, is, of `a`."""
         number, parts = self.part
-        array = np.split(array, parts)[number]
+        array = np.split(array, parts, self.along)[number] if parts > 1 else array
         if not self.axes:
             return array
         turned = einops.rearrange(self._flipped(array), self.axes, **self.sizes)
@@ -52,7 +58,7 @@ class Entry:
     def to_a(self, array: Array) -> Array:
         """What `a`, or its part, is, of `b`."""
         number, parts = self.into
-        array = np.split(array, parts)[number]
+        array = np.split(array, parts, self.along)[number] if parts > 1 else array
         if not self.axes:
             return array
         left, right = self.axes.split("->")
@@ -64,17 +70,19 @@ class Entry:
         return np.flip(array, [k for k, name in enumerate(names) if name in self.flip.split()])
 
 
-def _whole(found: Iterable[tuple[str, tuple[int, int], Array]]) -> Arrays:
-    """Tensors put together of their parts."""
+def _whole(found: Iterable[tuple[str, tuple[int, int], int, bool, Array]]) -> Arrays:
+    """Tensors put together of their parts: each with its name, place, axis, and if it is added."""
     parts: dict[str, dict[int, Array]] = {}
-    counts = {}
-    for name, (number, count), array in found:
-        parts.setdefault(name, {})[number] = array
-        counts[name] = count
+    places = {}
+    for name, (number, count), along, added, array in sorted(found, key=lambda part: part[3]):
+        own = parts.setdefault(name, {})
+        own[number] = own[number] + array if added and number in own else array
+        places[name] = count, along
     return {
-        name: np.concatenate([own[k] for k in sorted(own)]) if len(own) > 1 else own[0]
+        name: np.concatenate([own[k] for k in sorted(own)], along) if count > 1 else own[0]
         for name, own in parts.items()
-        if len(own) == counts[name]
+        for count, along in [places[name]]
+        if len(own) == count
     }
 
 
@@ -87,11 +95,23 @@ class Map:
 
     def to_b(self, arrays: Mapping[str, Array]) -> Arrays:
         """Tensors of `a` as those of `b`; one is left out when a part of it is missing."""
-        return _whole((e.b, e.into, e.to_b(arrays[e.a])) for e in self.entries if e.a in arrays)
+        made = ((e, e.to_b(arrays[e.a])) for e in self.entries if e.a in arrays)
+        return _whole(
+            (e.b, e.into, e.along, e.addend == "a", np.zeros_like(x) if e.addend == "b" else x)
+            for e, x in made
+        )
 
-    def to_a(self, arrays: Mapping[str, Array]) -> Arrays:
-        """Tensors of `b` as those of `a`; one is left out when a part of it is missing."""
-        return _whole((e.a, e.part, e.to_a(arrays[e.b])) for e in self.entries if e.b in arrays)
+    def to_a(self, arrays: Mapping[str, Array], gradients: bool = False) -> Arrays:
+        """Tensors of `b` as those of `a`; one is left out when a part of it is missing, or when it
+        is one of two of which `b` has the sum. The gradient of a sum is that of each.
+        """
+        lost = {(e.b, e.into) for e in self.entries if e.addend == "a" and not gradients}
+        left = {e.a for e in self.entries if (e.b, e.into) in lost}
+        return _whole(
+            (e.a, e.part, e.along, e.addend == "b", e.to_a(arrays[e.b]))
+            for e in self.entries
+            if e.b in arrays and e.a not in left and not (gradients and e.addend == "b")
+        )
 
     def write(self, path: Path, about: str = "") -> None:
         """Writes the file; `about` becomes a comment at its top.
@@ -108,6 +128,8 @@ class Map:
             told += [f"flip = {json.dumps(e.flip)}"] if e.flip else []
             told += [f"part = {list(e.part)}"] if e.part != (0, 1) else []
             told += [f"into = {list(e.into)}"] if e.into != (0, 1) else []
+            told += [f"along = {e.along}"] if e.along else []
+            told += [f"addend = {json.dumps(e.addend)}"] if e.addend else []
             lines.append(f"  {{{', '.join(told)}}},")
         lines.append("]")
         for side, reasons in self.unmatched.items():
@@ -148,6 +170,8 @@ def parse_map(told: Any, source: str) -> Map:
             for key, share in shares.items():
                 if len(share) != 2 or not 0 <= share[0] < share[1]:
                     raise ValueError(f"{key} {list(share)} is not [k, n] with k < n")
+            if entry.addend not in ("", "a", "b"):
+                raise ValueError(f"addend {entry.addend!r} is neither a nor b")
         except (TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{source}: tensor {number}: {error}") from None
         entries.append(entry)
@@ -157,7 +181,7 @@ def parse_map(told: Any, source: str) -> Map:
 def map_to_data(found: Map) -> dict[str, Any]:
     """What `parse_map` reads."""
     rows = [
-        {key: value for key, value in vars(e).items() if value not in ("", {}, (0, 1))}
+        {key: value for key, value in vars(e).items() if value not in ("", {}, (0, 1), 0)}
         for e in found.entries
     ]
     return {"tensor": rows, "unmatched": {side: dict(r) for side, r in found.unmatched.items()}}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.parity import recurrent
 from common.parity.mapping import Entry, Map
 from common.parity.records import Record, split_value
 
@@ -38,10 +39,11 @@ _PACKED = "in_proj_"
 
 
 def _role(own: str) -> str:
-    recurrent = re.fullmatch(r"([lr])(\d+)_([ih])2h_(weight|bias)", own)  # Gluon's
-    if recurrent:
-        direction, layer, source, kind = recurrent.groups()
-        return f"{kind}_{source}h_l{layer}" + ("_reverse" if direction == "r" else "")
+    gates = re.fullmatch(r"(?:([lr])(\d+)_)?([ih])2h_(weight|bias)", own)  # Gluon's
+    if gates:
+        direction, layer, source, kind = gates.groups()
+        place = f"_l{layer}" if layer else ""
+        return f"{kind}_{source}h{place}" + ("_reverse" if direction == "r" else "")
     return _ROLES.get(own, own)
 
 
@@ -88,6 +90,7 @@ class _Unit:
     kind: str
     parts: dict[str, _Part]
     reads: int
+    gates: recurrent.Gates | None = None
 
     @property
     def main(self) -> _Part:
@@ -95,6 +98,8 @@ class _Unit:
 
     @property
     def signature(self) -> tuple[object, ...]:
+        if self.gates is not None:
+            return self.kind, "reverse" in self.path or "backward" in self.path
         main = self.main
         sizes = tuple(sorted(main.sizes.items())) if main.axes else main.shape
         return self.kind, sizes
@@ -117,14 +122,22 @@ def _units(record: Record) -> list[_Unit]:
     for name in record.order:
         if ":in" in name and name.startswith("eval/"):
             inputs.setdefault(name[5:].partition(":")[0], id(record.arrays[name]))
-    units = []
+    units, cells = [], _cells(record)
     for path in sorted(record.layers, key=place.__getitem__):
         layer, reads = record.layers[path], inputs.get(path, 0)
+        if path in cells:
+            units.append(_Unit(path, cells[path].kind, {}, reads, cells[path]))
+        if path.rpartition(".")[0] in cells:
+            continue
         parts = {}
         for own, name in layer.tensors.items():
             tensor = record.tensors[name]
             axes, flipped = tuple(tensor.axes.split()), frozenset(tensor.flipped.split())
             parts[_role(own)] = _Part(name, axes, tensor.shape, flipped)
+        names = {role: part.name for role, part in parts.items()}
+        for inner, gates in recurrent.packed(layer.kind, names).items():
+            units.append(_Unit(path + inner, gates.kind, {}, reads, gates))
+            parts = {role: part for role, part in parts.items() if part.name not in gates.names}
         packed = {role: part for role, part in parts.items() if role.startswith(_PACKED)}
         for k, word in enumerate(("query", "key", "value") if packed else ()):
             thirds = {r.removeprefix(_PACKED): p.third(k) for r, p in packed.items()}
@@ -132,6 +145,18 @@ def _units(record: Record) -> list[_Unit]:
         if rest := {role: part for role, part in parts.items() if role not in packed}:
             units.append(_Unit(path, _kind(layer.kind, rest), rest, reads))
     return units
+
+
+def _cells(record: Record) -> dict[str, recurrent.Gates]:
+    """The recurrent cells of Flax by path, whose dense layers are layers of their own."""
+    found = {}
+    for path, layer in record.layers.items():
+        if layer.kind in recurrent.CELLS and not layer.tensors:
+            inside = {p: own for p, own in record.layers.items() if p.startswith(f"{path}.")}
+            tensors = [name for own in inside.values() for name in own.tensors.values()]
+            by_own = {name.removeprefix(f"{path}."): name for name in tensors}
+            found[path] = recurrent.cell(layer.kind, by_own)
+    return found
 
 
 def _kind(name: str, parts: Mapping[str, _Part]) -> str:
@@ -280,8 +305,16 @@ def _unflattened(entry: Entry, a: dict[str, int], b: dict[str, int]) -> Entry:
 
 
 def _map_of(a: Record, b: Record, pairs: Sequence[tuple[_Unit, _Unit]]) -> Map:
-    entries, unmatched = [], {"a": dict[str, str](), "b": dict[str, str]()}
+    entries: list[Entry] = []
+    unmatched = {"a": dict[str, str](), "b": dict[str, str]()}
     for mine, theirs in pairs:
+        if mine.gates and theirs.gates:
+            entries += recurrent.entries(mine.gates, theirs.gates)
+            why = "the last gate of {} has no bias of the state"
+            if name := recurrent.homeless(mine.gates, theirs.gates):
+                unmatched["a"][name] = why.format(theirs.path)
+            if name := recurrent.homeless(theirs.gates, mine.gates):
+                unmatched["b"][name] = why.format(mine.path)
         for role, part in mine.parts.items():
             other = theirs.parts.get(role)
             entry = _entry(part, other) if other else None

@@ -78,7 +78,8 @@ def translate(record: Record, reference: Record, found: Map) -> Record:
     for group in TENSOR_GROUPS:
         mine = f"{group}/"
         own = {n.removeprefix(mine): a for n, a in record.arrays.items() if n.startswith(mine)}
-        arrays |= {f"{group}/{name}": array for name, array in found.to_a(own).items()}
+        turned = found.to_a(own, gradients=group == "grad")
+        arrays |= {f"{group}/{name}": array for name, array in turned.items()}
     pairs = paired_values(record, reference, found)
     pairs |= {f"{LOCAL}{mine}": f"{LOCAL}{theirs}" for mine, theirs in pairs.items()}
     pairs |= paired_outputs(record, reference) | {"loss": "loss"}

@@ -18,13 +18,12 @@ from common.parity.compare import compare, judge_again
 from common.parity.decisions import changes, decisions
 from common.parity.order import layer_of, place_of, stage_of
 from common.parity.report import Difference, Report
-from common.parity.tolerances import EPS, Tolerance
+from common.parity.tolerances import EPS, FEW, Tolerance
 from common.parity.traces import Trace
 from common.protocol import Array
 
-FEW_EPS = 8 * EPS["float32"]
-"""Allowed beyond the ratio: of values that are all rounded well one is still the furthest off, and
-a plain sum over a batch's pixels (MXNet's bias gradient) loses some more than a sum in pairs."""
+FEW_EPS = FEW * EPS["float32"]
+"""Allowed beyond the ratio."""
 
 SOURCE = (
     "this run, float32 against the float64 reference: twice the furthest of the others on any"

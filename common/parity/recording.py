@@ -5,16 +5,17 @@ every value on the way. Here it is decided what is run, how often and under whic
 `docs/recording.md` describes the file.
 """
 
+import contextlib
 import dataclasses
 import fnmatch
 import inspect
 import json
 import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import einops
 import numpy as np
@@ -22,6 +23,7 @@ import numpy as np
 from common.errors import InputError
 from common.parity.compare import relative_l2
 from common.parity.mapping import Map, map_to_data, read_map
+from common.parity.masks import Masks
 from common.parity.matching import match
 from common.parity.pairing import alike, feed_of, paired_outputs
 from common.parity.records import (
@@ -35,7 +37,10 @@ from common.parity.records import (
     read_record,
     write_record,
 )
+from common.parity.tolerances import EPS, noise_tolerance
 from common.protocol import Array, Arrays
+
+_T = TypeVar("_T")
 
 Mode = Literal["eval", "train"]
 
@@ -72,6 +77,10 @@ class Subject(Protocol):
     notes: list[str]
     pattern: str
     """Which layers are looked at."""
+    dropout: int | None
+    """The seed of the masks of dropout; without one it is off."""
+    dtype: str
+    """What it computes in; weights, inputs and feeds come in float64 and are rounded to it."""
 
     @property
     def tensors(self) -> Mapping[str, Tensor]: ...
@@ -85,6 +94,12 @@ class Subject(Protocol):
         self, weights: Arrays, call: Call, mode: Mode, seed: int, feed: Feed | None = None
     ) -> Pass:
         """A pass in `mode`; in train mode with the loss's gradients, where there is a loss."""
+
+    def run_compiled(self, weights: Arrays, call: Call) -> Arrays | None:
+        """What the network returns in eval mode, called as the user has compiled it.
+
+        None where nothing of it is compiled.
+        """
 
     def train(self, weights: Arrays, calls: Sequence[Call], seed: int) -> tuple[Array, Arrays]:
         """The user's optimizer over `calls`: the loss before each step, all tensors at the end."""
@@ -142,6 +157,7 @@ class Watcher:
     """Gathers what layers are called with and return, in order; or feeds them, in a local run.
 
     `keep` makes of a framework's array what is kept, of the layers whose paths fit a `pattern`.
+    Where there are `masks`, layers of dropout are called as these say.
     """
 
     def __init__(
@@ -150,9 +166,10 @@ class Watcher:
         keep: Callable[[Any], Any],
         feed: Feed | None = None,
         pattern: str = "*",
+        masks: Masks | None = None,
     ) -> None:
         self.is_array, self.keep, self.feed = is_array, keep, feed or {}
-        self.pattern = pattern
+        self.pattern, self.masks = pattern, masks
         self.values: dict[str, Any] = {}
         self.calls: dict[str, int] = {}
 
@@ -161,7 +178,9 @@ class Watcher:
         return bool(path) and fnmatch.fnmatchcase(path, self.pattern)
 
     def call(self, path: str, run: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Calls a layer, `run(*args, **kwargs)`, and looks on."""
+        """Calls a layer, `run(*args, **kwargs)`, and looks on, if it is looked at."""
+        if not self.keeps(path):
+            return run(*args, **kwargs)
         number = self.calls[path] = self.calls.get(path, 0) + 1
         name = f"{path}@{number}" if number > 1 else path
         *args, kwargs = self._look(f"{name}:in", [*args, kwargs])
@@ -176,6 +195,34 @@ class Watcher:
             return self.feed.get(full, array)
 
         return map_leaves(value, self.is_array, look)
+
+
+def check_loss(shape: Sequence[int]) -> None:
+    """That what a loss makes is a scalar.
+
+    Raises:
+        InputError: it is not.
+    """
+    if math.prod(shape) != 1:
+        raise InputError(f"loss: makes values of shape {tuple(shape)}, not one")
+
+
+def checked_dtype(dtype: str) -> str:
+    """What to compute in.
+
+    Raises:
+        InputError: it is none that records are made in.
+    """
+    if dtype not in EPS:
+        raise InputError(f"dtype {dtype}: records are made in {', '.join(EPS)}")
+    return dtype
+
+
+def masks_of(subject: Subject, mode: Mode) -> Masks | None:
+    """The masks of dropout of one pass; None where it is off."""
+    if subject.dropout is None or mode == "eval":
+        return None
+    return Masks(subject.dropout, subject.layers, subject.tensors)
 
 
 def kind_of(module: Any, library: str, bases: set[type]) -> str:
@@ -261,11 +308,11 @@ def symmetric_tensors(weights: Mapping[str, Array]) -> list[str]:
     return [name for name, array in weights.items() if alike(array)]
 
 
-def _moved(value: Any, random: np.random.Generator) -> Any:
-    """Floats moved by one rounding or none."""
+def _moved(value: Any, random: np.random.Generator, dtype: str) -> Any:
+    """Floats moved by one rounding of `dtype` or none."""
 
     def move(_: str, array: Array) -> Array:
-        ulps = random.integers(-1, 2, array.shape) * np.finfo(array.dtype).eps
+        ulps = random.integers(-1, 2, array.shape) * EPS[dtype]
         moved: Array = array * (1 + ulps)
         return moved
 
@@ -286,29 +333,77 @@ def _named(run: Pass, mode: Mode) -> dict[str, Array]:
     return values | {f"buffer/{name}": array for name, array in run.buffers.items()}
 
 
-def _runs(subject: Subject, weights: Arrays, call: Call, seed: int) -> dict[str, Array]:
-    """Both passes' values.
+_MODES: tuple[Mode, ...] = ("eval", "train")
+
+
+@contextlib.contextmanager
+def _told_as_input() -> Iterator[None]:
+    """What goes wrong in the user's model, or loss, is told in one line.
 
     Raises:
-        InputError: the model, or the loss, cannot be called so.
+        InputError: something did.
     """
     try:
-        return _passes(subject, weights, call, seed)
-    except InputError:
-        raise
+        yield
+    except InputError as error:
+        raise InputError(str(error).splitlines()[0]) from error  # JAX adds lines to it
     except Exception as error:
-        told = (str(error).strip() or "no word why").splitlines()[0]
-        raise InputError(
-            f"the model cannot be run on these inputs: {type(error).__name__}: {told}"
-        ) from error
+        told = f"the model cannot be run on these inputs: {_told(error)}"
+        raise InputError(told) from error
 
 
-def _passes(subject: Subject, weights: Arrays, call: Call, seed: int) -> dict[str, Array]:
-    modes: tuple[Mode, ...] = ("eval", "train")
-    found: dict[str, Array] = {}
-    for mode in modes:
-        found |= _named(subject.run(weights, call, mode, seed), mode)
+def _run(subject: Subject, weights: Arrays, call: Call, mode: Mode, seed: int) -> Arrays:
+    """A pass's values under the names of a trace."""
+    with _told_as_input():
+        return _named(subject.run(weights, call, mode, seed), mode)
+
+
+def _measured(
+    subject: Subject,
+    weights: Arrays,
+    call: Call,
+    seed: int,
+    values: Arrays,
+    measure: Callable[[Array, Array], _T],
+) -> dict[str, _T]:
+    """`measure` of each value made again and as it was: no second copy of them all is held."""
+    found: dict[str, _T] = {}
+    for mode in _MODES:
+        again = _run(subject, weights, call, mode, seed)
+        found |= {name: measure(again.pop(name), values[name]) for name in [*again]}
     return found
+
+
+def _compiled(
+    subject: Subject, weights: Arrays, call: Call, values: Arrays, noise: Mapping[str, float]
+) -> dict[str, str]:
+    """What a compiled network returns that is not what was recorded, in words.
+
+    How far it is off is noted in any case.
+    """
+    try:
+        output = subject.run_compiled(weights, call)
+    except Exception as error:  # of a compiler
+        subject.notes.append(f"recorded eagerly; compiled, it does not run: {_told(error)}")
+        return {}
+    if output is None:
+        return {}
+    errors, findings = [0.0], {}
+    for leaf, array in output.items():
+        name = joined("eval/output", leaf)
+        errors.append(relative_l2(array, values[name]))
+        limit = noise_tolerance("forward", noise[name], noise[name], subject.dtype).limit
+        if errors[-1] > limit:
+            told = f"off by {errors[-1]:.1e}, tolerance {limit:.1e}"
+            findings[name] = f"compiled, the network returns another {name}: {told}"
+    subject.notes.append(f"recorded eagerly; what it returns compiled is {max(errors):.1e} off")
+    return findings
+
+
+def _told(error: Exception) -> str:
+    lines = (str(error).strip() or "no word why").splitlines()
+    told = lines[-1 if lines[0].startswith("Traceback") else 0].strip()  # MXNet tells C++'s
+    return f"{type(error).__name__}: {told}"
 
 
 def _record_of(subject: Subject, weights: Arrays, values: Arrays, facts: dict[str, Any]) -> Record:
@@ -320,7 +415,7 @@ def _record_of(subject: Subject, weights: Arrays, values: Arrays, facts: dict[st
     }
     about = {"backend": subject.framework, "versions": json.dumps(subject.versions())}
     arrays = values | {f"weight/{name}": array for name, array in weights.items()}
-    metadata = FORMAT | about | {"dtype": "float64", "record": json.dumps(told | facts)}
+    metadata = FORMAT | about | {"dtype": subject.dtype, "record": json.dumps(told | facts)}
     return Record(subject.framework, arrays, metadata)
 
 
@@ -335,6 +430,8 @@ class Options:
     map: Path | str | None
     keep: str
     weights: bool
+    dropout: int | None
+    dtype: str
 
 
 def record_subject(subject: Subject, called: Any, options: Options) -> Record:
@@ -349,6 +446,9 @@ def record_subject(subject: Subject, called: Any, options: Options) -> Record:
     - `against`: a record, the reference. The weights are taken from it, through the `map`, a file;
       where there is none of that name, one is proposed and written. And the *local run* is added:
       each layer fed with what went into it in the reference, and answering with what came out.
+    - `dropout`: a seed; in train mode, layers of dropout take their masks from it, the same in
+      every framework and in every step. Without it dropout is off.
+    - `dtype`: `float32` or `bfloat16`, where there is no code for float64.
     - `out`: the file that is written; with `weights=False` without the weights, and of the layers
       those alone whose path fits `keep`, a pattern such as `encoder.*`: for large networks.
 
@@ -356,8 +456,10 @@ def record_subject(subject: Subject, called: Any, options: Options) -> Record:
         InputError: a file cannot be read or written, or the map does not fit.
     """
     inputs, keywords, steps = called
-    subject.pattern = options.keep
+    subject.pattern, subject.dropout = options.keep, options.dropout
     given = [inputs] * steps if isinstance(steps, int) else [inputs, *steps]
+    if not given:
+        raise InputError(f"steps: {steps}; the first is always made")
     calls: list[Call] = [(args, keywords) for args in given]
     weights = subject.weights
     if options.generic is not None:
@@ -368,35 +470,11 @@ def record_subject(subject: Subject, called: Any, options: Options) -> Record:
         found = _map_from(reference, subject, calls[0], options.map)
         weights = weights | checked(found, reference, subject)
         facts["map"] = map_to_data(found)
-    values = _runs(subject, weights, calls[0], seed=0)
-    again = _runs(subject, weights, calls[0], seed=1)
-    noise: dict[str, float] = {}
-    for repetition in range(2):
-        random = np.random.default_rng(repetition)
-        moved = _runs(subject, _moved(weights, random), _moved(calls[0], random), seed=0)
-        for name, array in values.items():
-            if array.dtype.kind == "f":
-                key = "loss[0]" if name == "loss" else name
-                noise[key] = max(noise.get(key, 0.0), relative_l2(moved[name], array))
-    facts |= {
-        "noise": noise,
-        "random": [n for n, a in values.items() if not _equal(a, again[n])],
-        "missing": [
-            name
-            for name, tensor in subject.tensors.items()
-            if tensor.trained and "loss" in values and f"grad/{name}" not in values
-        ],
-        "symmetric": symmetric_tensors(weights),
-    }
+    values = _values(subject, weights, calls[0])
+    _check(subject, values, options)
+    facts |= _noticed(subject, weights, calls[0], values)
     if options.optimizer:
-        values |= _trained(subject, weights, calls)
-        random = np.random.default_rng(0)
-        moved = _trained(subject, _moved(weights, random), _moved(calls, random))
-        for name, array in moved.items():
-            if name != "loss":
-                noise[name] = relative_l2(array, values[name])
-        for step, (a, b) in enumerate(zip(moved["loss"], values["loss"], strict=True)):
-            noise[f"loss[{step}]"] = max(noise.get(f"loss[{step}]", 0.0), relative_l2(a, b))
+        values |= _steps(subject, weights, calls, facts["noise"])
     if options.against is not None:
         values |= _run_locally(subject, weights, calls[0], reference, found, values)
     given_arrays = leaves([*inputs, dict(keywords)], is_numpy)
@@ -406,8 +484,84 @@ def record_subject(subject: Subject, called: Any, options: Options) -> Record:
     return record
 
 
+def _values(subject: Subject, weights: Arrays, call: Call) -> Arrays:
+    """Both passes' values."""
+    values: Arrays = {}
+    for mode in _MODES:
+        values |= _run(subject, weights, call, mode, seed=0)
+    return values
+
+
+def _check(subject: Subject, values: Arrays, options: Options) -> None:
+    """That there is something to record.
+
+    Raises:
+        InputError: there is not.
+    """
+    if not any(fnmatch.fnmatchcase(path, options.keep) for path in subject.layers):
+        raise InputError(f"keep: no layer's path fits {options.keep!r}")
+    if "loss" not in values:
+        if options.optimizer:
+            raise InputError("optimizer: there is no loss to make steps with")
+    elif not any(array.any() for name, array in values.items() if name.startswith("grad/")):
+        raise InputError("loss: no weight has a gradient: it does not depend on them")
+
+
+def _noticed(subject: Subject, weights: Arrays, call: Call, values: Arrays) -> dict[str, Any]:
+    """What a record tells besides its values: noise, chance, what may hide a mistake."""
+    if dropping := [path for path, layer in subject.layers.items() if "Dropout" in layer.kind]:
+        told = "off" if subject.dropout is None else f"by masks of seed {subject.dropout}"
+        subject.notes.append(f"dropout {told}: {', '.join(dropping)}")
+    same = _measured(subject, weights, call, 1, values, _equal)
+    noise: dict[str, float] = {}
+    floats = [name for name, array in values.items() if array.dtype.kind == "f"]
+    for repetition in range(2):
+        random = np.random.default_rng(repetition)
+        near, moved = (_moved(x, random, subject.dtype) for x in (weights, call))
+        errors = _measured(subject, near, moved, 0, values, relative_l2)
+        for name in floats:
+            key = "loss[0]" if name == "loss" else name
+            noise[key] = max(noise.get(key, 0.0), errors[name])
+    return {
+        "noise": noise,
+        "random": [name for name, equal in same.items() if not equal],
+        "missing": [
+            name
+            for name, tensor in subject.tensors.items()
+            if tensor.trained and "loss" in values and f"grad/{name}" not in values
+        ],
+        "symmetric": symmetric_tensors(weights),
+        "findings": _compiled(subject, weights, call, values, noise),
+    }
+
+
+def _steps(
+    subject: Subject, weights: Arrays, calls: Sequence[Call], noise: dict[str, float]
+) -> Arrays:
+    """The user's steps; how far they are off when weights and inputs move is added to `noise`.
+
+    Raises:
+        InputError: they move no weight, or cannot be made.
+    """
+    values = _trained(subject, weights, calls)
+    trained = [name for name, tensor in subject.tensors.items() if tensor.trained]
+    start = {name: weights[name].astype(values[f"final/{name}"].dtype) for name in trained}
+    if all(np.array_equal(values[f"final/{name}"], start[name]) for name in trained):
+        raise InputError("optimizer: its steps move no weight: does it hold this model's?")
+    random = np.random.default_rng(0)
+    near, inputs = (_moved(x, random, subject.dtype) for x in (weights, calls))
+    moved = _trained(subject, near, inputs)
+    for name, array in moved.items():
+        if name != "loss":
+            noise[name] = relative_l2(array, values[name])
+    for step, (a, b) in enumerate(zip(moved["loss"], values["loss"], strict=True)):
+        noise[f"loss[{step}]"] = max(noise.get(f"loss[{step}]", 0.0), relative_l2(a, b))
+    return values
+
+
 def _trained(subject: Subject, weights: Arrays, calls: Sequence[Call]) -> Arrays:
-    losses, final = subject.train(weights, calls, seed=0)
+    with _told_as_input():
+        losses, final = subject.train(weights, calls, seed=0)
     return {"loss": losses} | {f"final/{name}": array for name, array in final.items()}
 
 
@@ -420,7 +574,7 @@ def _map_from(reference: Record, subject: Subject, call: Call, file: Path | str 
     path = None if file is None else Path(file)
     if path is not None and path.exists():
         return read_map(path)
-    values = _runs(subject, subject.weights, call, seed=0)
+    values = _values(subject, subject.weights, call)
     record = _record_of(subject, subject.weights, values, {})
 
     def wrong(tried: Map) -> float:
@@ -464,13 +618,17 @@ def checked(found: Map, reference: Record, subject: Subject) -> Arrays:
                 (e.b, "the model") if e.a in reference.tensors else (e.a, reference.label)
             )
             raise InputError(f"map: {unknown} is no tensor of {whose}")
-    arrays = {}
+    tensors = {e.a: reference.tensor(e.a) for e in found.entries}
     for e in found.entries:
         try:
-            arrays[e.b] = e.to_b(reference.tensor(e.a))
+            e.to_b(tensors[e.a])
         except (ValueError, einops.EinopsError):
-            shape = reference.tensor(e.a).shape
+            shape = tensors[e.a].shape
             raise InputError(f"map: {e.a} {shape} to {e.b}: {e.axes!r} does not fit") from None
+    arrays = found.to_b(tensors)
+    for e in found.entries:
+        if e.b not in arrays:
+            raise InputError(f"map: {e.b}: a part of it is missing")
         if arrays[e.b].shape != subject.weights[e.b].shape:
             shapes = f"{arrays[e.b].shape}, not {subject.weights[e.b].shape}"
             raise InputError(f"map: {e.a} makes {e.b} {shapes}")
@@ -484,8 +642,7 @@ def _run_locally(
     record = _record_of(subject, weights, values, {})
     feed = feed_of(record, reference, found)
     local: Arrays = {}
-    modes: tuple[Mode, ...] = ("eval", "train")
-    for mode in modes:
+    for mode in _MODES:
         own = {n.removeprefix(f"{mode}/"): a for n, a in feed.items() if n.startswith(f"{mode}/")}
         seen = subject.run(weights, call, mode, 0, own).values
         local |= {f"local/{mode}/{name}": seen[name] for name in own}

@@ -47,6 +47,13 @@ class Tolerance:
         return asdict(self) | {"multiplier": self.multiplier}
 
 
+FEW = 8
+"""So many eps are allowed beyond a ratio: of values that are all rounded well one is still the
+furthest off, and a plain sum over a batch's pixels (MXNet's bias gradient) loses some more than a
+sum in pairs."""
+
+_RATIO = "twice the furthest of the others, or the own noise, plus 8 eps"
+
 _RUN = (
     "worst tensor of PyTorch 2.13.0, MXNet 1.9.1 and JAX 0.6.2, CPU, generic weights, batches of"
     " two 64x96 images with void, momentum 0.9, decay 1e-3"
@@ -103,13 +110,25 @@ MUCH = 10
 """A value that moves by so many times what it moves by in the reference is computed with less."""
 
 
-def noise_tolerance(stage: str, noise: float, reference: float) -> Tolerance:
+def noise_tolerance(stage: str, noise: float, reference: float, dtype: str) -> Tolerance:
     """The tolerance of a value that moves by `noise` when weights and inputs move by a rounding.
 
     In the reference it moves by `reference`; no more than `MUCH` times that is taken for noise.
+    Roundings are those of `dtype`, the coarser of the two.
     """
-    reference = max(reference, EPS["float64"])
+    reference = max(reference, EPS[dtype])
     floor = max(reference, min(noise, MUCH * reference))
     limit = _NOISES[stage] * floor
-    source = "this run: weights and inputs moved by one rounding, in float64"
-    return Tolerance(max(limit, LOCAL) if stage == "local" else limit, floor, source)
+    source = f"this run: weights and inputs moved by one rounding, in {dtype}"
+    alone = LOCAL if dtype == "float64" else FEW * EPS[dtype]
+    return Tolerance(max(limit, alone) if stage == "local" else limit, floor, source)
+
+
+def ratio_tolerance(furthest: float, noise: float, dtype: str) -> Tolerance:
+    """The tolerance of a distance from the float64 reference, in a coarser `dtype`.
+
+    The other records in it are at most `furthest` from there; by `noise` one is from itself.
+    """
+    limit = max(2 * furthest, noise) + FEW * EPS[dtype]
+    source = f"this run, {dtype} against the float64 reference: {_RATIO}"
+    return Tolerance(limit, furthest, source)

@@ -45,7 +45,7 @@ def record(net: str, folder: Path, **options: Any) -> Record:
     framework: Any = load_backend(backend)
     module = importlib.import_module(f"parity_tests.records.{NETS[net][0]}")
     images = on_device(backend, IMAGES)
-    model = options.pop("model", None) or getattr(module, NETS[net][1])()
+    model = options.pop("model") if "model" in options else getattr(module, NETS[net][1])()
     if net == "linen":
         import jax
 
