@@ -65,7 +65,7 @@ def test_a_record_holds_what_a_trace_holds(tmp_path: Path) -> None:
         "train/stem": "train/backbone.layer1.0:in",
         "train/layer3.1": "train/backbone.layer3.1:out",
         "train/fuse16": "train/up_layer3:in",
-        "buffer/layer4.1.bn2.running_var": "buffer/backbone.layer4.1.bn2.running_var",
+        "buffer/backbone.layer4.1.bn2.running_var": "buffer/backbone.layer4.1.bn2.running_var",
     }
     for name, other in pairs.items():
         assert relative_l2(found[other], np.asarray(traced[name])) < 1e-13, name
