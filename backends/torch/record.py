@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -146,14 +147,16 @@ class Subject:
         self, weights: Arrays, call: Call, mode: Mode, seed: int, feed: Feed | None = None
     ) -> Pass:
         self._load(weights, mode)
+        backward = mode == "train" and self.loss is not None and not feed
         given = {name: self._to_device(array) for name, array in (feed or {}).items()}
         with torch.random.fork_rng(), self._watched(mode, self.pattern, given) as watcher:
             torch.manual_seed(seed)
-            output = self._call(call, mode)
+            with contextlib.nullcontext() if backward else _forgetful():
+                output = self._call(call, mode)
         found = Pass(
             watcher.values, {k: to_numpy(y) for k, y in leaves(output, torch.is_tensor).items()}
         )
-        if mode == "train" and self.loss is not None and not feed:
+        if backward and self.loss is not None:
             loss = self.loss(output)
             check_loss(loss.shape)
             loss.backward()
@@ -240,13 +243,13 @@ class Subject:
     def _watched(
         self, mode: Mode, pattern: str, feed: Mapping[str, torch.Tensor] | None = None
     ) -> Iterator[Watcher]:
-        kept: dict[tuple[int, int], tuple[torch.Tensor, Array]] = {}
+        kept: dict[tuple[int, int], tuple[weakref.ref[torch.Tensor], Array]] = {}
 
         def keep(tensor: torch.Tensor) -> Array:
             # A copy at once of each version, since a ReLU in place changes what went into it.
             key = id(tensor), tensor._version
-            if key not in kept:
-                kept[key] = tensor, to_numpy(tensor)
+            if key not in kept or kept[key][0]() is not tensor:
+                kept[key] = weakref.ref(tensor), to_numpy(tensor)
             return kept[key][1]
 
         masks = masks_of(self, mode)
@@ -256,6 +259,11 @@ class Subject:
         watcher = Watcher(torch.is_tensor, keep, feed, pattern, masks)
         with watched(modules, watcher, instead=masked):
             yield watcher
+
+
+def _forgetful() -> torch.autograd.graph.saved_tensors_hooks:
+    """Saves nothing for a backward pass; without gradients attention would take another way."""
+    return torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, lambda nothing: nothing)
 
 
 def record(

@@ -1,6 +1,7 @@
 """Mistakes in a port, in PyTorch against PyTorch: each is found, and where it is."""
 
 import re
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,22 @@ def test_a_part_of_a_large_network(folder: Path, tmp_path: Path) -> None:
         from parity_tests.records.torch_net import Net
 
         record("torch", folder, model=Net(), against=tmp_path / "torch.safetensors")
+
+
+def test_what_is_not_kept_is_not_held(tmp_path: Path) -> None:
+    """A network whose activations do not fit into memory can be recorded in part."""
+    from torch import nn
+
+    made: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+    model: Any = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(6)))
+    for layer in model[:4]:
+        layer.register_forward_hook(lambda layer, x, y: made.append(weakref.ref(y)))
+    model[5].register_forward_hook(
+        lambda layer, x, y: alive.append(sum(r() is not None for r in made))
+    )
+    record("torch", tmp_path, model=model, loss=None, keep="1")
+    assert alive and set(alive) == {0}
 
 
 def test_what_is_done_elsewhere_is_healed(folder: Path) -> None:
