@@ -254,11 +254,11 @@ def _reordered(array: Array, found: Map, layer: Layer, back: bool) -> Array:
 
     From the order of the map's `a` to that of `b`, or `back`; `layer` is one of `b`.
     """
-    own = set(layer.tensors.values())
-    for e in found.entries:
+    own = set(layer.tensors.values()) if array.ndim == 2 else set()
+    for e in (entry for entry in found.entries if entry.b in own):
         left, _, right = e.axes.partition(" -> ")
         groups = [re.findall(r"\([^)]*\)", side) for side in (left, right)]
-        if e.b in own and all(groups) and array.ndim == 2:
+        if all(groups):
             mine, theirs = (side[0] for side in (groups[::-1] if back else groups))
             return einops.rearrange(array, f"n {mine} -> n {theirs}", **e.sizes)
     return array

@@ -180,6 +180,17 @@ def test_a_missing_gradient_shows_without_weights(folder: Path, tmp_path: Path) 
     assert any("holds no weights" in remark for remark in mine.remarks())
 
 
+def test_a_batch_norm_that_differs_shows_without_weights(folder: Path, tmp_path: Path) -> None:
+    from parity_tests.records.torch_net import Net
+
+    model, reference = Net(), folder / "reference.safetensors"
+    eps(model)
+    mine = record("torch", tmp_path, model=model, against=reference, weights=False)
+    first = compare_records([read_record(reference), mine], {}).first("torch")
+    assert first is not None and first.name == "local/eval/norm:out"
+    assert "eps=0.001" in first.cause
+
+
 def test_nothing_paired_is_refused(folder: Path) -> None:
     reference, mine = port(folder, lambda model: None)
     with pytest.raises(InputError, match="torch: no layer is paired with one of reference"):
