@@ -443,13 +443,17 @@ def checked(found: Map, reference: Record, subject: Subject) -> Arrays:
                 (e.b, "the model") if e.a in reference.tensors else (e.a, reference.label)
             )
             raise InputError(f"map: {unknown} is no tensor of {whose}")
-    arrays = {}
+    held = {e.a: reference.tensor(e.a) for e in found.entries}
     for e in found.entries:
         try:
-            arrays[e.b] = e.to_b(reference.tensor(e.a))
+            e.to_b(held[e.a])
         except (ValueError, einops.EinopsError):
-            shape = reference.tensor(e.a).shape
+            shape = held[e.a].shape
             raise InputError(f"map: {e.a} {shape} to {e.b}: {e.axes!r} does not fit") from None
+    arrays = found.to_b(held)
+    for e in found.entries:
+        if e.b not in arrays:
+            raise InputError(f"map: of {e.b} a part is missing")
         if arrays[e.b].shape != subject.weights[e.b].shape:
             shapes = f"{arrays[e.b].shape}, not {subject.weights[e.b].shape}"
             raise InputError(f"map: {e.a} makes {e.b} {shapes}")

@@ -218,6 +218,25 @@ def test_a_map_that_does_not_fit(folder: Path, tmp_path: Path, entry: Entry, mes
         record("torch", tmp_path, model=Net(), **files)
 
 
+def test_a_tensor_is_put_together_of_its_parts(tmp_path: Path) -> None:
+    """Attention against attention: query, key and value of either are parts of one tensor."""
+    import torch
+
+    from backends.torch import record as torch_record
+
+    files = {side: tmp_path / f"{side}.safetensors" for side in "ab"}
+    model, x = torch.nn.MultiheadAttention(8, 2, batch_first=True), torch.randn(2, 3, 8)
+    torch_record(model, x, x, x, generic=0, out=files["a"])
+    whole = read_record(files["a"]).arrays["weight/in_proj_weight"]
+    port = torch_record(model, x, x, x, against=files["a"], out=files["b"])
+    assert (port.arrays["weight/in_proj_weight"] == whole).all()
+    name = "in_proj_weight"
+    Map((Entry(name, name, part=(0, 3), into=(0, 3)),)).write(tmp_path / "map.toml")
+    with pytest.raises(InputError, match="map: of in_proj_weight a part is missing"):
+        more = {"against": files["a"], "map": tmp_path / "map.toml"}
+        torch_record(model, x, x, x, out=files["b"], **more)
+
+
 def test_a_part_of_a_large_network(folder: Path, tmp_path: Path) -> None:
     whole = read_record(folder / "reference.safetensors")
     part = record("torch", tmp_path, generic=0, keep="heads.*", weights=False)
