@@ -191,6 +191,30 @@ def test_a_batch_norm_that_differs_shows_without_weights(folder: Path, tmp_path:
     assert "eps=0.001" in first.cause
 
 
+def test_the_gradient_of_what_the_network_itself_owns_comes_last(tmp_path: Path) -> None:
+    import torch
+
+    from backends.torch import record as torch_record
+
+    class Shifted(torch.nn.Module):
+        def __init__(self, share: float) -> None:
+            super().__init__()
+            self.share, self.shift = share, torch.nn.Parameter(torch.zeros(4))
+            self.first, self.last = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+
+        def forward(self, x: Any) -> Any:
+            y = self.first(x + self.shift)
+            return self.last(y * self.share + y.detach() * (1 - self.share))
+
+    files = {side: tmp_path / f"{side}.safetensors" for side in "ab"}
+    x = torch.randn(2, 4)
+    torch_record(Shifted(1.0), x, generic=0, loss=torch.sum, out=files["a"])
+    torch_record(Shifted(0.5), x, loss=torch.sum, against=files["a"], out=files["b"])
+    first = compare_records([read_record(path) for path in files.values()], {}).first("b")
+    assert first is not None
+    assert first.where_it_is == "grad/first.weight, on the way back from last to first"
+
+
 def test_nothing_paired_is_refused(folder: Path) -> None:
     reference, mine = port(folder, lambda model: None)
     with pytest.raises(InputError, match="torch: no layer is paired with one of reference"):
