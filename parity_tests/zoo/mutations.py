@@ -20,8 +20,9 @@ from backends.torch import record
 from common.parity.compare import compare_records
 from common.parity.records import Record, read_record, split_value
 from common.parity.report import Report
+from parity_tests.network.witnesses import import_torchvision
 from parity_tests.zoo import huggingface
-from parity_tests.zoo.pairs import images, import_torchvision, torchvision
+from parity_tests.zoo.pairs import images, torchvision
 
 Change = Callable[[Any], None]
 Forward = Callable[..., Any]

@@ -211,8 +211,8 @@ def _with_ours(architecture: Architecture, backend: str) -> Pair:
 
 
 def _huggingface(name: str, cause: str = "") -> Pair:
-    sides = (functools.partial(side, name) for side in (torch_side, flax_side))
-    return Pair(*sides, cause, ZOO)
+    sides = [functools.partial(side, name) for side in (torch_side, flax_side)]
+    return Pair(sides[0], sides[1], cause, ZOO)
 
 
 EXPANSION = (
