@@ -47,8 +47,10 @@ def _fit(old: Array, new: Array, batch: Array) -> tuple[float, float]:
 
 
 def _tensor(record: Record, layer: str, names: Sequence[str]) -> str | None:
+    """Its name in the network; None where the layer has none, or the record does not hold it."""
     own = record.layers[layer].tensors
-    return next((own[name] for name in names if name in own), None)
+    found = next((own[name] for name in names if name in own), None)
+    return found if f"weight/{found}" in record.arrays else None
 
 
 def fit_batch_norm(record: Record, layer: str) -> BatchNorm | None:
@@ -61,7 +63,7 @@ def fit_batch_norm(record: Record, layer: str) -> BatchNorm | None:
         or var is None
         or x is None
         or y is None
-        or not {f"buffer/{mean}", f"weight/{mean}"} <= record.arrays.keys()
+        or f"buffer/{mean}" not in record.arrays
     ):
         return None
     axis = record.layers[layer].channels or 1

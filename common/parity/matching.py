@@ -167,9 +167,8 @@ def _kind(name: str, parts: Mapping[str, _Part]) -> str:
     return kind
 
 
-def _common(a: Sequence[_Unit], b: Sequence[_Unit]) -> list[tuple[int, int]]:
-    """The longest common subsequence of the signatures, as pairs of places."""
-    x, y = [u.signature for u in a], [u.signature for u in b]
+def _common(x: Sequence[object], y: Sequence[object]) -> list[tuple[int, int]]:
+    """The longest common subsequence, as pairs of places."""
     length = np.zeros((len(x) + 1, len(y) + 1), int)
     for i in reversed(range(len(x))):
         for j in reversed(range(len(y))):
@@ -190,17 +189,24 @@ def _common(a: Sequence[_Unit], b: Sequence[_Unit]) -> list[tuple[int, int]]:
 Places = list[tuple[int, int]]
 
 
+def _free(units: Sequence[_Unit], side: int, places: Places) -> list[int]:
+    """Those of one side that have no place yet."""
+    taken = {place[side] for place in places}
+    return [k for k in range(len(units)) if k not in taken]
+
+
 def _places(a: Sequence[_Unit], b: Sequence[_Unit]) -> Places:
     """Layers that belong together: in order of calls, then what is left, wherever it is called."""
-    places = _common(a, b)
+    places: Places = []
     # then by what they hold alone, for a class of the user's own says nothing
     signatures: tuple[Callable[[_Unit], object], ...]
     signatures = (lambda unit: unit.signature, lambda unit: unit.holds)
     for signature in signatures:
-        for i in sorted(set(range(len(a))) - {i for i, _ in places}):
-            taken = {j for _, j in places}
-            free = [j for j in range(len(b)) if j not in taken]
-            alike = [j for j in free if signature(a[i]) == signature(b[j])]
+        left, right = _free(a, 0, places), _free(b, 1, places)
+        found = _common([signature(a[i]) for i in left], [signature(b[j]) for j in right])
+        places += [(left[i], right[j]) for i, j in found]
+        for i in _free(a, 0, places):
+            alike = [j for j in _free(b, 1, places) if signature(a[i]) == signature(b[j])]
             if alike:
                 places.append((i, min(alike, key=lambda j: _strange(a[i].path, b[j].path))))
     return sorted(places)

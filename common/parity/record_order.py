@@ -28,8 +28,8 @@ class RecordOrder:
         trained = [name for name, tensor in reference.tensors.items() if tensor.trained]
         place = {path: k for k, path in enumerate(reference.calls)}
         owners = reference.owners
-        last = len(place)
-        backward = sorted(trained, key=lambda name: -place.get(owners[name], last))
+        # what the network itself owns, as a class token, is read before its layers are called
+        backward = sorted(trained, key=lambda name: -place.get(owners[name], -1))
         self.reference = reference
         self.values = [
             *(f"local/{name}" for name in passes if split_value(name)[1]),
@@ -96,7 +96,7 @@ class RecordOrder:
             later = [n for n in self.values if n in present and n.startswith("grad/")]
             others = [self.reference.owners[n[5:]] for n in later[: later.index(plain)]]
             behind = next((other for other in reversed(others) if other != owner), "")
-            words = f"on the way back from {behind or 'the loss'} to {owner}"
+            words = f"on the way back from {behind or 'the loss'} to {owner or 'the network'}"
             return Place(words, (behind, owner))
         if not side and "output" not in plain:
             found = self.layer_of(name)

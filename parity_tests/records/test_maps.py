@@ -151,6 +151,21 @@ def test_a_layer_that_is_called_elsewhere_is_found() -> None:
     }
 
 
+def test_layers_of_a_user_s_own_class_are_paired_in_order_of_calls() -> None:
+    """Words of their paths would pair the first `1` with `layers.1.norm`."""
+
+    def norms(kind: str, *paths: str) -> Record:
+        return described({path: (kind, {"weight": ("o", (4,))}) for path in paths})
+
+    a = norms("BatchNorm2d", "1", "4.0.norm", "4.1.norm")
+    b = norms("_BatchNorm", "first", "layers.0.norm", "layers.1.norm")
+    assert pairs(a, b) == {
+        "1.weight": "first.weight",
+        "4.0.norm.weight": "layers.0.norm.weight",
+        "4.1.norm.weight": "layers.1.norm.weight",
+    }
+
+
 def test_words_tell_layers_apart_that_read_the_same() -> None:
     dense = ("Linear", {"weight": ("o i", (4, 4))})
     a = described({"attention.q": dense, "attention.k": dense, "attention.v": dense}, True)

@@ -181,6 +181,41 @@ def test_a_missing_gradient_shows_without_weights(folder: Path, tmp_path: Path) 
     assert any("holds no weights" in remark for remark in mine.remarks())
 
 
+def test_a_batch_norm_that_differs_shows_without_weights(folder: Path, tmp_path: Path) -> None:
+    from parity_tests.records.torch_net import Net
+
+    model, reference = Net(), folder / "reference.safetensors"
+    eps(model)
+    mine = record("torch", tmp_path, model=model, against=reference, weights=False)
+    first = compare_records([read_record(reference), mine], {}).first("torch")
+    assert first is not None and first.name == "local/eval/norm:out"
+    assert "eps=0.001" in first.cause
+
+
+def test_the_gradient_of_what_the_network_itself_owns_comes_last(tmp_path: Path) -> None:
+    import torch
+
+    from backends.torch import record as torch_record
+
+    class Shifted(torch.nn.Module):
+        def __init__(self, share: float) -> None:
+            super().__init__()
+            self.share, self.shift = share, torch.nn.Parameter(torch.zeros(4))
+            self.first, self.last = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+
+        def forward(self, x: Any) -> Any:
+            y = self.first(x + self.shift)
+            return self.last(y * self.share + y.detach() * (1 - self.share))
+
+    files = {side: tmp_path / f"{side}.safetensors" for side in "ab"}
+    x = torch.randn(2, 4)
+    torch_record(Shifted(1.0), x, generic=0, loss=torch.sum, out=files["a"])
+    torch_record(Shifted(0.5), x, loss=torch.sum, against=files["a"], out=files["b"])
+    first = compare_records([read_record(path) for path in files.values()], {}).first("b")
+    assert first is not None
+    assert first.where_it_is == "grad/first.weight, on the way back from last to first"
+
+
 def test_nothing_paired_is_refused(folder: Path) -> None:
     reference, mine = port(folder, lambda model: None)
     with pytest.raises(InputError, match="torch: no layer is paired with one of reference"):
@@ -206,6 +241,25 @@ def test_a_map_that_does_not_fit(folder: Path, tmp_path: Path, entry: Entry, mes
     files = {"against": folder / "reference.safetensors", "map": tmp_path / "map.toml"}
     with pytest.raises(InputError, match=message):
         record("torch", tmp_path, model=Net(), **files)
+
+
+def test_a_tensor_is_put_together_of_its_parts(tmp_path: Path) -> None:
+    """Attention against attention: query, key and value of either are parts of one tensor."""
+    import torch
+
+    from backends.torch import record as torch_record
+
+    files = {side: tmp_path / f"{side}.safetensors" for side in "ab"}
+    model, x = torch.nn.MultiheadAttention(8, 2, batch_first=True), torch.randn(2, 3, 8)
+    torch_record(model, x, x, x, generic=0, out=files["a"])
+    whole = read_record(files["a"]).arrays["weight/in_proj_weight"]
+    port = torch_record(model, x, x, x, against=files["a"], out=files["b"])
+    assert (port.arrays["weight/in_proj_weight"] == whole).all()
+    name = "in_proj_weight"
+    Map((Entry(name, name, part=(0, 3), into=(0, 3)),)).write(tmp_path / "map.toml")
+    with pytest.raises(InputError, match="map: of in_proj_weight a part is missing"):
+        more = {"against": files["a"], "map": tmp_path / "map.toml"}
+        torch_record(model, x, x, x, out=files["b"], **more)
 
 
 def test_a_part_of_a_large_network(folder: Path, tmp_path: Path) -> None:

@@ -1,14 +1,16 @@
-"""`python -m parity_tests.zoo`: holds each pair's networks against each other.
+"""`python -m parity_tests.zoo`: holds public networks against each other, and puts mistakes in.
 
-A pair is a process of its own. Its result is kept in `--out`, and not computed again.
+What is recorded and compared runs in a process of its own for each environment. Each result is
+kept in `--out`, and not computed again.
 """
 
+import contextlib
 import json
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,14 +20,20 @@ from common.files import write_whole
 from common.parity.compare import compare_records
 from common.parity.records import read_record
 from common.parity.report import finite
-from parity_tests.zoo.pairs import PAIRS, record_side
+from parity_tests.zoo.page import page, told
+from parity_tests.zoo.pairs import PAIRS, ZOO
 from scripts.shared.cli import console, main, new_app, write_json
-from scripts.shared.verdicts import number
 
 app = new_app()
 
 VANISHING = 1e-3
 """A gradient that is off by more, and within its tolerance, is rounding on both sides."""
+
+NETWORKS = {
+    **dict.fromkeys(("ResNet18", "DenseNet", "MobileNet v2", "SqueezeNet 1.1", "ViT"), ".venv"),
+    "BERT": ZOO,
+}
+"""The networks that mistakes are put into, each with its environment."""
 
 
 def run_pair(name: str) -> dict[str, Any]:
@@ -33,8 +41,8 @@ def run_pair(name: str) -> dict[str, Any]:
     start, pair = time.monotonic(), PAIRS[name]
     with tempfile.TemporaryDirectory() as folder:
         a, b = (Path(folder) / f"{side}.safetensors" for side in "ab")
-        record_side(pair.a, pair.size, a, generic=0)
-        record_side(pair.b, pair.size, b, against=a)
+        pair.a(out=a, generic=0)
+        pair.b(out=b, against=a)
         records = [read_record(path) for path in (a, b)]
         report = compare_records(records, {})
     found = records[1].map
@@ -61,92 +69,95 @@ def run_pair(name: str) -> dict[str, Any]:
     }
 
 
-def _in_a_process(name: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "parity_tests.zoo", "--pair", name]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        return {"pair": name, "failed": lines[-1] if lines else f"exit code {done.returncode}"}
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+def run_network(name: str) -> dict[str, Any]:
+    """A network with each of its mutations: what became of each."""
+    from parity_tests.zoo.mutations import run_network as run
+
+    start = time.monotonic()
+    return {"network": name, "runs": run(name), "seconds": round(time.monotonic() - start, 1)}
+
+
+def _work(kind: str, names: Sequence[str]) -> None:
+    """Prints the results of some pairs or networks, a line each."""
+    one: Callable[[str], dict[str, Any]] = run_pair if kind == "pair" else run_network
+    for name in names:
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                row = one(name)
+        except Exception as error:
+            lines = str(error).splitlines() or ["no word why"]
+            row = {kind: name, "failed": f"{type(error).__name__}: {lines[0]}"}
+        print(json.dumps(finite(row)), flush=True)
+
+
+def _results(kind: str, environment: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The results of some pairs or networks, from a process of an environment's own.
+
+    One that ends the process, for want of memory for instance, has failed; the next goes on.
+    """
+    python = Path(environment) / "bin" / "python"
+    if not python.exists():
+        failed = f"{environment} is not there: bash scripts/zoo.sh makes it"
+        yield from ({kind: name, "failed": failed} for name in names)
+        return
+    left = list(names)
+    while left:
+        command = [str(python), "-m", "parity_tests.zoo", "--worker", json.dumps([kind, left])]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                del left[0]
+                yield json.loads(line)
+        if left:
+            yield {kind: left.pop(0), "failed": f"its process ended: {process.returncode}"}
+
+
+def _kept(out: Path, kind: str, environments: Mapping[str, str]) -> list[dict[str, Any]]:
+    """All results of a kind: those that an earlier run has left, and the rest computed now."""
+    paths = {name: out / f"{kind}-{k:02}.json" for k, name in enumerate(environments)}
+    rows = {}
+    for name, path in paths.items():
+        row = json.loads(path.read_text()) if path.exists() else {}
+        if row.get(kind) == name and "failed" not in row:
+            rows[name] = row
+    for environment in dict.fromkeys(environments.values()):
+        mine = [n for n, own in environments.items() if own == environment and n not in rows]
+        for row in _results(kind, environment, mine):
+            paths[row[kind]].write_text(json.dumps(row))
+            rows[row[kind]] = row
+            console.print(told(row), markup=False, soft_wrap=True)
+    return [rows[name] for name in environments]
 
 
 @app.command()
 def run(
-    out: Annotated[Path, typer.Option(help="Where the pairs' results are kept.")] = Path("zoo"),
+    out: Annotated[Path, typer.Option(help="Where the results are kept.")] = Path("zoo"),
     json_path: Annotated[Path | None, typer.Option("--json", help="All results.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="The results as a page.")] = None,
-    pair: Annotated[str | None, typer.Option(help="Runs one, and prints its result.")] = None,
+    mutations: Annotated[
+        bool, typer.Option("--mutations", help="Also put mistakes into some of them.")
+    ] = False,
+    worker: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Hold public implementations of the same networks against each other."""
-    if pair is not None:
-        print(json.dumps(finite(run_pair(pair))))
+    """Hold public implementations of the same networks against each other.
+
+    Exit code 0 only when all could be run, each difference has its cause, and no mutation is dead.
+    """
+    if worker is not None:
+        _work(*json.loads(worker))
         return
     out.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for place, name in enumerate(PAIRS):
-        kept = out / f"{place:02}.json"
-        row = json.loads(kept.read_text()) if kept.exists() else None
-        if row is None or row["pair"] != name or "failed" in row:
-            row = _in_a_process(name)
-            kept.write_text(json.dumps(row))
-        rows.append(row)
-        console.print(_line(row), markup=False, soft_wrap=True)
-    write_json(json_path, {"pairs": rows})
+    pairs = _kept(out, "pair", {name: pair.environment for name, pair in PAIRS.items()})
+    networks = _kept(out, "network", NETWORKS) if mutations else []
+    write_json(json_path, {"pairs": pairs, "networks": networks})
     if markdown is not None:
-        text = page(rows)
+        text = page(pairs, networks)
         write_whole(markdown, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-PAGE = """# Networks that nobody here wrote
-
-Public implementations of the same networks, with the same random weights, two images each: held
-against each other by [`record` and `compare`](port.md), in float64, through the forward pass in
-eval and train mode, the loss, every gradient and the buffers. Made by:
-
-    python -m parity_tests.zoo --markdown docs/zoo.md
-
-`error`: the largest relative L2 error of a value or a loss; `gradient`: of a gradient (those that
-vanish left out); `margin`: how many times the error of a value would fit below its tolerance.
-
-| pair | tensors | result | error | gradient | margin |
-|---|---|---|---|---|---|
-"""
-
-
-def page(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The results as Markdown."""
-    lines = []
-    for row in rows:
-        if "failed" in row:
-            lines.append(f"| {row['pair']} | | failed: {row['failed']} | | | |")
-            continue
-        more = f", {len(row['unmatched'])} unmatched" if row["unmatched"] else ""
-        numbers = [number(row[key]) for key in ("worst", "worst_gradient")]
-        cells = [row["pair"], f"{row['matched']}{more}", _result(row), *numbers]
-        lines.append(f"| {' | '.join(cells)} | {row['least_margin']:.2g} |")
-    return PAGE + "\n".join(lines) + "\n"
-
-
-def _result(row: Mapping[str, Any]) -> str:
-    if row["equal"]:
-        return "equal"
-    if row["equal_but_buffers"]:
-        return f"equal but for the buffers: {row['cause']}"
-    return f"first at `{row['first']}`: {row['cause'] or 'no cause known'}"
-
-
-def _line(row: dict[str, Any]) -> str:
-    if "failed" in row:
-        return f"{row['pair']}: failed: {row['failed']}"
-    how = (
-        "equal" if row["equal"] else "equal but for the buffers" if row["equal_but_buffers"] else ""
-    )
-    where = (
-        "" if how == "equal" else f" first at {row['first']}; {row['cause'] or 'no cause known'}"
-    )
-    told = f"{row['matched']} tensors matched, {len(row['unmatched'])} not"
-    return f"{row['pair']}: {told}; {how or 'not equal'}{where} ({row['seconds']} s)"
+    unknown = any("failed" in row or not (row["equal"] or row["cause"]) for row in pairs)
+    dead = any("failed" in row or any(r["dead"] for r in row["runs"]) for row in networks)
+    raise typer.Exit(1 if unknown or dead else 0)
 
 
 if __name__ == "__main__":
