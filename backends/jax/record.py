@@ -1,8 +1,8 @@
 """JAX: records a run of any Flax module, NNX or Linen: what goes into every layer, comes out."""
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -98,8 +98,12 @@ class _Nnx:
             own = isinstance(module, nnx.MultiHeadAttention)  # attention has one of its own
             if own or (isinstance(module, nnx.Dropout) and not watcher.masks):
                 module.deterministic = True
-        with watched(modules, watcher, hidden=self.hidden):
+        dropping = [path for path, m in modules.items() if isinstance(m, nnx.Dropout)]
+        masks = watcher.masks
+        masked = {path: partial(_masked, modules[path], masks) for path in dropping if masks}
+        with watched(modules, watcher, instead=masked):
             output = model(*args, **kwargs)
+        self.hidden |= watcher.hidden
         return output, nnx.split(model, nnx.Param, ...)[2]
 
     def _modules(self, model: nnx.Module) -> dict[str, nnx.Module]:
@@ -112,12 +116,12 @@ def watched(
     modules: Mapping[str, nnx.Module],
     watcher: Watcher,
     method: str = "__call__",
-    hidden: set[str] | None = None,
+    instead: Mapping[str, Callable[..., Any]] | None = None,
 ) -> Iterator[None]:
     """While it is entered, `watcher` looks on where a `method` of one of `modules` is called.
 
-    In a transform, as `nnx.scan`, the modules are others: to `hidden`, if `modules` are all there
-    are, is added which layer has one.
+    What is called then is it, or what stands `instead` of it. In a transform, as `nnx.scan`, the
+    modules are others, which are hidden.
     """
     # differs: Python looks `__call__` up in a module's class, so it is wrapped there.
     paths = {id(module): path for path, module in modules.items()}
@@ -127,17 +131,16 @@ def watched(
         original = _unjitted(original) if watcher.pattern or watcher.masks else original
 
         def call(module: Any, *args: Any, **kwargs: Any) -> Any:
-            if hidden is not None and id(module) not in paths:
-                hidden.add(paths[active[-1]])
+            if id(module) not in paths and active:
+                watcher.hidden.add(paths[active[-1]])
             # a class may call the one that it is derived from
             if id(module) not in paths or id(module) in active:
                 return original(module, *args, **kwargs)
             active.append(id(module))
             try:
-                run = functools.partial(original, module)
-                if watcher.masks and isinstance(module, nnx.Dropout):
-                    run = functools.partial(_masked, module, watcher.masks)
-                return watcher.call(paths[id(module)], run, *args, **kwargs)
+                path = paths[id(module)]
+                run = (instead or {}).get(path) or partial(original, module)
+                return watcher.call(path, run, *args, **kwargs)
             finally:
                 active.remove(id(module))
 
@@ -186,7 +189,7 @@ class _Linen:
                 object.__setattr__(context.module, "dropout_rate", 0.0)  # its own
             if isinstance(context.module, linen.Dropout):
                 masks = watcher.masks
-                run = functools.partial(_masked, context.module, masks) if masks else _same
+                run = partial(_masked, context.module, masks) if masks else _same
             if tracers.current_trace() != trace:
                 self.hidden.add(path.rpartition(".")[0])
                 return run(*args, **kwargs)

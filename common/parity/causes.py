@@ -94,13 +94,17 @@ def fit_eps(record: Record, layer: str) -> float | None:
     """
     told = record.layers[layer]
     x, y = (record.arrays.get(f"eval/{layer}:{side}") for side in ("in", "out"))
-    if "Norm" not in told.kind or x is None or y is None or x.shape != y.shape:
+    if "Norm" not in told.kind or "Batch" in told.kind:
+        return None
+    if x is None or y is None or x.shape != y.shape:
         return None
     names = (_tensor(record, layer, kind) for kind in (_SCALE, _SHIFT))
     scale, shift = (record.arrays.get(f"weight/{name}") for name in names)
     if "Group" in told.kind or "Instance" in told.kind:
         x, y = (np.moveaxis(a, told.channels or 1, 1) for a in (x, y))
         channels, last = x.shape[1], [1] * (x.ndim - 2)
+        if any(a is not None and (a.ndim != 1 or channels % a.size) for a in (scale, shift)):
+            return None  # of a class of the user's own
         scale, shift = (  # Gluon's GroupNorm has one of each for a group
             None if a is None else np.repeat(a, channels // a.size).reshape(-1, *last)
             for a in (scale, shift)
@@ -108,6 +112,8 @@ def fit_eps(record: Record, layer: str) -> float | None:
         groups = re.search(r"num_groups=(\d+)", told.settings)
         rows = len(x) * (int(groups[1]) if groups else channels)
     else:
+        if any(a is not None and a.shape != x.shape[x.ndim - a.ndim :] for a in (scale, shift)):
+            return None
         rows = x.size // (x.shape[-1] if scale is None else scale.size)
     with np.errstate(divide="ignore", invalid="ignore"):
         normal = (y - (0 if shift is None else shift)) / (1 if scale is None else scale)

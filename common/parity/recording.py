@@ -172,6 +172,8 @@ class Watcher:
         self.pattern, self.masks = pattern, masks
         self.values: dict[str, Any] = {}
         self.calls: dict[str, int] = {}
+        self.hidden: set[str] = set()
+        """Layers inside of which others are called that cannot be looked at."""
 
     def keeps(self, path: str) -> bool:
         """Whether a layer is looked at: all but the whole network, and what the pattern leaves."""

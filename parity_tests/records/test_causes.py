@@ -128,3 +128,35 @@ def test_the_conv1d_of_hugging_face_is_a_dense_layer(tmp_path: Path) -> None:
     assert report.passed, report.verdict()
     assert b.map is not None and b.map.entries[0].axes == "o i -> i o"
     assert "local/eval/0:out" in {d.name for d in report.differences}
+
+
+@pytest.mark.needs("torch")
+@pytest.mark.parametrize("name", ["BatchNorm", "ChannelNorm", "GroupNorm"])
+def test_a_norm_of_the_user_s_own_is_fitted_to_nothing(name: str, tmp_path: Path) -> None:
+    """Its scale is of another axis than the library's: no epsilon is told, and none is made up."""
+    import torch
+    from torch import nn
+
+    class Own(nn.Module):
+        def __init__(self, eps: float) -> None:
+            super().__init__()
+            self.eps = eps
+            self.weight = nn.Parameter(torch.ones(8, 1, 1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            spread = x.var(1, keepdim=True, unbiased=False)
+            return self.weight * (x - x.mean(1, keepdim=True)) / (spread + self.eps).sqrt()
+
+    Own.__name__ = name
+    files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    models = [nn.Sequential(nn.Conv2d(8, 8, 1), Own(eps)) for eps in (1e-5, 1e-3)]
+    a = recorded("torch", models[0], files[0], generic=0)
+    b = recorded("torch", models[1], files[1], against=files[0])
+    assert a.layers["1"].kind == name
+    assert fit_eps(a, "1") is None
+    first = compare_records([a, b], {}).first("b")
+    assert first is not None
+    assert (first.name, first.cause) == (
+        "local/eval/1:out",
+        f"{name}(eps=0.001); in a {name}(eps=1e-05)",
+    )

@@ -257,7 +257,7 @@ def test_a_tensor_is_put_together_of_its_parts(tmp_path: Path) -> None:
     assert (port.arrays["weight/in_proj_weight"] == whole).all()
     name = "in_proj_weight"
     Map((Entry(name, name, part=(0, 3), into=(0, 3)),)).write(tmp_path / "map.toml")
-    with pytest.raises(InputError, match="map: of in_proj_weight a part is missing"):
+    with pytest.raises(InputError, match="map: in_proj_weight: a part of it is missing"):
         more = {"against": files["a"], "map": tmp_path / "map.toml"}
         torch_record(model, x, x, x, out=files["b"], **more)
 
