@@ -70,6 +70,10 @@ def default_class_names(num_classes: int) -> tuple[str, ...]:
     return tuple(f"class_{k}" for k in range(num_classes))
 
 
+_AT_ONCE = 64
+"""So many tensors are read while a file is open."""
+
+
 def read_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     """The arrays and the metadata of a safetensors file; of a checkpoint, held to its digest.
 
@@ -87,8 +91,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
                 if kind not in _NUMPY_TYPES:
                     kind = {"BF16": "bfloat16"}.get(kind, kind)
                     raise InputError(f"{path}: {name} is {kind}, not float32 or float64")
-            arrays = {name: file.get_tensor(name) for name in names}
             metadata = file.metadata() or {}
+        arrays: dict[str, Array] = {}
+        for start in range(0, len(names), _AT_ONCE):
+            # opened anew: what is read stays in memory as long as the file is open
+            with safetensors.safe_open(path, framework="numpy") as file:
+                part = names[start : start + _AT_ONCE]
+                arrays |= {name: file.get_tensor(name) for name in part}
     except (safetensors.SafetensorError, TypeError, AttributeError, OSError) as error:
         raise InputError(f"{path}: not a readable safetensors file: {reason_of(error)}") from error
     if DIGEST in metadata and metadata[DIGEST] != digest(arrays, metadata):
