@@ -59,6 +59,17 @@ def _channels(block: Block) -> int | None:
     return 1 if isinstance(block, convolutional) else None
 
 
+def _constants(block: Block) -> list[Parameter]:
+    """What a norm without scale or shift has all the same: gamma and beta that stay 1 and 0."""
+    own = block._reg_params
+    used = {"gamma": getattr(block, "_scale", True), "beta": getattr(block, "_center", True)}
+    return [
+        own[n]
+        for n, is_used in used.items()
+        if n in own and not (is_used and own[n]._differentiable)
+    ]
+
+
 def _source(block: Block) -> Source | None:
     # differs: a hybrid block may have its forward pass in either of two methods
     methods = block.forward, getattr(block, "hybrid_forward", None)
@@ -114,6 +125,9 @@ class Subject:
         self.blocks = {p: b for p, b in _blocks(model) if first.setdefault(id(b), p) == p}
         self.compiled = any(getattr(block, "_active", False) for block in self.blocks.values())
         parameters = model._collect_params_with_prefix()
+        self.constants = [p for block in self.blocks.values() for p in _constants(block)]
+        fixed = {id(parameter) for parameter in self.constants}
+        parameters = {name: p for name, p in parameters.items() if id(p) not in fixed}
         names = {id(parameter): name for name, parameter in reversed(parameters.items())}
         self.held: dict[str, Parameter] = {
             name: parameter
@@ -225,7 +239,8 @@ class Subject:
         already, or nothing.
         """
         own = ("_data", "_grad", "_dtype", "_trainer")
-        before = [(p, [getattr(p, name) for name in own]) for p in self.held.values()]
+        every = [*self.held.values(), *self.constants]
+        before = [(p, [getattr(p, name) for name in own]) for p in every]
         with contextlib.ExitStack() as stack:
             for block in self.blocks.values():
                 if isinstance(block, HybridBlock) and not hybrid:
@@ -235,8 +250,9 @@ class Subject:
                 if isinstance(block, rnn.rnn_layer._RNNLayer):
                     stack.enter_context(mock.patch.object(block, "_dropout", 0))
             try:
-                for name, parameter in self.held.items():
+                for parameter in every:
                     parameter.cast(self.dtype)
+                for name, parameter in self.held.items():
                     parameter.set_data(self._to_device(weights[name]))
                     if parameter.grad_req != "null":
                         parameter.zero_grad()

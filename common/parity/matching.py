@@ -198,9 +198,14 @@ def _free(units: Sequence[_Unit], side: int, places: Places) -> list[int]:
 def _places(a: Sequence[_Unit], b: Sequence[_Unit]) -> Places:
     """Layers that belong together: in order of calls, then what is left, wherever it is called."""
     places: Places = []
-    # then by what they hold alone, for a class of the user's own says nothing
+    known = {unit.kind for unit in a} & {unit.kind for unit in b}
+
+    def kind_or_tensors(unit: _Unit) -> object:
+        # a class that one side alone has, as the user's own, says nothing
+        return unit.signature if unit.kind in known else unit.holds
+
     signatures: tuple[Callable[[_Unit], object], ...]
-    signatures = (lambda unit: unit.signature, lambda unit: unit.holds)
+    signatures = (kind_or_tensors, lambda unit: unit.holds)
     for signature in signatures:
         left, right = _free(a, 0, places), _free(b, 1, places)
         found = _common([signature(a[i]) for i in left], [signature(b[j]) for j in right])

@@ -166,6 +166,21 @@ def test_layers_of_a_user_s_own_class_are_paired_in_order_of_calls() -> None:
     }
 
 
+def test_a_user_s_own_class_goes_with_the_layer_before_it() -> None:
+    """Where one side calls its shortcut first, each norm is its convolution's all the same."""
+
+    def block(norm: str, *convs: str) -> Record:
+        shapes = {"one": (4, 3, 3, 3), "two": (4, 4, 3, 3), "short": (4, 3, 1, 1)}
+        layers: dict[str, Any] = {}
+        for conv in convs:
+            layers[conv] = "Conv2d", {"weight": ("o i h w", shapes[conv])}
+            layers[f"{conv}_norm"] = norm, {"weight": ("o", (4,))}
+        return described(layers)
+
+    a, b = block("BatchNorm2d", "one", "two", "short"), block("_BatchNorm", "short", "one", "two")
+    assert pairs(a, b) == {name: name for name in a.tensors}
+
+
 def test_words_tell_layers_apart_that_read_the_same() -> None:
     dense = ("Linear", {"weight": ("o i", (4, 4))})
     a = described({"attention.q": dense, "attention.k": dense, "attention.v": dense}, True)

@@ -312,3 +312,23 @@ def test_our_own_network_is_one_of_any(tmp_path: Path) -> None:
         "train/transpose_conv:out",
         "grad/score_layer2.bias",
     } <= names
+
+
+@pytest.mark.needs("mxnet")
+def test_what_a_norm_of_gluon_keeps_and_does_not_use_is_no_tensor(tmp_path: Path) -> None:
+    """Without scale and center it has a gamma and a beta that stay 1 and 0."""
+    backend: Any = load_backend("mxnet")
+    from mxnet.gluon import nn
+
+    net = nn.Sequential()
+    net.add(nn.BatchNorm(scale=False, center=False), nn.Dense(4), nn.LayerNorm(center=False))
+    net.initialize()
+    images = on_device("mxnet", IMAGES)
+    net(images)
+    found = backend.record(net, images, generic=0, out=tmp_path / "x.safetensors")
+    statistics = {"0.running_mean", "0.running_var"}
+    assert {*found.tensors} == statistics | {"1.weight", "1.bias", "2.gamma"}
+    x = found.arrays["eval/0:in"]
+    mean, var = (found.tensor(f"0.running_{own}").reshape(1, 3, 1, 1) for own in ("mean", "var"))
+    normal = (x - mean) / np.sqrt(var + 1e-5)
+    assert np.allclose(found.arrays["eval/0:out"], normal, rtol=1e-7)

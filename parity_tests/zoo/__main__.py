@@ -50,7 +50,8 @@ def run_pair(name: str) -> dict[str, Any]:
     buffers = [d for d in report.differences if d.parted and d.stage == "buffer"]
     forward = [d for d in report.differences if d.parted and d.stage != "buffer"]
     first = next(iter([*forward, *buffers]), None)
-    held = [d for d in report.differences if not d.parted and d.stage != "buffer"]
+    within = [d for d in report.differences if d.status in ("equal", "within")]
+    held = [d for d in within if d.stage != "buffer"]
     gradients = [d.error for d in held if d.stage == "gradient" and d.error < VANISHING]
     unmatched = [f"{side}: {n}" for side, names in found.unmatched.items() for n in names]
     causes = dict.fromkeys([pair.cause] if forward and pair.cause else [d.cause for d in buffers])
