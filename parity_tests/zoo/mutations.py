@@ -225,8 +225,8 @@ class Mutation:
 
     `kinds` are classes' names; none is the network itself. `place`, where it must be found:
     `forward` is the layer's output where the layer has tensors, else what goes into the next one;
-    `train` the same in train mode alone; `buffer`, `grad` are a tensor of the layer; `back` the
-    gradients behind it.
+    `train` the same in train mode alone; `into NAME` what goes into that layer inside; `buffer`,
+    `grad` are a tensor of the layer; `back` the gradients behind it.
     """
 
     change: Change
@@ -313,9 +313,8 @@ MUTATIONS = {
     "dropout_left_in": Mutation(
         made(lambda m, x: functional.dropout(x, 0.1, training=True)), "Dropout"
     ),
-    "skip_left_out": Mutation(
-        _without_skip, "InvertedResidual BasicBlock BertSelfOutput", fits=_has_skip
-    ),
+    "skip_left_out": Mutation(_without_skip, "InvertedResidual BasicBlock", fits=_has_skip),
+    "skip_before_norm_left_out": Mutation(_without_skip, "BertSelfOutput", "into LayerNorm"),
     "parts_joined_in_another_order": Mutation(_joined_otherwise, "Fire"),
     "attention_not_scaled": Mutation(
         attends(lambda q, k, v, mask: _sdpa(q, k, v, mask, scale=1.0)), _ATT
@@ -378,13 +377,14 @@ NETWORKS = {
 }
 
 
-def _fitting(model: Any, mutation: Mutation) -> tuple[str, Any] | None:
-    """The path and the module that a mutation is put into; None where there is none."""
+def _fitting(model: Any, mutation: Mutation, reference: Record) -> tuple[str, Any] | None:
+    """The path and the module that a mutation is put into; None where none is called."""
     if not mutation.kinds:
         return ("", model) if not hasattr(model, "bert") else None
     kinds = mutation.kinds.split()
     modules = model.named_modules()
-    found = [(p, m) for p, m in modules if type(m).__name__ in kinds and mutation.fits(m)]
+    called = [(path, m) for path, m in modules if path in reference.calls]
+    found = [(p, m) for p, m in called if type(m).__name__ in kinds and mutation.fits(m)]
     return found[len(found) // 2] if found else None
 
 
@@ -393,6 +393,8 @@ def _expected(reference: Record, path: str, mutation: Mutation) -> str:
     tensors = reference.layers[path].tensors if path else {}
     if mutation.place in ("buffer", "grad"):
         return f"{mutation.place}/{path}."
+    if mutation.place.startswith("into "):
+        return f"local/eval/{path}.{mutation.place.removeprefix('into ')}:in"
     if tensors and mutation.place != "back":
         return f"local/{'train' if mutation.place == 'train' else 'eval'}/{path}:out"
     order = reference.order
@@ -426,7 +428,7 @@ def _runs(name: str) -> Iterator[dict[str, Any]]:
         reference = read_record(files["against"])
         for mutation_name, mutation in MUTATIONS.items():
             model = network.build()
-            place = _fitting(model, mutation)
+            place = _fitting(model, mutation, reference)
             if place is None:
                 continue
             mutation.change(place[1])
@@ -452,6 +454,7 @@ def _judged(report: Report, reference: Record, path: str, mutation: Mutation) ->
         "caught": not report.passed,
         "located": located,
         "dead": not changed,
+        "healed": any(d.status == "healed" for d in report.differences),
         "first": first.where_it_is if first else found,
         "expected": expected,
     }

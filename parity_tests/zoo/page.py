@@ -87,7 +87,8 @@ def page(pairs: Sequence[Row], networks: Sequence[Row]) -> str:
         text += "\nNot caught, or found elsewhere:\n\n" + _line(["network", "mutation", "first"])
         text += "|---|---|---|\n"
     for run in missed:
-        first = f"`{run['first']}`" if run["first"] else "not caught"
+        told = "healed: the network returns the same" if run["healed"] else "not caught"
+        first = f"`{run['first']}`" if run["first"] else told
         text += _line([run["network"], f"`{run['mutation']}` in `{run['layer']}`", first])
     names = dict.fromkeys(run["mutation"] for run in whole["**all**"])
     return text + f"\nThe mutations: {', '.join(f'`{name}`' for name in names)}.\n"

@@ -16,7 +16,7 @@ ROW = {"pair": "x", "matched": 3, "unmatched": [], "equal": True, "equal_but_buf
 ROW |= {"first": None, "cause": None, "worst": 2e-15, "worst_gradient": 3e-15}
 ROW |= {"least_margin": 4.0, "seconds": 1.0}
 RUN = {"network": "x", "mutation": "eps", "layer": "norm", "caught": True, "located": True}
-RUN |= {"dead": False, "first": "local/eval/norm:out, made by BatchNorm2d"}
+RUN |= {"dead": False, "healed": False, "first": "local/eval/norm:out, made by BatchNorm2d"}
 
 
 def test_a_page_of_results() -> None:
