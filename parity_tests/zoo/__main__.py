@@ -40,7 +40,8 @@ def run_pair(name: str) -> dict[str, Any]:
     """The result of one pair: what is matched, whether the two are equal, where they part first."""
     start, pair = time.monotonic(), PAIRS[name]
     with tempfile.TemporaryDirectory() as folder:
-        a, b = (Path(folder) / f"{side}.safetensors" for side in "ab")
+        sides = name.split(", ")[-1].split(" and ")
+        a, b = (Path(folder) / f"{side}.safetensors" for side in sides)
         pair.a(out=a, generic=0)
         pair.b(out=b, against=a)
         records = [read_record(path) for path in (a, b)]
