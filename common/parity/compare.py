@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from common.config import Dtype
 from common.errors import InputError
 from common.parity.causes import name_causes
+from common.parity.decisions import changed_zeros
 from common.parity.mapping import Map
 from common.parity.order import NetworkOrder, Order
 from common.parity.pairing import check_start, paired_layers, same_names, translate
@@ -21,6 +22,7 @@ from common.parity.tolerances import (
     EPS,
     Tolerance,
     coarser,
+    decided_tolerance,
     fixed_tolerance,
     noise_tolerance,
     ratio_tolerance,
@@ -405,7 +407,7 @@ def compare_records(records: Sequence[Record], maps: Mapping[str, Map]) -> Repor
         raise InputError(f"{first.label}: in {first.dtype}; give the record in float64 first")
     report = report_of(translated, first if mixed else None, order)
     if mixed:
-        _judge_by_ratio(report, translated)
+        _judge_by_ratio(report, translated, order)
     named = {record.label: record for record in translated}
     for label in report.compared:
         report.findings += _missing_gradients(named[label], named[report.reference])
@@ -418,16 +420,27 @@ VANISHES = 0.1
 """A gradient that moves by so much of itself when inputs move by a rounding is rounding itself."""
 
 
-def _judge_by_ratio(report: Report, records: Sequence[Record]) -> None:
-    """Judges records in a coarser dtype by the others in it whose own noise vouches for them."""
+def _judge_by_ratio(report: Report, records: Sequence[Record], order: RecordOrder) -> None:
+    """Judges records in a coarser dtype by the others in it whose own noise vouches for them.
+
+    A ReLU that decides otherwise there changes the gradients of the layers before it.
+    """
     by_label = {record.label: record for record in records}
     reference = by_label[report.reference]
+    changed = {r.label: changed_zeros(r.arrays, reference.arrays) for r in records}
     errors: dict[tuple[str, str], dict[str, float]] = {}
     for d in report.differences:
         if d.tolerance is not None and d.error <= d.tolerance.limit:
             errors.setdefault((d.name, by_label[d.trace].dtype), {})[d.trace] = d.error
 
     def tolerance(d: Difference) -> Tolerance | None:
+        own, zeros = usual(d), changed[d.trace]
+        if own is None or not zeros or d.stage not in ("gradient", "steps"):
+            return own
+        layer = d.layer if d.stage == "gradient" else None
+        return decided_tolerance(own, sum(zeros[name] for name in order.behind(layer, zeros)))
+
+    def usual(d: Difference) -> Tolerance | None:
         dtype = by_label[d.trace].dtype
         found = errors.get((d.name, dtype), {})
         others = [error for trace, error in found.items() if trace != d.trace]

@@ -35,6 +35,23 @@ def decisions(activations: Mapping[str, Array], architecture: str) -> dict[str, 
     return taken
 
 
+def changed_zeros(mine: Mapping[str, Array], truth: Mapping[str, Array]) -> dict[str, float]:
+    """What any network's ReLUs decide otherwise, from what goes into its layers in train mode.
+
+    By name the share of the values, of those that are not 0, that are 0 on one side alone; names
+    without any are left out.
+    """
+    shares = {}
+    for name, array in truth.items():
+        other = mine.get(name)
+        if not name.startswith("train/") or ":in" not in name or array.dtype.kind != "f":
+            continue
+        if other is not None and other.shape == array.shape:
+            changed = int(((array == 0) != (other == 0)).sum())
+            shares[name] = changed / max(int((array != 0).sum()), 1)
+    return {name: share for name, share in shares.items() if share}
+
+
 def changes(mine: Mapping[str, Array], truth: Mapping[str, Array]) -> dict[str, int]:
     """How many decisions of each name differ; names where none does are left out.
 

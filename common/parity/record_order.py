@@ -52,6 +52,12 @@ class RecordOrder:
             return self.reference.owners.get(tensor)
         return split_value(name)[1] or None
 
+    def behind(self, layer: str | None, names: Collection[str]) -> list[str]:
+        """Those of some values of the pass in train mode that are made after a layer is called."""
+        place = {name: k for k, name in enumerate(self.reference.order)}
+        called = [k for n, k in place.items() if split_value(n)[:2] == ("train", layer)]
+        return [name for name in names if place[name] > min(called, default=-1)]
+
     def inherits(self, name: str, parted: Sequence[str]) -> bool:
         group, groups = group_of(name), {group_of(other) for other in parted}
         if group == "local":  # what a layer does in eval mode it does in training too

@@ -1,6 +1,6 @@
 """How far two values may be apart, and where each of these limits comes from."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 STAGES = ("forward", "gradient", "update", "buffer", "steps")
@@ -122,6 +122,18 @@ def noise_tolerance(stage: str, noise: float, reference: float, dtype: str) -> T
     source = f"this run: weights and inputs moved by one rounding, in {dtype}"
     alone = LOCAL if dtype == "float64" else FEW * EPS[dtype]
     return Tolerance(max(limit, alone) if stage == "local" else limit, floor, source)
+
+
+UNEVEN = 5
+"""How many times the mean a value may matter whose ReLU decides otherwise: of k of n values that
+are alike, a gradient changes by sqrt(k / n) of itself."""
+
+
+def decided_tolerance(own: Tolerance, share: float) -> Tolerance:
+    """That of a gradient behind which so large a share of values is 0 on one side alone."""
+    limit = UNEVEN * share**0.5
+    note = f"a share of {share:.1e} of the values behind it is 0 on one side alone, as of a ReLU"
+    return own if limit <= own.limit else replace(own, limit=limit, note=note)
 
 
 def ratio_tolerance(furthest: float, noise: float, dtype: str) -> Tolerance:

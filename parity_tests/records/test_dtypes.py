@@ -93,3 +93,58 @@ def test_what_is_refused(reference: Path, tmp_path: Path) -> None:
 def test_mxnet_has_no_bfloat16(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="dtype bfloat16: MXNet does not compute in it"):
         record("mxnet", tmp_path, dtype="bfloat16")
+
+
+def rectified(scale: float = 1.0) -> Any:
+    """Two layers around a ReLU, of whose 64 units one is a rounding of float32 above 0.
+
+    Its gradient is there in float64 alone; `scale` is a mistake in the gradient.
+    """
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(1, 64), nn.Linear(64, 3)
+            with torch.no_grad():
+                self.first.weight.copy_(torch.linspace(1, 2, 64)[:, None])
+                self.first.bias.fill_(0.5)
+            self.double()
+            with torch.no_grad():
+                self.first.bias[5] = 1e-12 - self.first.weight[5].float().double()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.last(self.first(x).relu())
+            return y * scale + (y * (1 - scale)).detach()
+
+    torch.manual_seed(0)
+    return Net()
+
+
+@pytest.mark.needs("torch")
+def test_a_relu_that_decides_otherwise_is_no_mistake(tmp_path: Path) -> None:
+    import torch
+
+    from backends.torch import record as torch_record
+
+    files = [tmp_path / f"{name}.safetensors" for name in ("double", "single", "wrong")]
+    inputs, options = torch.ones(1, 1), {"loss": lambda y: y.square().mean()}
+    torch_record(rectified(), inputs, out=files[0], **options)
+    again = {"against": files[0], "dtype": "float32"} | options
+    torch_record(rectified(), inputs, out=files[1], **again)
+    torch_record(rectified(0.5), inputs, out=files[2], **again)
+    double, single, wrong = (read_record(path) for path in files)
+    assert (double.arrays["train/last:in"] == 0).sum() == 0
+    assert (single.arrays["train/last:in"] == 0).sum() == 1
+    single.facts["noise"]["grad/first.weight"] = 1e-7  # as where no repetition meets it
+    report = compare_records([double, single], {})
+    assert report.passed, report.verdict()
+    gradient = next(d for d in report.differences if d.name == "grad/first.weight")
+    assert gradient.error > 1e-3
+    assert gradient.tolerance is not None
+    assert "is 0 on one side alone" in gradient.tolerance.note
+    assert gradient.tolerance.limit == pytest.approx(5 / 8)
+    found = compare_records([double, wrong], {}).first("wrong")
+    assert found is not None
+    assert found.name == "grad/last.weight"
