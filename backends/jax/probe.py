@@ -16,7 +16,7 @@ from backends.jax.train import Trainer, _compile_update, _loss_of, _update
 from backends.jax.weights import export_weights, find_module, trained_tensors
 from common.network.grid import image_size
 from common.network.tensors import config_tensors, watched_modules
-from common.parity.recording import Watcher
+from common.parity.watching import Watcher
 
 Array = NDArray[Any]
 Activations = dict[str, jax.Array]

@@ -15,7 +15,7 @@ from backends.mxnet.train import Trainer
 from backends.mxnet.weights import find_module, trained_tensors
 from common.network.grid import image_size
 from common.network.tensors import activation_names, config_tensors, watched_modules
-from common.parity.recording import Watcher
+from common.parity.watching import Watcher
 
 Array = NDArray[Any]
 

@@ -17,24 +17,26 @@ from common.errors import InputError
 from common.parity.masks import Masks
 from common.parity.recording import (
     Call,
-    Feed,
     Mode,
     Options,
     Pass,
-    Watcher,
     check_loss,
     checked_dtype,
+    mapped,
+    masks_of,
+    record_subject,
+)
+from common.parity.records import Layer, Record, Source, Tensor
+from common.parity.watching import (
+    Feed,
+    Watcher,
     is_numpy,
     kind_of,
     leaves,
     map_leaves,
-    mapped,
-    masks_of,
-    record_subject,
     settings_of,
     source_of,
 )
-from common.parity.records import Layer, Record, Source, Tensor
 from common.protocol import Array, Arrays
 
 _SPATIAL = {1: "w", 2: "h w", 3: "d h w"}

@@ -14,7 +14,7 @@ from backends.torch.train import Trainer
 from backends.torch.weights import find_module, trained_tensors
 from common.network.grid import image_size
 from common.network.tensors import config_tensors, watched_modules
-from common.parity.recording import Watcher
+from common.parity.watching import Watcher
 
 Array = NDArray[Any]
 

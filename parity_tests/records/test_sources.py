@@ -11,9 +11,9 @@ import pytest
 from backends import load_backend
 from common.errors import InputError
 from common.parity.compare import compare_records
-from common.parity.recording import source_of
 from common.parity.records import SOURCE_SIZE, Record, read_record, write_record
 from common.parity.report import Excerpt
+from common.parity.watching import source_of
 from parity_tests.records.test_mistakes import circular, detached_skip, eps, leaky, momentum
 from parity_tests.records.test_record import IMAGES, NETS, on_device, record
 
