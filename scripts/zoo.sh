@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Public implementations of the same networks held against each other, docs/zoo.md. Hugging Face's
 # run in an environment of their own, with the last transformers that has Flax. Arguments go to
-# `python -m parity_tests.zoo`.
+# `python -m parity_tests.zoo`: --mutations also puts mistakes in, --markdown docs/zoo.md writes the page.
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 
