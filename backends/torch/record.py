@@ -86,6 +86,19 @@ def watched(
         yield
 
 
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    """A deep copy.
+
+    Raises:
+        InputError: there is none, as of old-style weight norm, or of what holds a lock.
+    """
+    try:
+        return copy.deepcopy(value, memo)
+    except (RuntimeError, TypeError) as error:
+        told = str(error).splitlines()[0]
+        raise InputError(f"{type(value[0]).__name__}: cannot be copied: {told}") from error
+
+
 class Subject:
     """A model as a function: see `common.parity.recording.Subject`."""
 
@@ -114,7 +127,7 @@ class Subject:
         for module in reversed([*model.modules()]):
             if hasattr(module, "_orig_mod"):  # of torch.compile
                 memo[id(module)] = copy.deepcopy(module._orig_mod, memo)
-        self.model, self.optimizer = copy.deepcopy((model, optimizer), memo)
+        self.model, self.optimizer = _copied((model, optimizer), memo)
         self.model.to(getattr(torch, dtype))
         self.loss, self.keywords = loss, {"train": train, "eval": evaluate}
         modules = dict(self.model.named_modules())

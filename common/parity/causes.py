@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from common.parity.records import Layer, Record
 from common.parity.report import Report
@@ -31,11 +30,18 @@ class BatchNorm:
 
     decay: float
     unbiased: bool
-    eps: float
+    eps: float | None
+    """None where what comes out is not explained by any."""
+    running: bool
+    """Whether it normalises by its running statistics, in train mode."""
 
     def __str__(self) -> str:
+        if self.running and abs(self.decay - 1) < FITS:
+            return "its running statistics, which stay as they are, in train mode"
         estimator = "unbiased" if self.unbiased else "biased"
-        return f"decay {self.decay:.9g}, {estimator} variance, eps {self.eps:.3g}"
+        told = f"decay {self.decay:.9g}, {estimator} variance"
+        told += "" if self.eps is None else f", eps {self.eps:.3g}"
+        return told + (", by its running statistics in train mode" if self.running else "")
 
 
 def _fit(old: Array, new: Array, batch: Array) -> tuple[float, float]:
@@ -55,8 +61,8 @@ def _tensor(record: Record, layer: str, names: Sequence[str]) -> str | None:
 
 def fit_batch_norm(record: Record, layer: str) -> BatchNorm | None:
     """A BatchNorm of a record, from what went in and came out in train mode; None if it is none."""
-    names = [_tensor(record, layer, kind) for kind in (_MEAN, _VAR, _SCALE)]
-    mean, var, scale = names
+    names = [_tensor(record, layer, kind) for kind in (_MEAN, _VAR, _SCALE, _SHIFT)]
+    mean, var, scale, shift = names
     x, y = (record.arrays.get(f"train/{layer}:{side}") for side in ("in", "out"))
     if (
         mean is None
@@ -79,13 +85,30 @@ def fit_batch_norm(record: Record, layer: str) -> BatchNorm | None:
     residual, unbiased = min(estimates)
     if max(residual, rest) > FITS:
         return None
-    gamma: NDArray[np.float64] = record.tensor(scale) if scale else np.ones_like(center)
-    made = y.var(others)
-    varied = made > 0  # a channel may be the same everywhere
+    flat_x, flat_y = (np.moveaxis(a, axis, 0).reshape(a.shape[axis], -1) for a in (x, y))
+    gamma: Array = record.tensor(scale) if scale else np.ones_like(center)
+    beta: Array = record.tensor(shift) if shift else np.zeros_like(center)
+    statistics = {False: (center, biased), True: (record.tensor(mean), record.tensor(var))}
+    for running, (middle, spread) in statistics.items():
+        eps = _eps(flat_x - middle[:, None], flat_y - beta[:, None], gamma, spread)
+        if eps is not None:
+            return BatchNorm(decay, unbiased, eps, running)
+    return BatchNorm(decay, unbiased, None, running=False)
+
+
+def _eps(x: Array, y: Array, gamma: Array, spread: Array) -> float | None:
+    """The epsilon with which y = gamma * x / sqrt(spread + eps), row by row; None if there is none.
+
+    Rows that are the same everywhere tell nothing.
+    """
+    varied = np.square(y).any(1) & np.square(x).any(1)
+    x, y, gamma, spread = x[varied], y[varied], gamma[varied], spread[varied]
     if not varied.any():
         return None
-    eps = float(np.median(biased[varied] * (gamma[varied] ** 2 / made[varied] - 1)))
-    return BatchNorm(decay, unbiased, eps)
+    eps = float(np.median(gamma**2 * np.square(x).sum(1) / np.square(y).sum(1) - spread))
+    with np.errstate(invalid="ignore"):
+        rest = y - (gamma / np.sqrt(spread + eps))[:, None] * x
+    return eps if np.linalg.norm(rest) <= FITS * np.linalg.norm(y) else None
 
 
 def fit_eps(record: Record, layer: str) -> float | None:

@@ -12,7 +12,7 @@ from common.parity.causes import name_causes
 from common.parity.decisions import changed_zeros
 from common.parity.mapping import Map
 from common.parity.order import NetworkOrder, Order
-from common.parity.pairing import check_start, paired_layers, same_names, translate
+from common.parity.pairing import check_start, outputs, paired_layers, same_names, translate
 from common.parity.record_order import RecordOrder
 from common.parity.records import LOCAL, Record
 from common.parity.report import TRUTH, Difference, Finding, Mask, Report
@@ -45,16 +45,24 @@ SETTINGS = (
 def relative_l2(a: Array, b: Array) -> float:
     """||a - b|| / ||b||, in float64; 0 where both are all zeros, inf where only `b` is.
 
+    Where both are the same infinity, as behind a mask of attention, they do not differ.
+
     Raises:
         ValueError: the shapes differ.
     """
     if a.shape != b.shape:
         raise ValueError(f"shapes differ: {a.shape} and {b.shape}")
-    a, b = a.astype(np.float64), b.astype(np.float64)
+    a, b = _without_infinities(a.astype(np.float64), b.astype(np.float64))
     distance, norm = float(np.linalg.norm(a - b)), float(np.linalg.norm(b))
     if norm == 0:
         return 0.0 if distance == 0 else float("inf")
     return distance / norm
+
+
+def _without_infinities(a: Array, b: Array) -> tuple[Array, Array]:
+    """Both with 0 where they are the same infinity."""
+    same = np.isinf(b) & (a == b)
+    return (np.where(same, 0, a), np.where(same, 0, b)) if same.any() else (a, b)
 
 
 def ulps(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -137,9 +145,10 @@ def _own_findings(trace: Trace, order: Order) -> list[Finding]:
 
 
 def _spoilt(trace: Trace, order: Order) -> list[Finding]:
-    """The first value that is not finite."""
+    """The first value that is not finite; a record's network may compute with infinities."""
     found = values(trace)
-    spoilt = [name for name in order.values if name in found and not np.isfinite(found[name]).all()]
+    bad = np.isnan if isinstance(trace, Record) else lambda array: ~np.isfinite(array)
+    spoilt = [name for name in order.values if name in found and bad(found[name]).any()]
     if not spoilt:
         return []
     name, array = spoilt[0], found[spoilt[0]]
@@ -157,7 +166,7 @@ def _difference(trace: str, name: str, a: Array, b: Array, dtype: str, order: Or
     else:
         with np.errstate(invalid="ignore"):
             error = relative_l2(a, b)
-            gap = np.abs(a.astype(np.float64) - b)
+            gap = np.abs(np.subtract(*_without_infinities(a.astype(np.float64), b)))
         error = float("inf") if math.isnan(error) else error
     rms = np.sqrt(np.mean(gap**2)) if gap.size else np.inf
     place = np.unravel_index(int(gap.argmax()), gap.shape) if gap.size else ()
@@ -411,6 +420,8 @@ def compare_records(records: Sequence[Record], maps: Mapping[str, Map]) -> Repor
     named = {record.label: record for record in translated}
     for label in report.compared:
         report.findings += _missing_gradients(named[label], named[report.reference])
+    for record in others:
+        report.findings += _left_out(record, first)
     name_causes(report, translated, layers)
     name_sources(report, {record.label: record.layers for record in records}, paths)
     return report
@@ -450,6 +461,26 @@ def _judge_by_ratio(report: Report, records: Sequence[Record], order: RecordOrde
         return ratio_tolerance(max(others), by_label[d.trace].noise.get(d.name, 0.0), dtype)
 
     judge_again(report, tolerance)
+
+
+def _left_out(record: Record, first: Record) -> list[Finding]:
+    """What one of two returns, or was recorded with, and the other was not."""
+    findings = []
+    for mode in ("eval", "train"):
+        mine, theirs = (len(outputs(r, mode)) for r in (record, first))
+        if mine and theirs and mine != theirs:
+            text = f"returns {mine} arrays in {mode} mode, {first.label} {theirs}"
+            findings.append(Finding(record.label, f"{mode}/output", text))
+    for group, what in (("loss", "loss="), ("final/", "optimizer=")):
+        held = [any(name.startswith(group) for name in r.arrays) for r in (first, record)]
+        if held[0] != held[1]:
+            with_it, without = (first, record) if held[0] else (record, first)
+            text = f"{without.label} was recorded without {what}, {with_it.label} with it"
+            findings.append(Finding(record.label, group.rstrip("/"), text))
+    if all("loss" in r.arrays for r in (record, first)) and record.steps != first.steps:
+        text = f"makes {record.steps} steps, {first.label} {first.steps}"
+        findings.append(Finding(record.label, "loss", text))
+    return findings
 
 
 def _missing_gradients(record: Record, reference: Record) -> list[Finding]:

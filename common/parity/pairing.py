@@ -130,14 +130,19 @@ def check_start(record: Record, reference: Record) -> None:
                 )
 
 
+def outputs(record: Record, mode: str) -> list[str]:
+    """What the network returns in a mode, in its order."""
+    beginning = f"{mode}/output"
+    held = (name for name in record.order if name in record.arrays)
+    return [name for name in held if name.startswith(beginning) and not split_value(name)[1]]
+
+
 def paired_outputs(record: Record, reference: Record) -> dict[str, str]:
     """What the network is given and returns: by name where all names agree, else by their order."""
     pairs: dict[str, str] = {}
-    for beginning in ("eval/output", "train/output", "input"):
-        mine, theirs = (
-            [n for n in r.arrays if n.startswith(beginning) and not split_value(n)[1]]
-            for r in (record, reference)
-        )
+    given = [[n for n in r.arrays if n.startswith("input")] for r in (record, reference)]
+    returned = [[outputs(r, mode) for r in (record, reference)] for mode in ("eval", "train")]
+    for mine, theirs in (given, *returned):
         agree = {*mine} == {*theirs}
         pairs |= dict(zip(mine, mine if agree else theirs, strict=False))
     return pairs
