@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+import einops
 import numpy as np
 from numpy.typing import NDArray
 
@@ -403,9 +404,16 @@ def compare_records(records: Sequence[Record], maps: Mapping[str, Map]) -> Repor
     paths = {first.label: {path: path for path in first.layers}}
     for record in others:
         found = maps.get(record.label) or record.map or same_names(record, first)
-        translated.append(translate(record, first, found))
+        try:
+            translated.append(translate(record, first, found))
+        except (ValueError, einops.EinopsError) as error:
+            told = str(error).strip().splitlines()[0]
+            raise InputError(f"{record.label}: its map does not fit: {told}") from None
         pairs = paired_layers(record, first, found)
-        if not pairs:
+        of_all = ("", "") in {
+            (record.owners.get(e.b), first.owners.get(e.a)) for e in found.entries
+        }
+        if not pairs and not of_all:  # what the network itself owns is of no layer
             raise InputError(f"{record.label}: no layer is paired with one of {first.label}")
         layers[record.label] = {theirs: record.layers[mine] for mine, theirs in pairs.items()}
         paths[record.label] = {"": "", **{theirs: mine for mine, theirs in pairs.items()}}

@@ -18,6 +18,7 @@ from `b` the two cannot be told apart; with `addend = "b"`, `b` is zero, and bac
 """
 
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -154,6 +155,23 @@ def read_map(path: Path) -> Map:
     return parse_map(told, str(path))
 
 
+def _check_entry(entry: Entry) -> None:
+    """That its values are of the right types.
+
+    Raises:
+        ValueError: they are not, or `flip` names no axis.
+    """
+    for key in ("a", "b", "axes", "flip"):
+        if not isinstance(getattr(entry, key), str):
+            raise ValueError(f"{key} {getattr(entry, key)!r} is no text")
+    if not all(isinstance(size, int) and size > 0 for size in entry.sizes.values()):
+        raise ValueError(f"sizes {entry.sizes} are not all whole numbers from 1")
+    if not isinstance(entry.along, int) or entry.along < 0:
+        raise ValueError(f"along {entry.along!r} is no axis")
+    if unknown := {*entry.flip.split()} - {*re.findall(r"\w+", entry.axes)}:
+        raise ValueError(f"flip {' '.join(sorted(unknown))!r} is no axis of {entry.axes!r}")
+
+
 def parse_map(told: Any, source: str) -> Map:
     """A map from plain data, `{"tensor": [...], "unmatched": {...}}`.
 
@@ -172,6 +190,7 @@ def parse_map(told: Any, source: str) -> Map:
                     raise ValueError(f"{key} {list(share)} is not [k, n] with k < n")
             if entry.addend not in ("", "a", "b"):
                 raise ValueError(f"addend {entry.addend!r} is neither a nor b")
+            _check_entry(entry)
         except (TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{source}: tensor {number}: {error}") from None
         entries.append(entry)

@@ -319,6 +319,7 @@ def record_subject(subject: Subject, called: Any, options: Options) -> Record:
         InputError: a file cannot be read or written, or the map does not fit.
     """
     inputs, keywords, steps = called
+    _check_options(subject, steps, options)
     subject.pattern, subject.dropout = options.keep, options.dropout
     given = [inputs] * steps if isinstance(steps, int) else [inputs, *steps]
     if not given:
@@ -345,6 +346,27 @@ def record_subject(subject: Subject, called: Any, options: Options) -> Record:
     record = _record_of(subject, weights if options.weights else {}, values, facts)
     write_record(Path(options.out), record)
     return record
+
+
+def _check_options(subject: Subject, steps: Any, options: Options) -> None:
+    """That the arguments are what they must be, and layers have names that a record can hold.
+
+    Raises:
+        InputError: they are not.
+    """
+    if not isinstance(steps, int | Sequence):
+        raise InputError(f"steps: {steps!r} is neither a number nor a sequence of further inputs")
+    for name in ("generic", "dropout"):
+        seed = getattr(options, name)
+        if seed is not None and not (isinstance(seed, int) and seed >= 0):
+            raise InputError(f"{name}: {seed!r} is no seed, a whole number from 0")
+    if not isinstance(options.out, Path | str):
+        raise InputError(f"out: {options.out!r} is no path")
+    if not isinstance(options.keep, str):
+        raise InputError(f"keep: {options.keep!r} is no pattern")
+    for path in subject.layers:
+        if ":" in path or "@" in path:
+            raise InputError(f"{path}: a record keeps ':' and '@' in names for itself; rename it")
 
 
 def _values(subject: Subject, weights: Arrays, call: Call) -> Arrays:

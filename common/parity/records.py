@@ -10,6 +10,7 @@ from typing import Any
 
 from common.errors import InputError
 from common.parity.mapping import Map, parse_map
+from common.parity.tolerances import EPS
 from common.parity.traces import Trace, trace_of
 from common.protocol import Array
 from common.weights.checkpoint import read_tensors, write_tensors
@@ -233,11 +234,28 @@ def read_any(path: Path) -> Trace:
     record = Record(path.stem, arrays, metadata)
     try:
         same = record.facts["same"]
-        _ = record.layers, record.tensors, record.order
+        _ = record.layers, record.tensors
+        _check_facts(record)
         whole = {**arrays, **{name: arrays[other] for name, other in same.items()}}
         return Record(path.stem, whole, metadata)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path}: its metadata do not describe a record: {error}") from None
+
+
+def _check_facts(record: Record) -> None:
+    """That what a record tells in words and numbers is that.
+
+    Raises:
+        ValueError: it is of another type.
+    """
+    if record.dtype not in EPS:
+        raise ValueError(f"dtype {record.dtype!r}")
+    for key in ("order", "notes", *_REMARKS):
+        told = record.facts[key]
+        if not isinstance(told, list) or not all(isinstance(name, str) for name in told):
+            raise ValueError(f"{key} is no list of texts")
+    if not all(isinstance(value, int | float) for value in record.facts["noise"].values()):
+        raise ValueError("noise is not all numbers")
 
 
 def write_record(path: Path, record: Record) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from common.errors import InputError
 from common.parity.compare import compare_records
+from common.parity.mapping import Entry, Map, read_map
 from common.parity.records import read_record
 from common.parity.report import Report
 
@@ -152,3 +153,112 @@ def test_what_cannot_be_copied_is_refused(tmp_path: Path) -> None:
     model.lock = threading.Lock()
     with pytest.raises(InputError, match="Sequential: cannot be copied: cannot pickle"):
         record(model, torch.ones(2, 3), out=tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    "option, value, message",
+    [
+        ("steps", 2.0, "steps: 2.0 is neither a number nor a sequence of further inputs"),
+        ("generic", -1, "generic: -1 is no seed, a whole number from 0"),
+        ("generic", 1.5, "generic: 1.5 is no seed, a whole number from 0"),
+        ("out", None, "out: None is no path"),
+        ("keep", None, "keep: None is no pattern"),
+    ],
+)
+def test_options_that_are_none(option: str, value: Any, message: str, tmp_path: Path) -> None:
+    import torch
+    from torch import nn
+
+    from backends.torch import record
+
+    options = {"out": tmp_path / "x.safetensors", option: value}
+    with pytest.raises(InputError, match=f"^{message}$"):
+        record(nn.Linear(3, 3), torch.ones(2, 3), **options)
+
+
+@pytest.mark.parametrize("name", ["x:out", "y@2"])
+def test_names_that_a_record_cannot_hold(name: str, tmp_path: Path) -> None:
+    import torch
+    from torch import nn
+
+    from backends.torch import record
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleDict({name: nn.Linear(3, 3)})
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return next(iter(self.parts.values()))(x)
+
+    with pytest.raises(InputError, match=f"^parts.{name}: a record keeps ':' and '@' in names"):
+        record(Net(), torch.ones(2, 3), out=tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("noise", None),
+        ("noise", {"loss[0]": "small"}),
+        ("order", [1]),
+        ("notes", None),
+        ("random", [1]),
+    ],
+)
+def test_a_record_that_tells_nonsense(key: str, value: Any, tmp_path: Path) -> None:
+    import json
+
+    import torch
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+    from torch import nn
+
+    from backends.torch import record
+
+    path = tmp_path / "x.safetensors"
+    found = record(nn.Linear(3, 3), torch.ones(2, 3), out=path)
+    with safe_open(path, "np") as file:
+        metadata, arrays = file.metadata(), {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
+    metadata["record"] = json.dumps({**found.facts, "same": {}, key: value})
+    save_file(arrays, path, metadata)
+    with pytest.raises(InputError, match="its metadata do not describe a record"):
+        read_record(path)
+
+
+@pytest.mark.parametrize(
+    "entry, message",
+    [
+        ("axes = 3", "axes 3 is no text"),
+        ('axes = "(o p) i -> o p i", sizes = {p = 0}', "are not all whole numbers from 1"),
+        ('axes = "o i -> i o", flip = "z"', "flip 'z' is no axis of 'o i -> i o'"),
+        ("along = -1", "along -1 is no axis"),
+    ],
+)
+def test_a_map_s_entry_that_is_none(entry: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "map.toml"
+    path.write_text(f'tensor = [{{a = "w", b = "v", {entry}}}]\n')
+    with pytest.raises(InputError, match=f"tensor 1: .*{message}"):
+        read_map(path)
+
+
+def test_a_network_may_be_a_layer(tmp_path: Path) -> None:
+    import torch
+    from torch import nn
+
+    x, loss = torch.ones(2, 3), {"loss": mean}
+    report = compared(tmp_path, nn.Linear(3, 3), nn.Linear(3, 3), x, loss, loss)
+    assert report.passed, report.verdict()
+    assert {"eval/output", "grad/weight"} <= {d.name for d in report.differences}
+
+
+def test_a_map_that_does_not_fit_is_told_in_a_line(tmp_path: Path) -> None:
+    import torch
+    from torch import nn
+
+    x, none = torch.ones(2, 3), dict[str, Any]()
+    compared(tmp_path, nn.Linear(3, 3), nn.Linear(3, 3), x, none, none)
+    records = [read_record(tmp_path / f"{name}.safetensors") for name in "ab"]
+    wrong = Map((Entry("weight", "weight", "o i k -> k i o"), Entry("bias", "bias")))
+    with pytest.raises(InputError, match=r"^b: its map does not fit: ") as caught:
+        compare_records(records, {"b": wrong})
+    assert "\n" not in str(caught.value)
