@@ -23,6 +23,7 @@ from common.parity.recording import (
     Options,
     Pass,
     check_loss,
+    check_real,
     checked_dtype,
     mapped,
     masks_of,
@@ -278,6 +279,8 @@ class Subject:
             self.network = _Nnx(model, dtype)
         self.loss, self.keywords = loss, {"train": train, "eval": evaluate}
         self.optimizer = getattr(optimizer, "tx", optimizer)
+        for name, leaf in self._named(self.network.trees):
+            check_real(name, jnp.issubdtype(leaf.dtype, jnp.complexfloating))
         self.trained = {name for name, _ in self._named(self.network.trees[0])}
         self.weights = {
             name: np.asarray(leaf, np.float64)

@@ -22,6 +22,7 @@ from common.parity.recording import (
     Options,
     Pass,
     check_loss,
+    check_real,
     checked_dtype,
     mapped,
     masks_of,
@@ -121,6 +122,8 @@ class Subject:
             raise InputError(f"{type(model).__name__}: not a module of PyTorch")
         if isinstance(model, torch.jit.ScriptModule):
             raise InputError(f"{type(model).__name__}: a scripted module cannot be looked into")
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            check_real(name, tensor.is_complex())
         # differs: a copy is recorded, and the user's model never touched; the
         # optimizer is copied along, and holds the copy's parameters.
         self.user, memo = model, dict[int, Any]()
@@ -174,7 +177,7 @@ class Subject:
         if backward and self.loss is not None:
             loss = self.loss(output)
             check_loss(loss.shape)
-            loss.backward()
+            self._differentiate(loss)
             found.loss = to_numpy(loss)
             found.gradients = {
                 name: None if tensor.grad is None else to_numpy(tensor.grad)
@@ -214,10 +217,29 @@ class Subject:
                 self.optimizer.zero_grad()
                 with self._watched("train", pattern=""):
                     loss = self.loss(self._call(call, "train"))
-                loss.backward()
+                self._differentiate(loss)
                 self.optimizer.step()
                 losses.append(loss.item())
         return np.array(losses), self._export()
+
+    def _differentiate(self, loss: torch.Tensor) -> None:
+        """Leaves gradients in the copy, and those of the user's model as they are.
+
+        Raises:
+            InputError: the loss reads the user's model, and not the copy.
+        """
+        user = dict(self.user.named_parameters())
+        before = {name: parameter.grad for name, parameter in user.items()}
+        try:
+            for parameter in user.values():
+                parameter.grad = None
+            loss.backward()
+            for name, parameter in user.items():
+                if parameter.grad is not None:
+                    raise InputError(f"loss: it reads {name}: give it what the model returns alone")
+        finally:
+            for name, parameter in user.items():
+                parameter.grad = before[name]
 
     def _load(self, weights: Arrays, mode: Mode) -> None:
         with torch.no_grad():

@@ -109,6 +109,18 @@ def check_loss(shape: Sequence[int]) -> None:
         raise InputError(f"loss: makes values of shape {tuple(shape)}, not one")
 
 
+def check_real(name: str, is_complex: bool) -> None:
+    """That a tensor holds real numbers.
+
+    Raises:
+        InputError: it does not.
+    """
+    if is_complex:
+        raise InputError(
+            f"{name}: complex; a record holds real numbers, its two parts for instance"
+        )
+
+
 def checked_dtype(dtype: str) -> str:
     """What to compute in.
 
@@ -190,6 +202,8 @@ def _named(run: Pass, mode: Mode) -> dict[str, Array]:
     """The values of a pass under the names of a trace."""
     values = {f"{mode}/{name}": array for name, array in run.values.items()}
     values |= {joined(f"{mode}/output", leaf): array for leaf, array in run.output.items()}
+    for name, array in values.items():
+        check_real(name, array.dtype.kind == "c")
     if run.loss is not None:
         values["loss"] = np.atleast_1d(run.loss)
     values |= {f"grad/{name}": a for name, a in run.gradients.items() if a is not None}
@@ -212,6 +226,8 @@ def _told_as_input() -> Iterator[None]:
         raise InputError(str(error).splitlines()[0]) from error  # JAX adds lines to it
     except Exception as error:
         told = f"the model cannot be run on these inputs: {_told(error)}"
+        if "dtype" in told or "Double" in told:
+            told += "; it may be of float32 alone: dtype='float32' records that"
         raise InputError(told) from error
 
 

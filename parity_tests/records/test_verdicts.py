@@ -262,3 +262,67 @@ def test_a_map_that_does_not_fit_is_told_in_a_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^b: its map does not fit: ") as caught:
         compare_records(records, {"b": wrong})
     assert "\n" not in str(caught.value)
+
+
+def test_complex_numbers_are_refused_by_name(tmp_path: Path) -> None:
+    import torch
+    from torch import nn
+
+    from backends.torch import record
+
+    class Turned(nn.Module):
+        def __init__(self, held: bool) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+            turn = torch.polar(torch.ones(2), torch.tensor([0.1, 2.0]))
+            if held:
+                self.register_buffer("turn", turn)
+            else:
+                self.plain = [turn]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            turn: Any = self.plain[0] if hasattr(self, "plain") else self.turn
+            return torch.view_as_complex(self.a(x).reshape(-1, 2, 2)) * turn
+
+    for held, name in ((True, "turn"), (False, "eval/output")):
+        with pytest.raises(InputError, match=f"^{name}: complex; a record holds real numbers"):
+            record(Turned(held), torch.ones(2, 4), out=tmp_path / "x.safetensors")
+
+
+def test_a_loss_that_reads_the_model_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    import torch
+    from torch import nn
+
+    from backends.torch import record
+
+    model = nn.Linear(6, 2)
+    model.weight.grad = torch.ones(2, 6)
+    with pytest.raises(InputError, match=r"^loss: it reads weight: give it what the model returns"):
+        record(
+            model,
+            torch.ones(3, 6),
+            loss=lambda y: y.mean() + model.weight.sum(),
+            out=tmp_path / "x.safetensors",
+        )
+    assert torch.equal(model.weight.grad, torch.ones(2, 6))
+    assert model.bias.grad is None
+
+
+def test_a_model_of_float32_alone_is_pointed_to_its_dtype(tmp_path: Path) -> None:
+    import torch
+    from torch import nn
+
+    from backends.torch import record
+
+    class Single(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.a(x.float())
+
+    out = tmp_path / "x.safetensors"
+    with pytest.raises(InputError, match=r"dtype='float32' records that$"):
+        record(Single(), torch.ones(2, 4), out=out)
+    assert record(Single(), torch.ones(2, 4), out=out, dtype="float32").dtype == "float32"
