@@ -279,6 +279,8 @@ class Subject:
             self.network = _Nnx(model, dtype)
         self.loss, self.keywords = loss, {"train": train, "eval": evaluate}
         self.optimizer = getattr(optimizer, "tx", optimizer)
+        if not isinstance(self.optimizer, optax.GradientTransformation | None):
+            raise InputError(f"optimizer: {optimizer!r} is none of optax or NNX")
         for name, leaf in self._named(self.network.trees):
             check_real(name, jnp.issubdtype(leaf.dtype, jnp.complexfloating))
         self.trained = {name for name, _ in self._named(self.network.trees[0])}
@@ -312,8 +314,10 @@ class Subject:
         for name, array in self.weights.items():
             owner, _, own = name.rpartition(".")
             kind, outs = self.network.kinds.get(owner, ""), self.network.outs.get(owner, 1)
-            flipped = "h w d" if kind == "ConvTranspose" and array.ndim > 1 else ""
-            axes = _axes(kind, own, array.shape, outs)
+            transposed = kind == "ConvTranspose" and array.ndim > 1
+            flipped, axes = "h w d" if transposed else "", _axes(kind, own, array.shape, outs)
+            if transposed and "transpose_kernel=True" in self.network.settings[owner]:
+                flipped, axes = "", axes.replace("i o", "o i")  # as PyTorch's convolution has it
             found[name] = Tensor(array.shape, axes, name in self.trained, flipped)
         return found
 

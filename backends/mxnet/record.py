@@ -120,6 +120,8 @@ class Subject:
         self.notes: list[str] = []
         if not isinstance(model, Block):
             raise InputError(f"{type(model).__name__}: not a block of Gluon")
+        if not isinstance(optimizer, Trainer | None):
+            raise InputError(f"optimizer: {optimizer!r} is no Trainer of Gluon")
         if train or evaluate:
             raise InputError(f"{type(model).__name__}: a Gluon block takes no keyword arguments")
         self.model, self.loss, self.optimizer = model, loss, optimizer

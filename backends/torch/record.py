@@ -122,6 +122,8 @@ class Subject:
             raise InputError(f"{type(model).__name__}: not a module of PyTorch")
         if isinstance(model, torch.jit.ScriptModule):
             raise InputError(f"{type(model).__name__}: a scripted module cannot be looked into")
+        if not isinstance(optimizer, torch.optim.Optimizer | None):
+            raise InputError(f"optimizer: {optimizer!r} is no optimizer of PyTorch")
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             check_real(name, tensor.is_complex())
         # differs: a copy is recorded, and the user's model never touched; the

@@ -13,7 +13,14 @@ from common.parity.causes import name_causes
 from common.parity.decisions import changed_zeros
 from common.parity.mapping import Map
 from common.parity.order import NetworkOrder, Order
-from common.parity.pairing import check_start, outputs, paired_layers, same_names, translate
+from common.parity.pairing import (
+    check_names,
+    check_start,
+    outputs,
+    paired_layers,
+    same_names,
+    translate,
+)
 from common.parity.record_order import RecordOrder
 from common.parity.records import LOCAL, Record
 from common.parity.report import TRUTH, Difference, Finding, Mask, Report
@@ -404,6 +411,7 @@ def compare_records(records: Sequence[Record], maps: Mapping[str, Map]) -> Repor
     paths = {first.label: {path: path for path in first.layers}}
     for record in others:
         found = maps.get(record.label) or record.map or same_names(record, first)
+        check_names(found, record, first)
         try:
             translated.append(translate(record, first, found))
         except (ValueError, einops.EinopsError) as error:
@@ -429,7 +437,7 @@ def compare_records(records: Sequence[Record], maps: Mapping[str, Map]) -> Repor
     for label in report.compared:
         report.findings += _missing_gradients(named[label], named[report.reference])
     for record in others:
-        report.findings += _left_out(record, first)
+        report.findings += _left_out(record, first) + _trained_alone(record)
     name_causes(report, translated, layers)
     name_sources(report, {record.label: record.layers for record in records}, paths)
     return report
@@ -488,6 +496,17 @@ def _left_out(record: Record, first: Record) -> list[Finding]:
     if all("loss" in r.arrays for r in (record, first)) and record.steps != first.steps:
         text = f"makes {record.steps} steps, {first.label} {first.steps}"
         findings.append(Finding(record.label, "loss", text))
+    return findings
+
+
+def _trained_alone(record: Record) -> list[Finding]:
+    """Tensors without a counterpart that have a gradient, and that are no rounding."""
+    findings = []
+    for name in record.map.unmatched.get("b", {}) if record.map else ():
+        gradient, noise = record.arrays.get(f"grad/{name}"), record.noise.get(f"grad/{name}", 0.0)
+        if gradient is not None and gradient.any() and noise < VANISHES:
+            text = f"{name} has a gradient and no counterpart: it is trained here alone"
+            findings.append(Finding(record.label, f"grad/{name}", text))
     return findings
 
 

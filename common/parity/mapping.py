@@ -180,7 +180,7 @@ def parse_map(told: Any, source: str) -> Map:
     """
     if not isinstance(told, dict) or not isinstance(told.get("tensor"), list):
         raise InputError(f"{source}: no map: it has no list `tensor`")
-    entries = []
+    entries: list[Entry] = []
     for number, row in enumerate(told["tensor"], 1):
         try:
             shares = {key: tuple(row.get(key, (0, 1))) for key in ("part", "into")}
@@ -193,6 +193,9 @@ def parse_map(told: Any, source: str) -> Map:
             _check_entry(entry)
         except (TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{source}: tensor {number}: {error}") from None
+        same = [e for e in entries if (e.b, e.into, e.along) == (entry.b, entry.into, entry.along)]
+        if any("" == e.addend == entry.addend for e in same):
+            raise InputError(f"{source}: tensor {number}: {entry.b} is made above already")
         entries.append(entry)
     return Map(tuple(entries), told.get("unmatched", {}))
 

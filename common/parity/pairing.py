@@ -114,6 +114,18 @@ def same_names(record: Record, reference: Record) -> Map:
     return Map(tuple(Entry(name, name) for name in reference.tensors))
 
 
+def check_names(found: Map, record: Record, reference: Record) -> None:
+    """That a map's entries name tensors of two records.
+
+    Raises:
+        InputError: one does not.
+    """
+    for e in found.entries:
+        for name, of in ((e.a, reference), (e.b, record)):
+            if name not in of.tensors:
+                raise InputError(f"map: {name} is no tensor of {of.label}")
+
+
 def check_start(record: Record, reference: Record) -> None:
     """That a translated record starts from the reference's weights and inputs.
 

@@ -10,6 +10,7 @@ import dataclasses
 import fnmatch
 import json
 import math
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,15 +150,15 @@ def generic_values(subject: Subject, seed: int) -> Arrays:
     """
     values = {}
     for number, (name, array) in enumerate(subject.weights.items()):
-        random = np.random.default_rng([seed, number])
-        tensor, factor = subject.tensors[name], random.uniform(0.5, 1.5, array.shape)
+        draw = np.random.default_rng([seed, number])
+        tensor, factor = subject.tensors[name], draw.uniform(0.5, 1.5, array.shape)
         if array.size and (array == 1).all():
-            sign = np.where(random.random(array.shape) < 0.25, -1, 1) if tensor.trained else 1
+            sign = np.where(draw.random(array.shape) < 0.25, -1, 1) if tensor.trained else 1
             values[name] = factor * sign
         elif (array == 0).all() or (tensor.trained and array.ndim < 2):
-            values[name] = random.normal(0, 0.2, array.shape)
+            values[name] = draw.normal(0, 0.2, array.shape)
         elif tensor.trained:
-            values[name] = random.normal(0, 1, array.shape) / math.sqrt(_fan_in(tensor))
+            values[name] = draw.normal(0, 1, array.shape) / math.sqrt(_fan_in(tensor))
         else:
             values[name] = array * factor
     return values
@@ -183,11 +184,11 @@ def symmetric_tensors(weights: Mapping[str, Array]) -> list[str]:
     return [name for name, array in weights.items() if alike(array)]
 
 
-def _moved(value: Any, random: np.random.Generator, dtype: str) -> Any:
+def _moved(value: Any, draw: np.random.Generator, dtype: str) -> Any:
     """Floats moved by one rounding of `dtype` or none."""
 
     def move(_: str, array: Array) -> Array:
-        ulps = random.integers(-1, 2, array.shape) * EPS[dtype]
+        ulps = draw.integers(-1, 2, array.shape) * EPS[dtype]
         moved: Array = array * (1 + ulps)
         return moved
 
@@ -313,6 +314,18 @@ class Options:
     dtype: str
 
 
+@contextlib.contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """That of NumPy and of Python, from which a model may draw, is what it was when it is left."""
+    states = np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        np.random.set_state(states[0])
+        random.setstate(states[1])
+
+
+@_random_state_kept()
 def record_subject(subject: Subject, called: Any, options: Options) -> Record:
     """What each framework's `record` does, but for the model. Its arguments there:
 
@@ -417,8 +430,8 @@ def _noticed(subject: Subject, weights: Arrays, call: Call, values: Arrays) -> d
     noise: dict[str, float] = {}
     floats = [name for name, array in values.items() if array.dtype.kind == "f"]
     for repetition in range(2):
-        random = np.random.default_rng(repetition)
-        near, moved = (_moved(x, random, subject.dtype) for x in (weights, call))
+        draw = np.random.default_rng(repetition)
+        near, moved = (_moved(x, draw, subject.dtype) for x in (weights, call))
         errors = _measured(subject, near, moved, 0, values, relative_l2)
         for name in floats:
             key = "loss[0]" if name == "loss" else name
@@ -449,8 +462,8 @@ def _steps(
     start = {name: weights[name].astype(values[f"final/{name}"].dtype) for name in trained}
     if all(np.array_equal(values[f"final/{name}"], start[name]) for name in trained):
         raise InputError("optimizer: its steps move no weight: does it hold this model's?")
-    random = np.random.default_rng(0)
-    near, inputs = (_moved(x, random, subject.dtype) for x in (weights, calls))
+    draw = np.random.default_rng(0)
+    near, inputs = (_moved(x, draw, subject.dtype) for x in (weights, calls))
     moved = _trained(subject, near, inputs)
     for name, array in moved.items():
         if name != "loss":

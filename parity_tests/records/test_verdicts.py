@@ -326,3 +326,88 @@ def test_a_model_of_float32_alone_is_pointed_to_its_dtype(tmp_path: Path) -> Non
     with pytest.raises(InputError, match=r"dtype='float32' records that$"):
         record(Single(), torch.ones(2, 4), out=out)
     assert record(Single(), torch.ones(2, 4), out=out, dtype="float32").dtype == "float32"
+
+
+def test_what_is_trained_on_one_side_alone_is_a_finding(tmp_path: Path) -> None:
+    import torch
+    from torch import nn
+
+    def net(bias: bool, norm: bool) -> Any:
+        layers = [nn.Linear(3, 4, bias=bias), nn.BatchNorm1d(4) if norm else nn.Tanh()]
+        if bias:
+            nn.init.zeros_(layers[0].bias)
+        return nn.Sequential(*layers, nn.Linear(4, 2))
+
+    x, loss = torch.linspace(-1, 1, 24).reshape(8, 3) ** 2, {"loss": mean}
+    report = compared(tmp_path, net(False, False), net(True, False), x, loss, loss)
+    told = "0.bias has a gradient and no counterpart: it is trained here alone"
+    assert [finding.text for finding in report.findings] == [told]
+    # in front of a BatchNorm its gradient vanishes, and nothing is trained otherwise
+    assert compared(tmp_path, net(False, True), net(True, True), x, loss, loss).passed
+
+
+def test_the_random_state_of_numpy_is_kept(tmp_path: Path) -> None:
+    import pickle
+    import random
+
+    import numpy as np
+    import torch
+    from torch import nn
+
+    from backends.torch import record
+
+    class Noisy(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + np.random.normal() + random.random()
+
+    np.random.seed(5)
+    random.seed(5)
+    before = pickle.dumps((np.random.get_state(), random.getstate()))
+    found = record(Noisy(3, 3), torch.ones(2, 3), out=tmp_path / "x.safetensors")
+    assert pickle.dumps((np.random.get_state(), random.getstate())) == before
+    assert "eval/output" in found.facts["random"]
+
+
+def test_what_is_no_optimizer(tmp_path: Path) -> None:
+    import torch
+    from torch import nn
+
+    from backends.torch import record
+
+    options: dict[str, Any] = {"loss": mean, "optimizer": torch.optim.SGD}
+    with pytest.raises(InputError, match="is no optimizer of PyTorch"):
+        record(nn.Linear(3, 3), torch.ones(2, 3), out=tmp_path / "x.safetensors", **options)
+
+
+def test_a_tensor_is_not_made_twice(tmp_path: Path) -> None:
+    path = tmp_path / "map.toml"
+    path.write_text('tensor = [{a = "w", b = "v"}, {a = "u", b = "v"}]\n')
+    with pytest.raises(InputError, match="tensor 2: v is made above already"):
+        read_map(path)
+
+
+@pytest.mark.needs("jax")
+def test_a_transposed_convolution_of_flax_may_have_its_kernel_as_pytorch(tmp_path: Path) -> None:
+    import jax.numpy as jnp
+    import torch
+    from flax import nnx
+    from torch import nn
+
+    from backends.jax import record as jax_record
+    from backends.torch import record
+
+    class Up(nnx.Module):
+        def __init__(self) -> None:
+            sizes = {"kernel_size": (2, 2), "strides": (2, 2), "transpose_kernel": True}
+            self.up = nnx.ConvTranspose(4, 4, **sizes, rngs=nnx.Rngs(0))
+
+        def __call__(self, x: Any) -> Any:
+            return self.up(x)
+
+    files = [tmp_path / f"{name}.safetensors" for name in "ab"]
+    x = torch.linspace(-1, 1, 2 * 4 * 9).reshape(2, 4, 3, 3)
+    record(nn.Sequential(nn.ConvTranspose2d(4, 4, 2, 2)), x, out=files[0], generic=0)
+    given = jnp.asarray(x.numpy().transpose(0, 2, 3, 1))
+    jax_record(Up(), given, out=files[1], against=files[0])
+    report = compare_records([read_record(path) for path in files], {})
+    assert report.passed, report.verdict()
