@@ -56,8 +56,6 @@ def _axes(module: nn.Module, name: str, array: torch.Tensor) -> str:
         return "o i"
     if name == "weight" and type(module).__name__ == "Conv1D":  # Hugging Face's, a dense layer
         return "i o"
-    if name == "weight" and type(module).__name__ == "Conv1D":  # Hugging Face's, a dense layer
-        return "i o"
     if name == "weight" and isinstance(module, nn.Embedding):
         return "v o"
     return ""

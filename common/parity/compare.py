@@ -437,7 +437,8 @@ def compare_records(records: Sequence[Record], maps: Mapping[str, Map]) -> Repor
     for label in report.compared:
         report.findings += _missing_gradients(named[label], named[report.reference])
     for record in others:
-        report.findings += _left_out(record, first) + _trained_alone(record)
+        report.findings += _left_out(record, first)
+        report.findings += _trained_alone(record, maps.get(record.label) or record.map)
     name_causes(report, translated, layers)
     name_sources(report, {record.label: record.layers for record in records}, paths)
     return report
@@ -499,10 +500,10 @@ def _left_out(record: Record, first: Record) -> list[Finding]:
     return findings
 
 
-def _trained_alone(record: Record) -> list[Finding]:
-    """Tensors without a counterpart that have a gradient, and that are no rounding."""
+def _trained_alone(record: Record, found: Map | None) -> list[Finding]:
+    """Tensors without a counterpart in a map that have a gradient, and that are no rounding."""
     findings = []
-    for name in record.map.unmatched.get("b", {}) if record.map else ():
+    for name in found.unmatched.get("b", {}) if found else ():
         gradient, noise = record.arrays.get(f"grad/{name}"), record.noise.get(f"grad/{name}", 0.0)
         if gradient is not None and gradient.any() and noise < VANISHES:
             text = f"{name} has a gradient and no counterpart: it is trained here alone"

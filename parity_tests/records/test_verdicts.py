@@ -342,6 +342,12 @@ def test_what_is_trained_on_one_side_alone_is_a_finding(tmp_path: Path) -> None:
     report = compared(tmp_path, net(False, False), net(True, False), x, loss, loss)
     told = "0.bias has a gradient and no counterpart: it is trained here alone"
     assert [finding.text for finding in report.findings] == [told]
+    records = [read_record(tmp_path / f"{name}.safetensors") for name in "ab"]
+    given = {"b": records[1].map}
+    del records[1].facts["map"]  # as of a record made without a reference, and compare --map
+    assert given["b"] is not None
+    again = compare_records(records, {"b": given["b"]})
+    assert [finding.text for finding in again.findings] == [told]
     # in front of a BatchNorm its gradient vanishes, and nothing is trained otherwise
     assert compared(tmp_path, net(False, True), net(True, True), x, loss, loss).passed
 
