@@ -28,8 +28,8 @@ def faults(size):
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 def fill_twice():
-    faults(48 << 20)
-    print(faults(48 << 20))
+    faults(320 << 20)
+    print(faults(320 << 20))
 
 fill_twice()
 thread = threading.Thread(target=fill_twice)
@@ -39,7 +39,7 @@ thread.join()
 
 
 def faults_of_the_second_block(first: str) -> list[int]:
-    """Page faults of filling a freed block of 48 MB anew: in the first thread, and in another."""
+    """Page faults of filling a freed block of 320 MB anew: in the first thread, and in another."""
     code = [sys.executable, "-c", first + FILL_TWICE]
     done = subprocess.run(code, cwd=ROOT, capture_output=True, text=True, check=True)
     return [int(line) for line in done.stdout.split()]
