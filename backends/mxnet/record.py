@@ -159,7 +159,8 @@ class Subject:
             for name, full in mine.items():
                 trained = self.held[full].grad_req != "null"
                 array = self.weights[full]
-                self.tensors[full] = Tensor(array.shape, _axes(block, name, array), trained)
+                axes = _axes(block, name, array)
+                self.tensors.setdefault(full, Tensor(array.shape, axes, trained))
 
     def versions(self) -> dict[str, str]:
         return versions()

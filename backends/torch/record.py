@@ -152,8 +152,8 @@ class Subject:
             self.layers[path] = Layer(kind, mine, _channels(module), *about)
             for name, full in mine.items():
                 trained = full not in buffers and self.held[full].requires_grad
-                shape = tuple(self.held[full].shape)
-                self.tensors[full] = Tensor(shape, _axes(module, name, self.held[full]), trained)
+                axes, shape = _axes(module, name, self.held[full]), tuple(self.held[full].shape)
+                self.tensors.setdefault(full, Tensor(shape, axes, trained))
         self.weights = {name: array.astype(np.float64) for name, array in self._export().items()}
         if self.optimizer is not None:
             self.optimizer_state = copy.deepcopy(self.optimizer.state_dict())

@@ -54,7 +54,7 @@ class Entry:
         if not self.axes:
             return array
         turned = einops.rearrange(self._flipped(array), self.axes, **self.sizes)
-        return np.ascontiguousarray(turned)
+        return np.array(turned, order="C")
 
     def to_a(self, array: Array) -> Array:
         """What `a`, or its part, is, of `b`."""
@@ -64,20 +64,24 @@ class Entry:
             return array
         left, right = self.axes.split("->")
         turned = einops.rearrange(array, f"{right} -> {left}", **self.sizes)
-        return np.ascontiguousarray(self._flipped(turned))
+        return np.array(self._flipped(turned), order="C")
 
     def _flipped(self, array: Array) -> Array:
         names = self.axes.split("->")[0].split()
-        return np.flip(array, [k for k, name in enumerate(names) if name in self.flip.split()])
+        axes = [k for k, name in enumerate(names) if name in self.flip.split()]
+        return np.flip(array, axes) if axes else array
 
 
 def _whole(found: Iterable[tuple[str, tuple[int, int], int, bool, Array]]) -> Arrays:
-    """Tensors put together of their parts: each with its name, place, axis, and if it is added."""
+    """Tensors put together of their parts: each with its name, place, axis, and if it is added.
+
+    Of several that are the same part the first counts.
+    """
     parts: dict[str, dict[int, Array]] = {}
     places = {}
     for name, (number, count), along, added, array in sorted(found, key=lambda part: part[3]):
         own = parts.setdefault(name, {})
-        own[number] = own[number] + array if added and number in own else array
+        own[number] = own[number] + array if added and number in own else own.get(number, array)
         places[name] = count, along
     return {
         name: np.concatenate([own[k] for k in sorted(own)], along) if count > 1 else own[0]
@@ -104,12 +108,13 @@ class Map:
 
     def to_a(self, arrays: Mapping[str, Array], gradients: bool = False) -> Arrays:
         """Tensors of `b` as those of `a`; one is left out when a part of it is missing, or when it
-        is one of two of which `b` has the sum. The gradient of a sum is that of each.
+        is one of two of which `b` has the sum. The gradient of a sum is that of each; that of a
+        tensor of which `b` has two is their sum.
         """
         lost = {(e.b, e.into) for e in self.entries if e.addend == "a" and not gradients}
         left = {e.a for e in self.entries if (e.b, e.into) in lost}
         return _whole(
-            (e.a, e.part, e.along, e.addend == "b", e.to_a(arrays[e.b]))
+            (e.a, e.part, e.along, gradients or e.addend == "b", e.to_a(arrays[e.b]))
             for e in self.entries
             if e.b in arrays and e.a not in left and not (gradients and e.addend == "b")
         )

@@ -7,8 +7,9 @@ as query, key and value are.
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,6 +34,10 @@ _KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names.split
 _ROLES = {"kernel": "weight", "gamma": "weight", "scale": "weight", "embedding": "weight"}
 _ROLES |= {"beta": "bias", "running_mean": "mean", "running_var": "var"}
 """What the frameworks call a tensor of a layer, by PyTorch's word."""
+
+_TIED: dict[tuple[str, tuple[str, ...]], tuple[str, ...]]
+_TIED = {("dense", ("v", "o")): ("o", "i"), ("embedding", ("o", "i")): ("v", "o")}
+"""The axes of a weight that a table and a dense layer share: of the one by those of the other."""
 
 _PACKED = "in_proj_"
 """What PyTorch's attention calls the weight and bias that query, key and value have in one."""
@@ -64,11 +69,14 @@ class _Part:
     shape: tuple[int, ...]
     flipped: frozenset[str]
     part: tuple[int, int] = (0, 1)
+    along: int = 0
 
-    def third(self, number: int) -> "_Part":
-        """One of three equal parts along the first axis."""
-        shape = (self.shape[0] // 3, *self.shape[1:])
-        return _Part(self.name, self.axes, shape, self.flipped, (number, 3))
+    def share(self, number: int, count: int) -> "_Part":
+        """One of so many equal parts of what it makes."""
+        along = self.axes.index("o")
+        shape = [*self.shape]
+        shape[along] //= count
+        return replace(self, shape=tuple(shape), part=(number, count), along=along)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -80,6 +88,11 @@ class _Part:
             if axis[0] not in "dhw" or size > 1:
                 found[axis[0]] = found.get(axis[0], 1) * size
         return found
+
+    @property
+    def holds(self) -> object:
+        """Its sizes, by axis where these are known; else in order, without those of 1."""
+        return self.sizes if self.axes else tuple(size for size in self.shape if size > 1)
 
 
 @dataclass(frozen=True)
@@ -101,13 +114,22 @@ class _Unit:
         if self.gates is not None:
             return self.kind, "reverse" in self.path or "backward" in self.path
         main = self.main
-        sizes = tuple(sorted(main.sizes.items())) if main.axes else main.shape
-        return self.kind, sizes
+        return self.kind, tuple(sorted(main.sizes.items())) if main.axes else main.holds
 
     @property
     def holds(self) -> object:
         """Its tensors, whatever it is."""
-        return {role: part.sizes if part.axes else part.shape for role, part in self.parts.items()}
+        return {role: part.holds for role, part in self.parts.items()}
+
+    @property
+    def wide(self) -> object:
+        """Their sizes, whatever they are called, but for those of 1."""
+        return sorted(sorted(n for n in part.shape if n > 1) for part in self.parts.values())
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is of a class that no framework has in common, as a user's own."""
+        return self.kind not in _KINDS and self.gates is None
 
 
 def _units(record: Record) -> list[_Unit]:
@@ -133,6 +155,7 @@ def _units(record: Record) -> list[_Unit]:
         for own, name in layer.tensors.items():
             tensor = record.tensors[name]
             axes, flipped = tuple(tensor.axes.split()), frozenset(tensor.flipped.split())
+            axes = _TIED.get((_KIND_OF.get(layer.kind, ""), axes), axes)
             parts[_role(own)] = _Part(name, axes, tensor.shape, flipped)
         names = {role: part.name for role, part in parts.items()}
         for inner, gates in recurrent.packed(layer.kind, names).items():
@@ -140,7 +163,7 @@ def _units(record: Record) -> list[_Unit]:
             parts = {role: part for role, part in parts.items() if part.name not in gates.names}
         packed = {role: part for role, part in parts.items() if role.startswith(_PACKED)}
         for k, word in enumerate(("query", "key", "value") if packed else ()):
-            thirds = {r.removeprefix(_PACKED): p.third(k) for r, p in packed.items()}
+            thirds = {r.removeprefix(_PACKED): p.share(k, 3) for r, p in packed.items()}
             units.append(_Unit(f"{path}.{word}", "dense", thirds, reads))
         if rest := {role: part for role, part in parts.items() if role not in packed}:
             units.append(_Unit(path, _kind(layer.kind, rest), rest, reads))
@@ -165,6 +188,41 @@ def _kind(name: str, parts: Mapping[str, _Part]) -> str:
     if kind == "conv" and main is not None and main.sizes.keys() <= {"o", "i"}:
         return "dense"
     return kind
+
+
+def _opened(units: Sequence[_Unit], others: Sequence[_Unit]) -> list[_Unit]:
+    """Dense layers that stand for several of the other side, as one for query, key and value, in
+    equal parts; the several are alike and read the same values.
+    """
+    here, there = (Counter(unit.signature for unit in side) for side in (units, others))
+    groups: dict[object, list[_Unit]] = {}
+    for unit in others:
+        if unit.kind == "dense" and unit.reads and there[unit.signature] > here[unit.signature]:
+            groups.setdefault((unit.signature, unit.reads), []).append(unit)
+    found = []
+    for unit in units:
+        several = None
+        if here[unit.signature] > there[unit.signature]:
+            several = next((key for key, group in groups.items() if _is_all_of(unit, group)), None)
+        if several is None:
+            found.append(unit)
+            continue
+        here[unit.signature] -= 1
+        count = len(groups.pop(several))
+        for k in range(count):
+            parts = {role: part.share(k, count) for role, part in unit.parts.items()}
+            found.append(replace(unit, path=f"{unit.path}.{k}", parts=parts))
+    return found
+
+
+def _is_all_of(unit: _Unit, group: Sequence[_Unit]) -> bool:
+    """Whether a dense layer makes as much as several together."""
+    if len(group) < 2 or unit.kind != "dense":
+        return False
+    if not all("o" in part.axes for part in (*unit.parts.values(), *group[0].parts.values())):
+        return False
+    one = group[0].main.sizes
+    return unit.main.sizes == {**one, "o": one["o"] * len(group)}
 
 
 def _common(x: Sequence[object], y: Sequence[object]) -> list[tuple[int, int]]:
@@ -205,7 +263,11 @@ def _places(a: Sequence[_Unit], b: Sequence[_Unit]) -> Places:
         return unit.signature if unit.kind in known else unit.holds
 
     signatures: tuple[Callable[[_Unit], object], ...]
-    signatures = (kind_or_tensors, lambda unit: unit.holds)
+    signatures = (
+        kind_or_tensors,
+        lambda unit: unit.holds,
+        lambda unit: unit.wide if unit.is_own else id(unit),
+    )
     for signature in signatures:
         left, right = _free(a, 0, places), _free(b, 1, places)
         found = _common([signature(a[i]) for i in left], [signature(b[j]) for j in right])
@@ -275,10 +337,43 @@ def _entry(a: _Part, b: _Part) -> Entry | None:
     if a.axes and b.axes and a.sizes != b.sizes:
         return None
     if not (a.axes and b.axes) and a.shape != b.shape:
-        return None
+        left, right = (_letters(part.shape) for part in (a, b))
+        if [n for n in a.shape if n > 1] != [n for n in b.shape if n > 1]:
+            return None
+        axes = f"{left} -> {right}"
     flip = " ".join(axis for axis in a.axes if axis in a.flipped ^ b.flipped)
     axes = axes or (f"{' '.join(a.axes)} -> {' '.join(b.axes)}" if flip else "")
-    return Entry(a.name, b.name, axes, sizes, flip, a.part, b.part)
+    along = b.along if a.part == (0, 1) else a.along
+    return Entry(a.name, b.name, axes, sizes, flip, a.part, b.part, along)
+
+
+def _letters(shape: Sequence[int]) -> str:
+    """A pattern of einops for axes without names: `1 a b`."""
+    names = iter("abcdefgh")
+    return " ".join("1" if size == 1 else next(names) for size in shape)
+
+
+def _roles(a: _Unit, b: _Unit) -> tuple[dict[str, str], bool]:
+    """Which tensor of a layer is which of another's, and whether that is a guess.
+
+    By name; in classes of the user's own, what is left is paired where it fits, by what the names
+    have in common.
+    """
+    found = {role: role for role in a.parts if role in b.parts}
+    left = [role for role in a.parts if role not in found]
+    right = [role for role in b.parts if role not in found]
+    fitting = sorted(
+        (_strange(mine, other), mine, other)
+        for mine, other in itertools.product(left, right)
+        if a.is_own and b.is_own and _entry(a.parts[mine], b.parts[other])
+    )
+    guess = False
+    for strange, mine, other in fitting:
+        if mine not in found and other not in found.values():
+            rivals = [x for x in fitting if (x[1] == mine) != (x[2] == other) and x[0] <= strange]
+            guess |= bool(rivals)
+            found[mine] = other
+    return found, guess
 
 
 def _flattened(record: Record, layer: str) -> dict[str, int]:
@@ -326,18 +421,20 @@ def _map_of(a: Record, b: Record, pairs: Sequence[tuple[_Unit, _Unit]]) -> Map:
                 unmatched["a"][name] = why.format(theirs.path)
             if name := recurrent.homeless(theirs.gates, mine.gates):
                 unmatched["b"][name] = why.format(mine.path)
+        roles, _ = _roles(mine, theirs)
         for role, part in mine.parts.items():
-            other = theirs.parts.get(role)
+            other = theirs.parts[roles[role]] if role in roles else None
             entry = _entry(part, other) if other else None
             if entry is not None and mine.kind == "dense" and role == "weight":
                 entry = _unflattened(entry, _flattened(a, mine.path), _flattened(b, theirs.path))
             if entry is not None:
-                entries.append(entry)
+                if (entry.b, entry.into) not in {(e.b, e.into) for e in entries}:  # shared
+                    entries.append(entry)
             elif other is None:
                 unmatched["a"][part.name] = f"{theirs.path} has none"
             else:
                 unmatched["a"][part.name] = f"{other.name} is {other.shape}, not of {part.shape}"
-        for role in theirs.parts.keys() - mine.parts.keys():
+        for role in theirs.parts.keys() - {*roles.values()}:
             unmatched["b"][theirs.parts[role].name] = f"{mine.path} has none"
     for side, record, names in (("a", a, {e.a for e in entries}), ("b", b, {e.b for e in entries})):
         for name in record.tensors:
@@ -356,6 +453,7 @@ def match(a: Record, b: Record, judge: Judge | None = None) -> tuple[Map, list[s
     beside the map are the layers of `a` whose order is a guess.
     """
     mine, theirs = _units(a), _units(b)
+    mine, theirs = _opened(mine, theirs), _opened(theirs, mine)
     groups = _readings(mine, theirs, _places(mine, theirs))
 
     def map_of(chosen: Sequence[Places]) -> Map:
@@ -363,7 +461,8 @@ def match(a: Record, b: Record, judge: Judge | None = None) -> tuple[Map, list[s
         return _map_of(a, b, [(mine[i], theirs[j]) for i, j in places])
 
     chosen = [orders[0] for orders in groups]
-    guessed = []
+    pairs = [(mine[i], theirs[j]) for places in chosen for i, j in places]
+    guessed = [unit.path or "the network" for unit, other in pairs if _roles(unit, other)[1]]
     for k, orders in enumerate(groups):
         if len(orders) == 1:
             continue

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import einops
 import numpy as np
@@ -136,10 +136,10 @@ def check_start(record: Record, reference: Record) -> None:
         for name, array in reference.arrays.items():
             other = record.arrays.get(name) if name.startswith(group) else None
             if other is not None and not np.array_equal(array, other):
-                raise InputError(
-                    f"{record.label}: made from other {what} than {reference.label} ({name}):"
-                    " nothing to compare; record it with against="
-                )
+                told = f"{record.label}: made from other {what} than {reference.label} ({name})"
+                if np.array_equal(np.float32(array), np.float32(other)):
+                    raise InputError(f"{told}: rounded to float32; give both arrays of NumPy")
+                raise InputError(f"{told}: nothing to compare; record it with against=")
 
 
 def outputs(record: Record, mode: str) -> list[str]:
@@ -167,10 +167,7 @@ def paired_layers(record: Record, reference: Record, found: Map) -> dict[str, st
     attention does for Flax's, it is paired with the module that holds them.
     """
     together: list[tuple[set[str], set[str]]] = []
-    for e in found.entries:
-        mine, theirs = record.owners.get(e.b), reference.owners.get(e.a)
-        if mine is None or theirs is None:
-            continue
+    for mine, theirs in _owners_together(record, reference, found):
         joined = [g for g in together if mine in g[0] or theirs in g[1]]
         together = [g for g in together if g not in joined]
         ours = {mine}.union(*(g[0] for g in joined))
@@ -181,6 +178,22 @@ def paired_layers(record: Record, reference: Record, found: Map) -> dict[str, st
         for mine, theirs in holders
         if mine and theirs
     }
+
+
+def _owners_together(record: Record, reference: Record, found: Map) -> Iterator[tuple[str, str]]:
+    """Of each entry the owners of both tensors.
+
+    Of a tensor that layers share on both sides the first owners, the second, ...; where one side
+    has a tensor for each of them, these come one after the other.
+    """
+    uses: dict[tuple[str, tuple[int, int]], list[str]] = {}
+    for e in found.entries:
+        mine, theirs = record.sharers.get(e.b, []), reference.sharers.get(e.a, [])
+        before = uses.setdefault((e.a, e.part), [])
+        left = [path for path in theirs if path not in before] or theirs[:1]
+        pairs = [*zip(mine, left, strict=False)]
+        before += [path for _, path in pairs]
+        yield from pairs
 
 
 def _of_shape(record: Record, mine: str, reference: Record, theirs: str) -> str:
@@ -246,5 +259,5 @@ def feed_of(record: Record, reference: Record, found: Map) -> Arrays:
         shape = record.arrays[own].shape
         turned = _as_in(record, own, reference, name, shape, found, back=False)
         if turned.shape == shape:  # else it is another value, and is told as such
-            feed[own] = np.ascontiguousarray(turned)
+            feed[own] = np.array(turned, order="C")
     return feed

@@ -436,6 +436,9 @@ def _noticed(subject: Subject, weights: Arrays, call: Call, values: Arrays) -> d
         for name in floats:
             key = "loss[0]" if name == "loss" else name
             noise[key] = max(noise.get(key, 0.0), errors[name])
+    if "loss" in values:  # one number may stay by chance where what it is made of moves
+        made_of = [noise[name] for name in floats if name.startswith("train/output")]
+        noise["loss[0]"] = max(noise["loss[0]"], *made_of)
     return {
         "noise": noise,
         "random": [name for name, equal in same.items() if not equal],
@@ -469,7 +472,7 @@ def _steps(
         if name != "loss":
             noise[name] = relative_l2(array, values[name])
     for step, (a, b) in enumerate(zip(moved["loss"], values["loss"], strict=True)):
-        noise[f"loss[{step}]"] = max(noise.get(f"loss[{step}]", 0.0), relative_l2(a, b))
+        noise[f"loss[{step}]"] = max(noise["loss[0]"], relative_l2(a, b))
     return values
 
 
@@ -495,7 +498,8 @@ def _map_from(reference: Record, subject: Subject, call: Call, file: Path | str 
         """How far what lies between the layers is from the reference's, in eval mode."""
         feed = {n: a for n, a in feed_of(record, reference, tried).items() if n[:5] == "eval/"}
         own = {name.removeprefix("eval/"): array for name, array in feed.items()}
-        run = subject.run(subject.weights, call, "eval", 0, own)
+        given = tried.to_b({n[7:]: a for n, a in reference.arrays.items() if n[:7] == "weight/"})
+        run = subject.run(subject.weights | given, call, "eval", 0, own)
         pairs = [(run.values[name], array) for name, array in own.items() if ":in" in name]
         outputs = paired_outputs(record, reference)
         for name, array in _named(run, "eval").items():

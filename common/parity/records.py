@@ -131,9 +131,18 @@ class Record(Trace):
         return {name: Tensor(**{**row, "shape": tuple(row["shape"])}) for name, row in rows}
 
     @functools.cached_property
+    def sharers(self) -> dict[str, list[str]]:
+        """The layers that own each tensor: several, where they share it."""
+        found: dict[str, list[str]] = {}
+        for path, layer in self.layers.items():
+            for tensor in layer.tensors.values():
+                found.setdefault(tensor, []).append(path)
+        return found
+
+    @property
     def owners(self) -> dict[str, str]:
-        """The layer that owns each tensor."""
-        return {t: path for path, layer in self.layers.items() for t in layer.tensors.values()}
+        """The layer that owns each tensor, the first that does."""
+        return {tensor: paths[0] for tensor, paths in self.sharers.items()}
 
     def remarks(self) -> list[str]:
         """What the recorder noticed, in words."""
@@ -145,6 +154,14 @@ class Record(Trace):
         if not any(name.startswith("weight/") for name in self.arrays):
             told.append("holds no weights: that they are the reference's is believed")
         if found := self.map:
+            made: dict[tuple[str, tuple[int, int]], list[str]] = {}
+            for e in found.entries:
+                made.setdefault((e.a, e.part), []).append(e.b)
+            told += [
+                f"reference's {a} is several here, which part in training: {', '.join(names)}"
+                for (a, _), names in made.items()
+                if len(names) > 1
+            ]
             told += [
                 f"{n} has no counterpart: {why}" for n, why in found.unmatched.get("b", {}).items()
             ]

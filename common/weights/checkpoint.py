@@ -132,7 +132,7 @@ def write_tensors(
         InputError: the file cannot be written.
     """
     # safetensors writes an array that is not contiguous wrongly, silently
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
 
     def write(temporary: Path) -> None:
         safetensors.numpy.save_file(contiguous, temporary, dict(metadata))
