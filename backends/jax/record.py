@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import jax
@@ -22,11 +22,12 @@ from common.parity.recording import (
     Mode,
     Options,
     Pass,
-    check_loss,
     check_real,
     checked_dtype,
+    computed_loss,
     mapped,
     masks_of,
+    modes_of,
     record_subject,
 )
 from common.parity.records import Layer, Record, Source, Tensor
@@ -261,12 +262,13 @@ class Subject:
         model: nnx.Module | linen.Module,
         loss: Callable[..., Any] | None,
         optimizer: optax.GradientTransformation | nnx.Optimizer | None,
-        train: Mapping[str, Any],
+        train: Mapping[str, Any] | Literal[False] | None,
         evaluate: Mapping[str, Any],
         dtype: str,
         variables: Mapping[str, Any] | None = None,
     ) -> None:
         self.dtype = checked_dtype(dtype)
+        self.modes = modes_of(train, loss)
         self.notes: list[str] = []
         if not isinstance(model, nnx.Module | linen.Module):
             raise InputError(f"{type(model).__name__}: not a module of Flax")
@@ -277,7 +279,7 @@ class Subject:
             self.network = _Linen(model, dtype, variables)
         else:
             self.network = _Nnx(model, dtype)
-        self.loss, self.keywords = loss, {"train": train, "eval": evaluate}
+        self.loss, self.keywords = loss, {"train": train or {}, "eval": evaluate}
         self.optimizer = getattr(optimizer, "tx", optimizer)
         if not isinstance(self.optimizer, optax.GradientTransformation | None):
             raise InputError(f"optimizer: {optimizer!r} is none of optax or NNX")
@@ -379,9 +381,9 @@ class Subject:
             found: dict[str, Any] = {"values": [*different.values()], "output": [*told.values()]}
             if mode == "train":
                 found["buffers"] = {n: a for n, a in self._named(after) if n in self.weights}
-            loss = None if self.loss is None or mode == "eval" else self.loss(output)
-            check_loss(getattr(loss, "shape", ()))
-            return loss, found
+            if self.loss is None or mode == "eval":
+                return None, found
+            return computed_loss(self.loss, output), found
 
         def backward(*arguments: Any) -> dict[str, Any]:
             found: Any
@@ -400,7 +402,7 @@ class Subject:
             masks = masks_of(self, "train")
             watcher = Watcher(_is_array, lambda array: None, pattern="", masks=masks)
             output, after = self._call((params, rest), calls[0], arrays, "train", watcher)
-            return loss_of(output), after
+            return computed_loss(loss_of, output), after
 
         def step(params: Any, rest: Any, state: Any, arrays: Arrays) -> tuple[Any, ...]:
             found = jax.value_and_grad(forward, has_aux=True)(params, rest, arrays)
@@ -460,7 +462,7 @@ def record(
     optimizer: optax.GradientTransformation | nnx.Optimizer | None = None,
     steps: int | Sequence[Any] = 1,
     keywords: Mapping[str, Any] | None = None,
-    train: Mapping[str, Any] | None = None,
+    train: Mapping[str, Any] | Literal[False] | None = None,
     eval: Mapping[str, Any] | None = None,
     variables: Mapping[str, Any] | None = None,
     generic: int | None = None,
@@ -472,7 +474,7 @@ def record(
     dtype: str = "float64",
 ) -> Record:
     """Records a run of `model` in `dtype`: see `common.parity.recording.record_subject`."""
-    subject = Subject(model, loss, optimizer, train or {}, eval or {}, dtype, variables)
+    subject = Subject(model, loss, optimizer, train, eval or {}, dtype, variables)
     called = _numpy((inputs, keywords or {}, steps))
     options = Options(
         out, optimizer is not None, generic, against, map, keep, weights, dropout, dtype

@@ -5,7 +5,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import numpy as np
@@ -20,10 +20,11 @@ from common.parity.recording import (
     Mode,
     Options,
     Pass,
-    check_loss,
     checked_dtype,
+    computed_loss,
     mapped,
     masks_of,
+    modes_of,
     record_subject,
 )
 from common.parity.records import Layer, Record, Source, Tensor
@@ -110,11 +111,12 @@ class Subject:
         model: Block,
         loss: Callable[..., Any] | None,
         optimizer: Trainer | None,
-        train: Mapping[str, Any],
+        train: Mapping[str, Any] | Literal[False] | None,
         evaluate: Mapping[str, Any],
         dtype: str,
     ) -> None:
         self.dtype = checked_dtype(dtype)
+        self.modes = modes_of(train, loss)
         if dtype == "bfloat16":
             raise InputError("dtype bfloat16: MXNet does not compute in it on a CPU")
         self.notes: list[str] = []
@@ -178,8 +180,7 @@ class Subject:
                 output = self._call(call)
                 loss = None
                 if mode == "train" and self.loss is not None and not feed:
-                    loss = self.loss(output)
-                    check_loss(loss.shape)
+                    loss = computed_loss(self.loss, output)
             own = {n: watcher.values[self._before_activation(n)] for n in watcher.values}
             found = Pass(own, {k: to_numpy(y) for k, y in leaves(output, _is_array).items()})
             if loss is not None:
@@ -217,7 +218,7 @@ class Subject:
             optimizer = self._optimizer()
             for call in calls:
                 with autograd.record(), self._watched("train", pattern=""):
-                    loss = self.loss(self._call(call))
+                    loss = computed_loss(self.loss, self._call(call))
                 loss.backward()
                 optimizer.step(1, ignore_stale_grad=True)  # some may have none
                 losses.append(to_numpy(loss).item())
@@ -340,7 +341,7 @@ def record(
     optimizer: Trainer | None = None,
     steps: int | Sequence[Any] = 1,
     keywords: Mapping[str, Any] | None = None,
-    train: Mapping[str, Any] | None = None,
+    train: Mapping[str, Any] | Literal[False] | None = None,
     eval: Mapping[str, Any] | None = None,
     generic: int | None = None,
     against: Path | str | None = None,
@@ -351,7 +352,7 @@ def record(
     dtype: str = "float64",
 ) -> Record:
     """Records a run of `model` in `dtype`: see `common.parity.recording.record_subject`."""
-    subject = Subject(model, loss, optimizer, train or {}, eval or {}, dtype)
+    subject = Subject(model, loss, optimizer, train, eval or {}, dtype)
     called = _numpy((inputs, keywords or {}, steps))
     options = Options(
         out, optimizer is not None, generic, against, map, keep, weights, dropout, dtype

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import numpy as np
@@ -21,11 +21,12 @@ from common.parity.recording import (
     Mode,
     Options,
     Pass,
-    check_loss,
     check_real,
     checked_dtype,
+    computed_loss,
     mapped,
     masks_of,
+    modes_of,
     record_subject,
 )
 from common.parity.records import Layer, Record, Tensor
@@ -85,6 +86,20 @@ def watched(
         yield
 
 
+def _check_dense(name: str, tensor: torch.Tensor) -> None:
+    """That a tensor has a value for each of its places.
+
+    Raises:
+        InputError: it has not.
+    """
+    if nn.parameter.is_lazy(tensor):
+        raise InputError(f"{name}: has no values yet; call the module once")
+    if tensor.is_meta:
+        raise InputError(f"{name}: has no values, on the device meta")
+    if tensor.layout != torch.strided:
+        raise InputError(f"{name}: sparse; give it dense, to_dense()")
+
+
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
     """A deep copy.
 
@@ -95,6 +110,8 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         return copy.deepcopy(value, memo)
     except (RuntimeError, TypeError) as error:
         told = str(error).splitlines()[0]
+        if "weight_norm" in told:
+            told = "a weight is made of others: nn.utils.remove_weight_norm, remove_spectral_norm"
         raise InputError(f"{type(value[0]).__name__}: cannot be copied: {told}") from error
 
 
@@ -110,11 +127,12 @@ class Subject:
         model: nn.Module,
         loss: Callable[..., Any] | None,
         optimizer: torch.optim.Optimizer | None,
-        train: Mapping[str, Any],
+        train: Mapping[str, Any] | Literal[False] | None,
         evaluate: Mapping[str, Any],
         dtype: str,
     ) -> None:
         self.dtype = checked_dtype(dtype)
+        self.modes = modes_of(train, loss)
         self.notes: list[str] = []
         if not isinstance(model, nn.Module):
             raise InputError(f"{type(model).__name__}: not a module of PyTorch")
@@ -123,6 +141,7 @@ class Subject:
         if not isinstance(optimizer, torch.optim.Optimizer | None):
             raise InputError(f"optimizer: {optimizer!r} is no optimizer of PyTorch")
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            _check_dense(name, tensor)
             check_real(name, tensor.is_complex())
         # differs: a copy is recorded, and the user's model never touched; the
         # optimizer is copied along, and holds the copy's parameters.
@@ -132,13 +151,19 @@ class Subject:
                 memo[id(module)] = copy.deepcopy(module._orig_mod, memo)
         self.model, self.optimizer = _copied((model, optimizer), memo)
         self.model.to(getattr(torch, dtype))
-        self.loss, self.keywords = loss, {"train": train, "eval": evaluate}
+        self.loss, self.keywords = loss, {"train": train or {}, "eval": evaluate}
         modules = dict(self.model.named_modules())
         self.still = {m for m in modules.values() if self.model.training and not m.training}
         for path, module in modules.items():  # attention and recurrent layers have their own
             if isinstance(rate := getattr(module, "dropout", None), float) and rate > 0:
                 module.dropout = 0.0
                 self.notes.append(f"{path or 'the network'}: its own dropout is off")
+            if nn.utils.parametrize.is_parametrized(module):
+                made = ", ".join(module.parametrizations)
+                self.notes.append(
+                    f"{path or 'the network'}: {made} is made of other tensors; without that, as"
+                    " nn.utils.parametrize.remove_parametrizations leaves it, it is a plain layer"
+                )
         buffers = {n: b for n, b in self.model.named_buffers() if b.is_floating_point()}
         self.held: dict[str, torch.Tensor] = {**dict(self.model.named_parameters()), **buffers}
         self.tensors: dict[str, Tensor] = {}
@@ -175,8 +200,7 @@ class Subject:
             watcher.values, {k: to_numpy(y) for k, y in leaves(output, torch.is_tensor).items()}
         )
         if backward and self.loss is not None:
-            loss = self.loss(output)
-            check_loss(loss.shape)
+            loss = computed_loss(self.loss, output)
             self._differentiate(loss)
             found.loss = to_numpy(loss)
             found.gradients = {
@@ -216,7 +240,7 @@ class Subject:
             for call in calls:
                 self.optimizer.zero_grad()
                 with self._watched("train", pattern=""):
-                    loss = self.loss(self._call(call, "train"))
+                    loss = computed_loss(self.loss, self._call(call, "train"))
                 self._differentiate(loss)
                 self.optimizer.step()
                 losses.append(loss.item())
@@ -311,7 +335,7 @@ def record(
     optimizer: torch.optim.Optimizer | None = None,
     steps: int | Sequence[Any] = 1,
     keywords: Mapping[str, Any] | None = None,
-    train: Mapping[str, Any] | None = None,
+    train: Mapping[str, Any] | Literal[False] | None = None,
     eval: Mapping[str, Any] | None = None,
     generic: int | None = None,
     against: Path | str | None = None,
@@ -322,7 +346,7 @@ def record(
     dtype: str = "float64",
 ) -> Record:
     """Records a run of `model` in `dtype`: see `common.parity.recording.record_subject`."""
-    subject = Subject(model, loss, optimizer, train or {}, eval or {}, dtype)
+    subject = Subject(model, loss, optimizer, train, eval or {}, dtype)
     called = _numpy((inputs, keywords or {}, steps))
     options = Options(
         out, optimizer is not None, generic, against, map, keep, weights, dropout, dtype
@@ -343,7 +367,8 @@ def load(model: nn.Module, against: Path | str, map: Path | str) -> nn.Module:
 def _numpy(value: Any) -> Any:
     """Tensors in `value` as NumPy arrays, floats as float64."""
 
-    def convert(_: str, tensor: torch.Tensor) -> Array:
+    def convert(path: str, tensor: torch.Tensor) -> Array:
+        _check_dense(f"input {path}", tensor)
         return to_numpy(tensor.double() if tensor.is_floating_point() else tensor)
 
     return map_leaves(value, torch.is_tensor, convert)

@@ -488,7 +488,7 @@ def _left_out(record: Record, first: Record) -> list[Finding]:
         if mine and theirs and mine != theirs:
             text = f"returns {mine} arrays in {mode} mode, {first.label} {theirs}"
             findings.append(Finding(record.label, f"{mode}/output", text))
-    for group, what in (("loss", "loss="), ("final/", "optimizer=")):
+    for group, what in (("train/", "train mode"), ("loss", "loss="), ("final/", "optimizer=")):
         held = [any(name.startswith(group) for name in r.arrays) for r in (first, record)]
         if held[0] != held[1]:
             with_it, without = (first, record) if held[0] else (record, first)

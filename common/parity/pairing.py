@@ -152,12 +152,18 @@ def outputs(record: Record, mode: str) -> list[str]:
 def paired_outputs(record: Record, reference: Record) -> dict[str, str]:
     """What the network is given and returns: by name where all names agree, else by their order."""
     pairs: dict[str, str] = {}
-    given = [[n for n in r.arrays if n.startswith("input")] for r in (record, reference)]
+    given = [_inputs(r) for r in (record, reference)]
     returned = [[outputs(r, mode) for r in (record, reference)] for mode in ("eval", "train")]
     for mine, theirs in (given, *returned):
         agree = {*mine} == {*theirs}
         pairs |= dict(zip(mine, mine if agree else theirs, strict=False))
     return pairs
+
+
+def _inputs(record: Record) -> list[str]:
+    """What the network is given, in its order."""
+    given = [name for name in record.arrays if name.startswith("input")]
+    return sorted(given, key=lambda name: [part.zfill(9) for part in name.split(".")])
 
 
 def paired_layers(record: Record, reference: Record, found: Map) -> dict[str, str]:

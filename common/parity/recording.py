@@ -76,6 +76,8 @@ class Subject(Protocol):
     """The seed of the masks of dropout; without one it is off."""
     dtype: str
     """What it computes in; weights, inputs and feeds come in float64 and are rounded to it."""
+    modes: tuple[Mode, ...]
+    """In which it is run."""
 
     @property
     def tensors(self) -> Mapping[str, Tensor]: ...
@@ -100,14 +102,23 @@ class Subject(Protocol):
         """The user's optimizer over `calls`: the loss before each step, all tensors at the end."""
 
 
-def check_loss(shape: Sequence[int]) -> None:
-    """That what a loss makes is a scalar.
+def computed_loss(loss: Callable[..., Any], output: Any) -> Any:
+    """What the user's loss makes of what the network returns: one value.
 
     Raises:
-        InputError: it is not.
+        InputError: it cannot be computed, or is more than one.
     """
-    if math.prod(shape) != 1:
-        raise InputError(f"loss: makes values of shape {tuple(shape)}, not one")
+    try:
+        value = loss(output)
+    except Exception as error:
+        raise InputError(
+            f"loss: cannot be computed of what the model returns: {_told(error)}"
+        ) from error
+    if not hasattr(value, "shape"):
+        raise InputError(f"loss: makes {type(value).__name__}, not an array of one value")
+    if math.prod(value.shape) != 1:
+        raise InputError(f"loss: makes values of shape {tuple(value.shape)}, not one")
+    return value
 
 
 def check_real(name: str, is_complex: bool) -> None:
@@ -131,6 +142,17 @@ def checked_dtype(dtype: str) -> str:
     if dtype not in EPS:
         raise InputError(f"dtype {dtype}: records are made in {', '.join(EPS)}")
     return dtype
+
+
+def modes_of(train: object, loss: object) -> tuple[Mode, ...]:
+    """In which modes a network is run: eval alone, if that is asked for.
+
+    Raises:
+        InputError: a loss is asked for, too.
+    """
+    if train is False and loss is not None:
+        raise InputError("loss: is one of train mode, and train=False leaves that out")
+    return ("eval",) if train is False else ("eval", "train")
 
 
 def masks_of(subject: Subject, mode: Mode) -> Masks | None:
@@ -211,9 +233,6 @@ def _named(run: Pass, mode: Mode) -> dict[str, Array]:
     return values | {f"buffer/{name}": array for name, array in run.buffers.items()}
 
 
-_MODES: tuple[Mode, ...] = ("eval", "train")
-
-
 @contextlib.contextmanager
 def _told_as_input() -> Iterator[None]:
     """What goes wrong in the user's model, or loss, is told in one line.
@@ -227,7 +246,7 @@ def _told_as_input() -> Iterator[None]:
         raise InputError(str(error).splitlines()[0]) from error  # JAX adds lines to it
     except Exception as error:
         told = f"the model cannot be run on these inputs: {_told(error)}"
-        if "dtype" in told or "Double" in told:
+        if any(word in told for word in ("dtype", "Double", "data type")):
             told += "; it may be of float32 alone: dtype='float32' records that"
         raise InputError(told) from error
 
@@ -248,7 +267,7 @@ def _measured(
 ) -> dict[str, _T]:
     """`measure` of each value made again and as it was: no second copy of them all is held."""
     found: dict[str, _T] = {}
-    for mode in _MODES:
+    for mode in subject.modes:
         again = _run(subject, weights, call, mode, seed)
         found |= {name: measure(again.pop(name), values[name]) for name in [*again]}
     return found
@@ -330,7 +349,8 @@ def record_subject(subject: Subject, called: Any, options: Options) -> Record:
     """What each framework's `record` does, but for the model. Its arguments there:
 
     - `model`, `*inputs`, `keywords`: the user's own call, `model(*inputs, **keywords)`; `train` and
-      `eval` are further keyword arguments of the one mode and the other.
+      `eval` are further keyword arguments of the one mode and the other. With `train=False` it is
+      run in eval mode alone.
     - `loss`: makes a scalar of what the model returns. Without it the record is forward only.
     - `optimizer`: the user's; then `steps` are made, each with the same inputs, or with those of a
       sequence of further `inputs`.
@@ -399,9 +419,9 @@ def _check_options(subject: Subject, steps: Any, options: Options) -> None:
 
 
 def _values(subject: Subject, weights: Arrays, call: Call) -> Arrays:
-    """Both passes' values."""
+    """The passes' values."""
     values: Arrays = {}
-    for mode in _MODES:
+    for mode in subject.modes:
         values |= _run(subject, weights, call, mode, seed=0)
     return values
 
@@ -560,7 +580,7 @@ def _run_locally(
     record = _record_of(subject, weights, values, {})
     feed = feed_of(record, reference, found)
     local: Arrays = {}
-    for mode in _MODES:
+    for mode in subject.modes:
         own = {n.removeprefix(f"{mode}/"): a for n, a in feed.items() if n.startswith(f"{mode}/")}
         seen = subject.run(weights, call, mode, 0, own).values
         local |= {f"local/{mode}/{name}": seen[name] for name in own}

@@ -38,7 +38,8 @@ def map_leaves(
         return parts if type(value) is dict else type(value)(parts)  # type: ignore[call-arg]
     if isinstance(value, tuple | list):
         found = [inside(k, part) for k, part in enumerate(value)]
-        return type(value)(*found) if hasattr(value, "_fields") else type(value)(found)
+        # a named tuple's own way makes it of any parts, and PyTorch's PackedSequence is one
+        return type(value)._make(found) if hasattr(value, "_make") else type(value)(found)
     return value
 
 

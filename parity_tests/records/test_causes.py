@@ -94,6 +94,28 @@ def test_the_norms_of_gluon(kind: str, tmp_path: Path) -> None:
     assert fit_eps(a, "1") == pytest.approx(1e-3, rel=1e-6)
 
 
+@pytest.mark.needs("torch", "mxnet")
+@pytest.mark.parametrize("kind", ["LayerNorm", "LeakyReLU", "ELU"])
+def test_an_attribute_of_gluon_s_is_a_float32(kind: str, tmp_path: Path) -> None:
+    load_backend("mxnet")
+    import mxnet.gluon.nn as gluon
+    from torch import nn
+
+    values: dict[str, list[Any]] = {"LayerNorm": [5], "LeakyReLU": [0.01], "ELU": [0.7]}
+    own = {"LayerNorm": {"in_channels": 5}, "LeakyReLU": {"alpha": 0.01}, "ELU": {"alpha": 0.7}}
+    model = nn.Sequential(nn.Linear(5, 5), getattr(nn, kind)(*values[kind]), nn.Linear(5, 5))
+    port = gluon.HybridSequential()
+    port.add(gluon.Dense(5, in_units=5, flatten=False), getattr(gluon, kind)(**own[kind]))
+    port.add(gluon.Dense(5, in_units=5, flatten=False))
+    port.initialize()
+    files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    a = recorded("torch", model, files[0], generic=0)
+    b = recorded("mxnet", port, files[1], against=files[0])
+    first = compare_records([a, b], {}).first("b")
+    assert first is not None
+    assert first.cause.startswith("so little is an attribute in float32")
+
+
 @pytest.mark.needs("jax")
 @pytest.mark.parametrize("kind", ["LayerNorm", "GroupNorm", "RMSNorm"])
 def test_the_norms_of_flax(kind: str, tmp_path: Path) -> None:

@@ -194,21 +194,26 @@ def recorded(sides: dict[str, str], inputs: Any, folder: Path) -> tuple[str, Rep
     return text, compare_records([a, b], {}), b
 
 
+PAIRS: list[dict[str, str]] = [
+    {"torch": "shared", "jax": "shared"},
+    {"torch": "shared", "mxnet": "shared"},
+    {"mxnet": "shared", "jax": "shared"},
+    {"jax": "shared", "torch": "shared"},
+    {"torch": "fused", "jax": "three"},
+    {"jax": "fused", "torch": "three"},
+    {"torch": "three", "jax": "fused"},
+    {"jax": "three", "torch": "fused"},
+    {"torch": "tokens", "jax": "tokens"},
+    {"jax": "tokens", "torch": "tokens"},
+]
+
+
+def named(sides: dict[str, str]) -> str:
+    return "-".join(f"{backend}_{name}" for backend, name in sides.items())
+
+
 @pytest.mark.parametrize(
-    "sides",
-    [
-        {"torch": "shared", "jax": "shared"},
-        {"torch": "shared", "mxnet": "shared"},
-        {"mxnet": "shared", "jax": "shared"},
-        {"jax": "shared", "torch": "shared"},
-        {"torch": "fused", "jax": "three"},
-        {"jax": "fused", "torch": "three"},
-        {"torch": "three", "jax": "fused"},
-        {"jax": "three", "torch": "fused"},
-        {"torch": "tokens", "jax": "tokens"},
-        {"jax": "tokens", "torch": "tokens"},
-    ],
-    ids=lambda sides: "-".join(f"{backend}_{name}" for backend, name in sides.items()),
+    "sides", [pytest.param(x, marks=pytest.mark.needs(*x), id=named(x)) for x in PAIRS]
 )
 def test_what_is_held_otherwise_is_equal(sides: dict[str, str], tmp_path: Path) -> None:
     inputs = WORDS if "shared" in sides.values() else TOKENS
@@ -217,6 +222,7 @@ def test_what_is_held_otherwise_is_equal(sides: dict[str, str], tmp_path: Path) 
     assert report.findings == []
 
 
+@pytest.mark.needs("torch", "jax")
 def test_an_untied_weight_is_told_and_parts_in_training(tmp_path: Path) -> None:
     text, report, b = recorded({"torch": "shared", "jax": "untied"}, WORDS, tmp_path)
     assert text.count('a = "table.weight"') == 2

@@ -9,6 +9,7 @@ import pytest
 
 from backends import load_backend
 from common.parity.compare import compare_records
+from common.parity.pairing import paired_outputs
 from common.parity.records import Record, read_record
 from common.parity.report import Report
 from common.protocol import Array
@@ -332,3 +333,59 @@ def test_what_a_norm_of_gluon_keeps_and_does_not_use_is_no_tensor(tmp_path: Path
     mean, var = (found.tensor(f"0.running_{own}").reshape(1, 3, 1, 1) for own in ("mean", "var"))
     normal = (x - mean) / np.sqrt(var + 1e-5)
     assert np.allclose(found.arrays["eval/0:out"], normal, rtol=1e-7)
+
+
+def test_eval_mode_alone(backend: str, tmp_path: Path) -> None:
+    found = record(backend, tmp_path, loss=None, train=False)
+    assert {name.partition("/")[0] for name in found.arrays} == {"eval", "input", "weight"}
+    other = Record("b", found.arrays, found.metadata)
+    assert compare_records([found, other], {}).passed
+    (tmp_path / "both").mkdir()
+    both = record(backend, tmp_path / "both", against=tmp_path / f"{backend}.safetensors")
+    told = compare_records([found, Record("b", both.arrays, both.metadata)], {}).findings
+    assert f"{found.label} was recorded without train mode, b with it" in [f.text for f in told]
+
+
+@pytest.mark.needs("torch")
+def test_packed_sequences_go_in(tmp_path: Path) -> None:
+    import torch
+    from torch import nn
+
+    from backends.torch import record as torch_record
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.GRU(3, 4, batch_first=True)
+
+        def forward(self, packed: Any) -> Any:
+            return self.rnn(packed)[0]
+
+    inputs, net = torch.randn(3, 5, 3), Net()
+    packed = nn.utils.rnn.pack_padded_sequence(inputs, torch.tensor([5, 3, 2]), batch_first=True)
+    out = tmp_path / "a.safetensors"
+    found = torch_record(net, packed, out=out, loss=lambda y: y.data.square().mean())
+    assert np.array_equal(found.arrays["input.0.1"], packed.batch_sizes)
+    expected = net.double()(packed.to(torch.float64)).data.detach().numpy()
+    assert np.allclose(found.arrays["eval/output.0"], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.needs("torch")
+def test_a_weight_that_is_made_of_others_is_told(tmp_path: Path) -> None:
+    import torch
+    from torch import nn
+
+    from backends.torch import record as torch_record
+
+    net = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)))
+    found = torch_record(net, torch.ones(2, 3), out=tmp_path / "a.safetensors")
+    assert found.facts["notes"][0].startswith("0: weight is made of other tensors")
+
+
+def test_many_inputs_are_in_their_order(tmp_path: Path) -> None:
+    """By place where the sides nest them otherwise: the eleventh is not before the third."""
+    arrays = {f"input.{k}": np.full(2, k) for k in range(12)}
+    nested = {name.replace("input", "input.0"): array for name, array in arrays.items()}
+    metadata = {"record": '{"layers": {}, "tensors": {}, "order": []}'}
+    a, b = Record("a", dict(sorted(arrays.items())), metadata), Record("b", nested, metadata)
+    assert paired_outputs(b, a) == {f"input.0.{k}": f"input.{k}" for k in range(12)}

@@ -1,6 +1,7 @@
 """What cannot be recorded, or compared, is refused in one line."""
 
 import importlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,15 @@ REFUSED: dict[str, tuple[Callable[[str, Any], dict[str, Any]], str]] = {
     ),
     "a loss that fails": (
         lambda b, m: {"loss": lambda y: m.NO_SUCH_NAME},
-        "the model cannot be run on these inputs: AttributeError: module '.+' has no attribute",
+        "loss: cannot be computed of what the model returns: AttributeError: module '.+' has no",
+    ),
+    "a loss that is no array": (
+        lambda b, m: {"loss": lambda y: 3.0},
+        "loss: makes float, not an array of one value$",
+    ),
+    "a loss without train mode": (
+        lambda b, m: {"train": False},
+        "loss: is one of train mode, and train=False leaves that out$",
     ),
     "an optimizer without a loss": (
         lambda b, m: {"loss": None, "optimizer": optimizer_of(b, m.Net())},
@@ -104,6 +113,33 @@ def test_a_loss_that_no_weight_moves(backend: str, tmp_path: Path) -> None:
     images, out = on_device(backend, IMAGES), tmp_path / "x.safetensors"
     with pytest.raises(InputError, match=r"loss: no weight has a gradient|cannot be run on these"):
         framework.record(module.Net(), images, out=out, loss=lambda y: (images * 0).sum())
+
+
+@pytest.mark.needs("torch")
+def test_tensors_without_values(tmp_path: Path) -> None:
+    import torch
+    from torch import nn
+
+    from backends.torch import record as torch_record
+
+    x = torch.ones(2, 3)
+    with pytest.warns(FutureWarning, match="deprecated"):
+        old = nn.utils.weight_norm(nn.Linear(3, 2))
+    loss = old(x).mean()  # as a user who has trained it
+    loss.backward()
+    refused: list[tuple[nn.Module, torch.Tensor, str]] = [
+        (nn.Linear(3, 2, device="meta"), x, "weight: has no values, on the device meta"),
+        (nn.LazyLinear(2), x, "weight: has no values yet; call the module once"),
+        (nn.Linear(3, 2), torch.eye(3).to_sparse(), "input 0.0: sparse; give it dense, to_dense()"),
+        (
+            old,
+            x,
+            "Linear: cannot be copied: a weight is made of others: nn.utils.remove_weight_norm",
+        ),
+    ]
+    for model, given, message in refused:
+        with pytest.raises(InputError, match=f"^{re.escape(message)}"):
+            torch_record(model, given, out=tmp_path / "x.safetensors")
 
 
 @pytest.mark.needs("torch")
