@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from common.errors import InputError
-from common.parity.compare import compare, compare_records
+from common.parity.compare import compare
+from common.parity.compare_records import compare_records
 from common.parity.mapping import read_map
 from common.parity.records import Record, read_any
 from common.parity.traces import Trace

@@ -17,20 +17,18 @@ from flax.core import tracers
 from backends.jax.device import to_numpy, versions
 from common.errors import InputError
 from common.parity.masks import Masks
-from common.parity.recording import (
+from common.parity.recording import Options, mapped, record_subject
+from common.parity.records import Layer, Record, Source, Tensor
+from common.parity.subject import (
     Call,
     Mode,
-    Options,
     Pass,
     check_real,
     checked_dtype,
     computed_loss,
-    mapped,
     masks_of,
     modes_of,
-    record_subject,
 )
-from common.parity.records import Layer, Record, Source, Tensor
 from common.parity.watching import (
     Feed,
     Watcher,
@@ -251,7 +249,7 @@ def _set_dtype(module: Any, dtype: str) -> None:
 
 
 class Subject:
-    """A model as a function: see `common.parity.recording.Subject`."""
+    """A model as a function: see `common.parity.subject.Subject`."""
 
     framework = "jax"
     pattern = "*"

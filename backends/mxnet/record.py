@@ -15,19 +15,17 @@ from mxnet.gluon import Block, HybridBlock, Parameter, Trainer, nn, rnn
 from backends.mxnet.device import to_numpy, versions
 from common.errors import InputError
 from common.parity.masks import Masks
-from common.parity.recording import (
+from common.parity.recording import Options, mapped, record_subject
+from common.parity.records import Layer, Record, Source, Tensor
+from common.parity.subject import (
     Call,
     Mode,
-    Options,
     Pass,
     checked_dtype,
     computed_loss,
-    mapped,
     masks_of,
     modes_of,
-    record_subject,
 )
-from common.parity.records import Layer, Record, Source, Tensor
 from common.parity.watching import (
     Feed,
     Watcher,
@@ -100,7 +98,7 @@ def watched(
 
 
 class Subject:
-    """A model as a function: see `common.parity.recording.Subject`."""
+    """A model as a function: see `common.parity.subject.Subject`."""
 
     framework = "mxnet"
     pattern = "*"

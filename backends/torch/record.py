@@ -16,20 +16,18 @@ from torch import nn
 from backends.torch.device import to_numpy, versions
 from common.errors import InputError
 from common.parity.masks import Masks
-from common.parity.recording import (
+from common.parity.recording import Options, mapped, record_subject
+from common.parity.records import Layer, Record, Tensor
+from common.parity.subject import (
     Call,
     Mode,
-    Options,
     Pass,
     check_real,
     checked_dtype,
     computed_loss,
-    mapped,
     masks_of,
     modes_of,
-    record_subject,
 )
-from common.parity.records import Layer, Record, Tensor
 from common.parity.watching import (
     Feed,
     Watcher,
@@ -116,7 +114,7 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
 
 
 class Subject:
-    """A model as a function: see `common.parity.recording.Subject`."""
+    """A model as a function: see `common.parity.subject.Subject`."""
 
     framework = "torch"
     pattern = "*"

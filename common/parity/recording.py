@@ -9,201 +9,34 @@ import contextlib
 import dataclasses
 import fnmatch
 import json
-import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import einops
 import numpy as np
 
 from common.errors import InputError
 from common.parity.compare import relative_l2
+from common.parity.generic import generic_values, symmetric_tensors
 from common.parity.mapping import Map, map_to_data, read_map
-from common.parity.masks import Masks
 from common.parity.matching import match
 from common.parity.pairing import alike, feed_of, paired_outputs
 from common.parity.records import (
     FORMAT,
-    Layer,
     Record,
-    Tensor,
     layers_to_data,
     read_record,
     write_record,
 )
+from common.parity.subject import Call, Mode, Pass, Subject, check_real, in_a_line
 from common.parity.tolerances import EPS, noise_tolerance
-from common.parity.watching import Feed, is_numpy, joined, leaves, map_leaves
+from common.parity.watching import is_numpy, joined, leaves, map_leaves
 from common.protocol import Array, Arrays
 
 _T = TypeVar("_T")
-
-Mode = Literal["eval", "train"]
-
-
-@dataclass
-class Pass:
-    """One pass through a network.
-
-    `values` are in the order in which they were made: `conv1:in`, `conv1:out`, ... The same array
-    may stand under several names. `output` are the leaves of what the network returned. In train
-    mode: `buffers` afterwards and, with a loss, `loss` and `gradients`, None of a weight that has
-    none.
-    """
-
-    values: Arrays
-    output: Arrays
-    loss: Array | None = None
-    gradients: dict[str, Array | None] = field(default_factory=dict)
-    buffers: Arrays = field(default_factory=dict)
-
-
-Call = tuple[Sequence[Any], Mapping[str, Any]]
-"""Arguments of a call, by position and by name; arrays in them are NumPy's."""
-
-
-class Subject(Protocol):
-    """A user's model as a function: it keeps nothing from one call to the next."""
-
-    framework: str
-    weights: Arrays
-    notes: list[str]
-    pattern: str
-    """Which layers are looked at."""
-    dropout: int | None
-    """The seed of the masks of dropout; without one it is off."""
-    dtype: str
-    """What it computes in; weights, inputs and feeds come in float64 and are rounded to it."""
-    modes: tuple[Mode, ...]
-    """In which it is run."""
-
-    @property
-    def tensors(self) -> Mapping[str, Tensor]: ...
-
-    @property
-    def layers(self) -> Mapping[str, Layer]: ...
-
-    def versions(self) -> dict[str, str]: ...
-
-    def run(
-        self, weights: Arrays, call: Call, mode: Mode, seed: int, feed: Feed | None = None
-    ) -> Pass:
-        """A pass in `mode`; in train mode with the loss's gradients, where there is a loss."""
-
-    def run_compiled(self, weights: Arrays, call: Call) -> Arrays | None:
-        """What the network returns in eval mode, called as the user has compiled it.
-
-        None where nothing of it is compiled.
-        """
-
-    def train(self, weights: Arrays, calls: Sequence[Call], seed: int) -> tuple[Array, Arrays]:
-        """The user's optimizer over `calls`: the loss before each step, all tensors at the end."""
-
-
-def computed_loss(loss: Callable[..., Any], output: Any) -> Any:
-    """What the user's loss makes of what the network returns: one value.
-
-    Raises:
-        InputError: it cannot be computed, or is more than one.
-    """
-    try:
-        value = loss(output)
-    except Exception as error:
-        raise InputError(
-            f"loss: cannot be computed of what the model returns: {_told(error)}"
-        ) from error
-    if not hasattr(value, "shape"):
-        raise InputError(f"loss: makes {type(value).__name__}, not an array of one value")
-    if math.prod(value.shape) != 1:
-        raise InputError(f"loss: makes values of shape {tuple(value.shape)}, not one")
-    return value
-
-
-def check_real(name: str, is_complex: bool) -> None:
-    """That a tensor holds real numbers.
-
-    Raises:
-        InputError: it does not.
-    """
-    if is_complex:
-        raise InputError(
-            f"{name}: complex; a record holds real numbers, its two parts for instance"
-        )
-
-
-def checked_dtype(dtype: str) -> str:
-    """What to compute in.
-
-    Raises:
-        InputError: it is none that records are made in.
-    """
-    if dtype not in EPS:
-        raise InputError(f"dtype {dtype}: records are made in {', '.join(EPS)}")
-    return dtype
-
-
-def modes_of(train: object, loss: object) -> tuple[Mode, ...]:
-    """In which modes a network is run: eval alone, if that is asked for.
-
-    Raises:
-        InputError: a loss is asked for, too.
-    """
-    if train is False and loss is not None:
-        raise InputError("loss: is one of train mode, and train=False leaves that out")
-    return ("eval",) if train is False else ("eval", "train")
-
-
-def masks_of(subject: Subject, mode: Mode) -> Masks | None:
-    """The masks of dropout of one pass; None where it is off."""
-    if subject.dropout is None or mode == "eval":
-        return None
-    return Masks(subject.dropout, subject.layers, subject.tensors)
-
-
-def generic_values(subject: Subject, seed: int) -> Arrays:
-    """Random values away from the defaults, which hide mistakes: for each tensor its own.
-
-    What is 1 everywhere, as a scale or a variance is, becomes 0.5 to 1.5, and where it is trained
-    one in four is negative; what is 0, as a bias or a mean is, becomes normal with deviation 0.2.
-    Any other weight becomes normal, with variance 1 / fan-in; any other buffer is moved by up to a
-    half. So they depend on the seed, and not on what a fresh network has drawn.
-    """
-    values = {}
-    for number, (name, array) in enumerate(subject.weights.items()):
-        draw = np.random.default_rng([seed, number])
-        tensor, factor = subject.tensors[name], draw.uniform(0.5, 1.5, array.shape)
-        if array.size and (array == 1).all():
-            sign = np.where(draw.random(array.shape) < 0.25, -1, 1) if tensor.trained else 1
-            values[name] = factor * sign
-        elif (array == 0).all() or (tensor.trained and array.ndim < 2):
-            values[name] = draw.normal(0, 0.2, array.shape)
-        elif tensor.trained:
-            values[name] = draw.normal(0, 1, array.shape) / math.sqrt(_fan_in(tensor))
-        else:
-            values[name] = array * factor
-    return values
-
-
-def _fan_in(tensor: Tensor) -> int:
-    """How many values each value made is a sum over; 1 of a table, from which one is picked."""
-    axes = tensor.axes.split() or ["o", *"i" * (len(tensor.shape) - 1)]
-    sizes = [n for axis, n in zip(axes, tensor.shape, strict=True) if axis[0] not in "ov"]
-    return math.prod(sizes)
-
-
-def symmetric_tensors(weights: Mapping[str, Array]) -> list[str]:
-    """Tensors whose values are too much alike to show a mistake."""
-
-    def alike(array: Array) -> bool:
-        if array.size < 2:
-            return False
-        constant = bool((array == array.flat[0]).all())
-        square = array.ndim > 1 and array.shape[0] == array.shape[1] > 1
-        return constant or (square and np.array_equal(array, array.swapaxes(0, 1)))
-
-    return [name for name, array in weights.items() if alike(array)]
 
 
 def _moved(value: Any, draw: np.random.Generator, dtype: str) -> Any:
@@ -245,7 +78,7 @@ def _told_as_input() -> Iterator[None]:
     except InputError as error:
         raise InputError(str(error).splitlines()[0]) from error  # JAX adds lines to it
     except Exception as error:
-        told = f"the model cannot be run on these inputs: {_told(error)}"
+        told = f"the model cannot be run on these inputs: {in_a_line(error)}"
         if any(word in told for word in ("dtype", "Double", "data type")):
             told += "; it may be of float32 alone: dtype='float32' records that"
         raise InputError(told) from error
@@ -283,7 +116,7 @@ def _compiled(
     try:
         output = subject.run_compiled(weights, call)
     except Exception as error:  # of a compiler
-        subject.notes.append(f"recorded eagerly; compiled, it does not run: {_told(error)}")
+        subject.notes.append(f"recorded eagerly; compiled, it does not run: {in_a_line(error)}")
         return {}
     if output is None:
         return {}
@@ -297,12 +130,6 @@ def _compiled(
             findings[name] = f"compiled, the network returns another {name}: {told}"
     subject.notes.append(f"recorded eagerly; what it returns compiled is {max(errors):.1e} off")
     return findings
-
-
-def _told(error: Exception) -> str:
-    lines = (str(error).strip() or "no word why").splitlines()
-    told = lines[-1 if lines[0].startswith("Traceback") else 0].strip()  # MXNet tells C++'s
-    return f"{type(error).__name__}: {told}"
 
 
 def _record_of(subject: Subject, weights: Arrays, values: Arrays, facts: dict[str, Any]) -> Record:

@@ -19,7 +19,8 @@ import pytest
 from PIL import Image
 
 from common.data.voc import voc_palette
-from common.parity.compare import compare, compare_records
+from common.parity.compare import compare
+from common.parity.compare_records import compare_records
 from common.parity.order import execution_order
 from common.parity.records import Layer, Record, Source, Tensor, layers_to_data, split_value
 from common.parity.traces import Trace

@@ -8,7 +8,7 @@ import pytest
 
 from backends import load_backend
 from common.parity.causes import fit_eps
-from common.parity.compare import compare_records
+from common.parity.compare_records import compare_records
 from common.parity.records import Record, read_record
 
 IMAGES = np.random.default_rng(2).normal(size=(3, 8, 4, 5)).astype(np.float32)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from backends import load_backend
-from common.parity.compare import compare_records
+from common.parity.compare_records import compare_records
 from common.parity.records import Record, read_record
 from parity_tests.records.test_record import IMAGES, equal, on_device, record
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from backends import load_backend
-from common.parity.compare import compare_records
+from common.parity.compare_records import compare_records
 from common.parity.masks import Masks
 from common.parity.records import Layer, Record, Tensor, read_record
 from parity_tests.records.test_record import IMAGES, on_device, record

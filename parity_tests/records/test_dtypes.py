@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from common.parity.compare import compare_records
+from common.parity.compare_records import compare_records
 from common.parity.records import read_record
 from common.parity.tolerances import EPS
 from parity_tests.records.test_record import record, reference

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from backends import load_backend
-from common.parity.compare import compare_records
+from common.parity.compare_records import compare_records
 from common.parity.records import Record, read_record
 from common.parity.report import Report
 

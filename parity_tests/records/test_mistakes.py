@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from common.errors import InputError
-from common.parity.compare import compare_records
+from common.parity.compare_records import compare_records
 from common.parity.mapping import Entry, Map
 from common.parity.records import Record, read_record
 from parity_tests.records.test_record import IMAGES, record

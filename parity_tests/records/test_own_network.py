@@ -8,7 +8,8 @@ import pytest
 
 from backends import load_backend
 from common.config import Architecture, Dtype, Head
-from common.parity.compare import compare_records, relative_l2
+from common.parity.compare import relative_l2
+from common.parity.compare_records import compare_records
 from common.parity.records import Record, read_record
 from parity_tests.conftest import V1, V2, batches, new_trainer, trace
 from parity_tests.records.test_record import on_device

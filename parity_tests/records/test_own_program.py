@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from backends import load_backend
-from common.parity.compare import compare_records
+from common.parity.compare_records import compare_records
 from common.parity.records import read_record
 
 pytestmark = pytest.mark.needs("torch")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from common.parity.compare import compare_records
+from common.parity.compare_records import compare_records
 from common.parity.mapping import read_map
 from common.parity.records import Record
 from parity_tests.records.test_mistakes import eps, momentum

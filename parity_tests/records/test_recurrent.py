@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from backends import load_backend
-from common.parity.compare import compare_records
+from common.parity.compare_records import compare_records
 from common.parity.mapping import Entry, Map, read_map
 from common.parity.records import read_record
 from common.parity.report import Report

@@ -11,7 +11,7 @@ import pytest
 
 from backends import load_backend
 from common.errors import InputError
-from common.parity.compare import compare_records
+from common.parity.compare_records import compare_records
 from common.parity.records import read_record
 from common.parity.traces import FORMAT
 from common.weights.checkpoint import write_tensors

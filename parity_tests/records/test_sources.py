@@ -10,7 +10,7 @@ import pytest
 
 from backends import load_backend
 from common.errors import InputError
-from common.parity.compare import compare_records
+from common.parity.compare_records import compare_records
 from common.parity.records import SOURCE_SIZE, Record, read_record, write_record
 from common.parity.report import Excerpt
 from common.parity.watching import source_of

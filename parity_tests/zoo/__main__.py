@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from common.files import write_whole
-from common.parity.compare import compare_records
+from common.parity.compare_records import compare_records
 from common.parity.records import read_record
 from common.parity.report import finite
 from parity_tests.zoo.page import page, told

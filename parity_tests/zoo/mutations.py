@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from backends.torch import record
-from common.parity.compare import compare_records
+from common.parity.compare_records import compare_records
 from common.parity.records import Record, read_record, split_value
 from common.parity.report import Report
 from parity_tests.network.witnesses import import_torchvision
