@@ -3,6 +3,9 @@
 import contextlib
 import hashlib
 import os
+import secrets
+import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,6 +62,37 @@ def _second_name(path: Path, name: Path) -> None:
         path.replace(name)
 
 
+def _stream(path: Path) -> int | None:
+    """A descriptor to write into where `path` is a device, a FIFO or standard output.
+
+    These are no names of a file that could be replaced; None for all else.
+    """
+    if not path.exists():
+        return None
+    status = path.stat()
+    for standard in (1, 2):
+        with contextlib.suppress(OSError):  # it is closed
+            if os.path.samestat(status, os.fstat(standard)):
+                print(end="", flush=True)  # what was said before comes first
+                return os.dup(standard)
+    if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
+        return None
+    return os.open(path, os.O_WRONLY)
+
+
+def _target(path: Path) -> Path:
+    """What a link leads to, be it there or not; else `path` itself."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_whole(
     path: Path,
     write: Callable[[Path], object],
@@ -69,44 +103,60 @@ def write_whole(
 
     The file is flushed to the disk before it takes the name, and the folder after. `check` reads
     it before it takes the name, and refuses it by an InputError. What had the name keeps
-    `previous`.
+    `previous`. The new file has the permissions of the old one, else those of any new file. Where
+    `path` is a link, what it leads to is written; a device, a FIFO or standard output is written
+    into.
 
     Raises:
         InputError: the folder cannot be written to, or the disk is full; `path` is untouched.
     """
     with writing(path):
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        stream = _stream(path)
+        if stream is not None:
+            _write_into(stream, write, check)
+            return
+        target = _target(path)
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+        temporary.touch(exist_ok=False)  # unlike tempfile's, with the permissions of any new file
         try:
+            mode = stat.S_IMODE((target if target.exists() else temporary).stat().st_mode)
             write(temporary)
-            temporary.chmod(0o644)
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
+            temporary.chmod(mode)
+            _sync(temporary)
             check(temporary)
             if previous is not None:
-                _second_name(path, previous)
-            temporary.replace(path)
+                _second_name(target, previous)
+            temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync(target.parent)
+
+
+def _write_into(
+    stream: int, write: Callable[[Path], object], check: Callable[[Path], object]
+) -> None:
+    """Copies what `write` makes into a descriptor, and closes it."""
+    with os.fdopen(stream, "wb") as file, tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder) / "new"
+        write(temporary)
+        check(temporary)
+        with temporary.open("rb") as made:
+            shutil.copyfileobj(made, file)
 
 
 def write_folder(path: Path, write: Callable[[Path], object]) -> None:
     """Has `write` make a folder beside `path`, then moves it there: whole or not at all.
 
+    Where `path` is a link, the folder that it leads to is made.
+
     Raises:
         InputError: it cannot be written.
     """
-    with (
-        writing(path),
-        tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as beside,
-    ):
-        folder = Path(beside) / "new"
-        write(folder)
-        os.sync()
-        folder.replace(path)
+    with writing(path):
+        target = _target(path)
+        beside = tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent)
+        with beside as temporary:
+            folder = Path(temporary) / "new"
+            write(folder)
+            os.sync()
+            folder.replace(target)
