@@ -2,13 +2,17 @@
 
 import contextlib
 import hashlib
+import itertools
+import json
 import os
 import secrets
 import shutil
 import stat
 import tempfile
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import safetensors
 
@@ -19,6 +23,11 @@ def reason_of(error: Exception) -> str:
     """What the system or a library says of an error, in one line."""
     said = getattr(error, "strerror", None) or " ".join(str(error).split())
     return said or type(error).__name__
+
+
+def shortened(text: str) -> str:
+    """A text of anyone's in a message: quoted, what cannot be printed escaped, its end left out."""
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")
 
 
 @contextlib.contextmanager
@@ -43,6 +52,92 @@ def writing(path: Path, fault: str = "cannot be written") -> Iterator[None]:
         raise InputError(f"{path}: {fault}: {reason_of(error)}") from error
 
 
+TEXT_LIMIT, JSON_LIMIT = 1 << 26, 1 << 28
+"""In bytes, of lists of names and settings, and of JSON: nobody's come near it."""
+
+_KINDS = {
+    stat.S_IFDIR: "folder",
+    stat.S_IFIFO: "FIFO",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+    stat.S_IFSOCK: "socket",
+}
+
+
+def check_file(path: Path, most: int | None = None) -> None:
+    """Refuses what is no regular file of at most `most` bytes, before it is opened.
+
+    To open a FIFO may take forever, and to open a device may do something.
+
+    Raises:
+        InputError: there is nothing, or a folder, a FIFO, a device; or it is larger.
+    """
+    with naming(path):
+        status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "thing of another kind")
+        raise InputError(f"{path}: no file, but a {kind}")
+    if most is not None and status.st_size > most:
+        raise InputError(f"{path}: too large: {status.st_size} bytes, and {most} are the limit")
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """The content of a regular file of at most `most` bytes.
+
+    Raises:
+        InputError: as `check_file`, or it cannot be read.
+    """
+    check_file(path, most)
+    with naming(path), path.open("rb") as file:
+        return file.read(most)
+
+
+_DEPTH, _DIGITS = 64, 20
+"""JSON's limits: beyond them is no result of any program's, but what makes one run out of stack."""
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _inside(values: list[Any]) -> list[Any]:
+    """The lists and objects that are in some."""
+    held = (value.values() if isinstance(value, dict) else value for value in values)
+    return [x for x in itertools.chain.from_iterable(held) if isinstance(x, dict | list)]
+
+
+def parse_json(text: str | bytes) -> Any:
+    """JSON from anyone: lists and objects are nested 64 deep, integers have 20 digits at most.
+
+    Raises:
+        ValueError: it is no JSON, or not such.
+    """
+    try:
+        found = json.loads(text, parse_int=_integer)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    level = _inside([[found]])
+    for _ in range(_DEPTH):
+        level = _inside(level)
+    if level:
+        raise ValueError("nested too deep")
+    return found
+
+
+def parse_toml(data: bytes) -> dict[str, Any]:
+    """TOML from anyone.
+
+    Raises:
+        ValueError: it is no TOML, or not UTF-8, or nested too deep.
+    """
+    try:
+        return tomllib.loads(data.decode())
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
 def sha256(path: Path) -> str:
     """The file's SHA-256, in hexadecimal."""
     with path.open("rb") as file:
@@ -62,22 +157,28 @@ def _second_name(path: Path, name: Path) -> None:
         path.replace(name)
 
 
-def _stream(path: Path) -> int | None:
-    """A descriptor to write into where `path` is a device, a FIFO or standard output.
-
-    These are no names of a file that could be replaced; None for all else.
-    """
-    if not path.exists():
-        return None
-    status = path.stat()
-    for standard in (1, 2):
+def _standard(path: Path) -> int | None:
+    """The descriptor of standard output or error, where `path` is what it leads to."""
+    for descriptor in (1, 2):
         with contextlib.suppress(OSError):  # it is closed
-            if os.path.samestat(status, os.fstat(standard)):
-                print(end="", flush=True)  # what was said before comes first
-                return os.dup(standard)
-    if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
-        return None
-    return os.open(path, os.O_WRONLY)
+            if os.path.samestat(path.stat(), os.fstat(descriptor)):
+                return descriptor
+    return None
+
+
+def is_stream(path: Path) -> bool:
+    """Whether `path` is written into, not replaced: a device, a FIFO, standard output."""
+    if not path.exists():
+        return False
+    return _standard(path) is not None or not (path.is_file() or path.is_dir())
+
+
+def _open_stream(path: Path) -> int:
+    standard = _standard(path)
+    if standard is None:
+        return os.open(path, os.O_WRONLY)
+    print(end="", flush=True)  # what was said before comes first
+    return os.dup(standard)
 
 
 def _target(path: Path) -> Path:
@@ -111,9 +212,8 @@ def write_whole(
         InputError: the folder cannot be written to, or the disk is full; `path` is untouched.
     """
     with writing(path):
-        stream = _stream(path)
-        if stream is not None:
-            _write_into(stream, write, check)
+        if is_stream(path):
+            _write_into(_open_stream(path), write, check)
             return
         target = _target(path)
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")

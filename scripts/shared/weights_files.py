@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from backends import load_backend
 from common.config import Architecture, Config, Head, UpsampleInit
 from common.errors import InputError
-from common.files import naming
+from common.files import check_file, naming
 from common.network.initial import initial_weights
 from common.network.tensors import in_head, tensors
 from common.weights.checkpoint import (
@@ -87,8 +87,7 @@ def container_of(path: Path) -> str:
     """
     if path.is_dir():
         return ORBAX
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    check_file(path)
     with naming(path), path.open("rb") as file:
         head = file.read(16)
     # safetensors first: the length of its header may begin like a pickle
