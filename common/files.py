@@ -81,6 +81,17 @@ def check_file(path: Path, most: int | None = None) -> None:
         raise InputError(f"{path}: too large: {status.st_size} bytes, and {most} are the limit")
 
 
+def check_folder(path: Path) -> None:
+    """Refuses a folder that holds anything but files and folders, at any depth.
+
+    Raises:
+        InputError: as `check_file`, of the first of them.
+    """
+    for folder, _, names in os.walk(path):
+        for name in sorted(names):
+            check_file(Path(folder, name))
+
+
 def read_bytes(path: Path, most: int) -> bytes:
     """The content of a regular file of at most `most` bytes.
 

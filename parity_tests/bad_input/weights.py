@@ -130,6 +130,18 @@ def big_endian(data: bytes) -> bytes:
     return file.getvalue()
 
 
+def compressed(data: bytes) -> bytes:
+    """A state dict whose archive a program has packed again."""
+    file = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(data)) as old,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    return file.getvalue()
+
+
 NO_FILE = "not a readable safetensors file"
 UNREADABLE = f"({NO_FILE}|no weights of safetensors, torch.save)"
 BY, BY_PTH = (network,), (partial(network, PTH),)
@@ -190,6 +202,14 @@ ROWS = [
           ("old pickle", PARAMS, lambda: PARAMS.write_bytes(pickle.dumps(Payload(), protocol=0)),
            NO_FILE),
       )),
+    *table(
+        ("FIFO as .pth", fifo(PTH), "no file, but a FIFO"),
+        (".pth that is compressed", state_dict(compressed), ".*a compressed archive, which torch"),
+        (".pth of a value repeated to a terabyte",
+         state_dict(a=torch.zeros(1).expand(2**19, 2**19)), "its tensors claim 10995.* bytes, in"),
+        (".pth of 60 dimensions", state_dict(a=torch.zeros((1,) * 60)), "a has 60 dimensions"),
+        at=PTH, by=BY_PTH, refuses="convert", weights=PTH,
+    ),
     Row(".pth cut short", state_dict(half), f"{PTH}: not a whole file of tensors by torch.save",
         by=BY_PTH, refuses="convert", weights=PTH),
     Row(".pth of a big-endian machine", state_dict(big_endian), by=BY_PTH, accepts="convert",
