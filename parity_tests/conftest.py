@@ -4,7 +4,8 @@ import functools
 import importlib
 import itertools
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,20 @@ V1, V2 = Architecture.resnet18, Architecture.resnet18_v2
 def backend(request: pytest.FixtureRequest) -> str:
     """Each backend's name; a test that uses it runs once a backend and carries its name."""
     return str(request.param)
+
+
+@pytest.fixture
+def no_hang() -> Iterator[None]:
+    """Ends a test that hangs, after a minute."""
+
+    def end(*_: object) -> None:
+        raise TimeoutError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 def classes_of(width: int) -> int:

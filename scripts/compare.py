@@ -11,7 +11,8 @@ from common.parity.compare_records import compare_records
 from common.parity.mapping import read_map
 from common.parity.records import Record, read_any
 from common.parity.traces import Trace
-from scripts.shared.cli import JsonOption, main, new_app
+from scripts.shared.cli import ForceOption, JsonOption, main, new_app
+from scripts.shared.outputs import HTML, JSON, check_places
 from scripts.shared.verdicts import HtmlOption, print_report, write_reports
 
 app = new_app()
@@ -40,11 +41,14 @@ def run(
     ] = None,
     json_path: JsonOption = None,
     html_path: HtmlOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Hold trace files against each other. Exit code 0 only when every tolerance holds, else 1."""
     paths = [*traces, truth] if truth is not None else traces
     if len(paths) < 2:
         raise InputError(f"{paths[0]}: one trace alone: give another, or a --truth")
+    places = (json_path, JSON), (html_path, HTML)
+    check_places(*places, reads=[*paths, *(maps or ())], force=force)
     read = _relabelled([read_any(path) for path in paths], paths)
     records = [trace for trace in read if isinstance(trace, Record)]
     if 0 < len(records) < len(read):

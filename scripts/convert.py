@@ -16,7 +16,8 @@ from common.files import sha256, write_folder, write_whole
 from common.network.tensors import in_head
 from common.weights.checkpoint import Weights, default_class_names, metadata_of, write_tensors
 from common.weights.namings import ANY_HEAD, HEAD, NAMINGS, names_in, rename
-from scripts.shared.cli import JsonOption, check_places, main, new_app, write_json
+from scripts.shared.cli import ForceOption, JsonOption, main, new_app, write_json
+from scripts.shared.outputs import JSON, ONNX, check_places
 from scripts.shared.weights_files import (
     FRAMEWORKS,
     MXNET,
@@ -26,8 +27,6 @@ from scripts.shared.weights_files import (
     Loaded,
     load_weights,
 )
-
-ONNX = "ONNX"
 
 HELP = """
 Convert weights between safetensors, torch.save, MXNet .params and Orbax; write ONNX.
@@ -164,18 +163,6 @@ def write_output(out: Path, weights: Weights, to: To, container: str) -> int:
     return len(arrays)
 
 
-def _check_places(source: Path, out: Path, json: Path | None, container: str) -> None:
-    """Finds what cannot be written before anything is read."""
-    check_places(out, json)
-    for path in (out, json):
-        if path is not None and path.exists() and source.exists() and path.samefile(source):
-            raise InputError(f"{path}: would overwrite the input")
-    if container == ORBAX and out.exists():
-        raise InputError(f"{out}: is there already; an Orbax checkpoint is a new folder")
-    if json is not None and json.absolute() == out.absolute():
-        raise InputError(f"{json}: is the output and --json at once")
-
-
 @app.command(help=HELP)
 def convert(
     source: Annotated[
@@ -196,10 +183,13 @@ def convert(
         typer.Option(help="Make the head another; of a backbone, which it gets, else fcn32s."),
     ] = None,
     json: JsonOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Writes one program's weights for another; the options are described by `HELP`."""
     container = _container(to, out)
-    _check_places(source, out, json, container)
+    if container == ORBAX and out.exists():
+        raise InputError(f"{out}: is there already; an Orbax checkpoint is a new folder")
+    check_places((out, container), (json, JSON), reads=[source], force=force)
     loaded = load_weights(
         source, num_classes=num_classes, seed=seed, architecture=architecture, head=head
     )

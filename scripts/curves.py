@@ -7,16 +7,17 @@ import rich.table
 import typer
 
 from common.files import write_whole
-from common.runs.run_folder import RunFolder
+from common.runs.run_folder import RunFolder, run_files
 from scripts.shared.cli import (
+    ForceOption,
     JsonOption,
-    check_places,
     console,
     fraction,
     main,
     new_app,
     write_json,
 )
+from scripts.shared.outputs import JSON, PNG, check_places
 from scripts.shared.plots import plot_runs
 
 app = new_app()
@@ -46,9 +47,11 @@ def curves(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders of `train`.")],
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="A picture, a PNG.")] = None,
     json_path: JsonOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Lay the curves of several runs on top of each other, of one framework or of several."""
-    check_places(plot, json_path)
+    read = [path for folder in runs for path in run_files(folder)]
+    check_places((plot, PNG), (json_path, JSON), reads=read, force=force)
     found = [read_run(folder) for folder in runs]
     table = rich.table.Table(rich.table.Column("run", overflow="fold"), "backend", box=None)
     for name in ("seed", "steps", "last loss", "last IoU", "best IoU"):

@@ -9,12 +9,15 @@ import rich.table
 import typer
 
 from common.config import VOID, Config
-from common.data.dataset import Survey, keep_manifest, survey
+from common.data.dataset import Survey, contents, keep_manifest, survey
+from common.data.download import is_url
 from common.data.manifest import MANIFEST
 from common.data.shapes import SHAPES_TRAIN, SHAPES_VAL, write_shapes
 from common.data.voc2012 import DOWNLOAD, SHEET, VOC2012_MD5, VOC2012_URL, prepare
 from common.parity.traces import write_generic
 from scripts.shared import cli
+from scripts.shared.outputs import JSON, check_places
+from scripts.shared.weights_files import SAFETENSORS
 
 app = cli.new_app()
 
@@ -52,21 +55,25 @@ def generic(
         tuple[int, int], typer.Option(min=1, metavar="H W", help="The images' height and width.")
     ] = (64, 96),
     seed: Annotated[int, typer.Option(min=0, help="What the values are drawn from.")] = 0,
+    force: cli.ForceOption = False,
 ) -> None:
     """Makes generic weights and batches to trace: W.safetensors and B.safetensors."""
-    folder.mkdir(parents=True, exist_ok=True)
     weights, batches = (folder / f"{name}.safetensors" for name in "WB")
+    places = (weights, SAFETENSORS), (batches, SAFETENSORS)
+    check_places(*places, made=folder, force=force)
+    folder.mkdir(parents=True, exist_ok=True)
     write_generic(weights, batches, architecture, steps, batch_size, size, seed)
     print(f"{weights}: generic weights of {architecture}")
     print(f"{batches}: {steps} batches of {batch_size} {size[0]}x{size[1]}")
 
 
 @app.command()
-def check(folder: VocFolder, json: cli.JsonOption = None) -> None:
+def check(folder: VocFolder, json: cli.JsonOption = None, force: cli.ForceOption = False) -> None:
     """Reads every pair of every split and lists every fault; exit code 2 if there is one.
 
     Where the folder has a manifest.json, each file is held against it.
     """
+    check_places((json, JSON), reads=contents(folder), force=force)
     with cli.console.status("reading"):
         found = survey(folder)
     _tell(found, json)
@@ -74,11 +81,14 @@ def check(folder: VocFolder, json: cli.JsonOption = None) -> None:
 
 
 @app.command()
-def manifest(folder: VocFolder, json: cli.JsonOption = None) -> None:
+def manifest(
+    folder: VocFolder, json: cli.JsonOption = None, force: cli.ForceOption = False
+) -> None:
     """Checks a folder and writes manifest.json, by which a changed file is found from then on.
 
     It goes into the folder that holds JPEGImages. One that is there is checked and stays.
     """
+    check_places((json, JSON), reads=contents(folder), force=force)
     with cli.console.status("reading"):
         found, made = keep_manifest(folder)
     _tell(found, json)
@@ -100,6 +110,7 @@ def voc2012(
         str, typer.Option(metavar="HEX", help="The archive's md5; a folder has none.")
     ] = VOC2012_MD5,
     json: cli.JsonOption = None,
+    force: cli.ForceOption = False,
 ) -> None:
     """Prepares Pascal VOC2012: segmentation's pairs, checked, in DIR/VOCdevkit/VOC2012.
 
@@ -111,6 +122,8 @@ def voc2012(
     """
     if not re.fullmatch("[0-9a-fA-F]{32}", md5):
         cli.fail(f"--md5 {md5}: not an md5, which has 32 hexadecimal digits")
+    read = contents(folder) + ([] if is_url(source) else [Path(source)])
+    check_places((json, JSON), reads=read, made=folder, force=force)
     with cli.progress("VOC2012") as bar:
         task = bar.add_task("", total=None, status="reading")
         found, made = prepare(

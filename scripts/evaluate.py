@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from common.config import Config, Inference, Void
-from common.data.dataset import open_dataset
+from common.data.dataset import contents, open_dataset
 from common.data.drawing import mask_image
 from common.errors import InputError
 from common.evaluation.counting import WHOLE, Counting
@@ -21,6 +21,7 @@ from scripts.shared.evaluation import (
     evaluate_dataset,
     print_metrics,
 )
+from scripts.shared.outputs import JSON, PNG, check_places
 from scripts.shared.plots import plot_confusion
 from scripts.shared.weights_files import load_network
 
@@ -63,6 +64,7 @@ def evaluate(
     confusion: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the confusion matrix, a PNG.")
     ] = None,
+    force: cli.ForceOption = False,
 ) -> None:
     """Measure a network on a split: pixel and mean accuracy, IoU, per class and in all."""
     options = Inference(flip, tuple(scales or Inference.scales), tile, overlap)
@@ -71,7 +73,9 @@ def evaluate(
         raise InputError(f"--crop {crop[0]} {crop[1]}: at least 1 is wanted")
     if crop is not None and save_masks is not None:
         raise InputError("--save-masks: not with --crop, for it wants whole images")
-    cli.check_places(json_path, confusion, made=save_masks)
+    read = [weights, *contents(data)]
+    places = (json_path, JSON), (confusion, PNG)
+    check_places(*places, reads=read, made=save_masks, force=force)
     start = load_network(weights)
     dataset = open_dataset(data, split)
     if start.num_classes != dataset.num_classes:
@@ -82,6 +86,8 @@ def evaluate(
     if save_masks is not None and save_masks.exists() and save_masks.samefile(masks):
         raise InputError(f"--save-masks {save_masks}: holds the data's own masks")
     if save_masks is not None:
+        saved = [(save_masks / f"{name}.png", PNG) for name in dataset.names]
+        check_places(*places, *saved, reads=read, made=save_masks, force=force)
         with writing(save_masks, "cannot be made"):
             save_masks.mkdir(parents=True, exist_ok=True)
 

@@ -16,6 +16,7 @@ from common.evaluation.ahead import map_ahead
 from common.files import write_whole, writing
 from scripts.shared import cli
 from scripts.shared.evaluation import NUMBERS, build_predictor
+from scripts.shared.outputs import JSON, PNG, check_places
 from scripts.shared.weights_files import load_network
 
 Picture = NDArray[np.uint8]
@@ -97,16 +98,18 @@ def predict(
     tile: cli.TileOption = Inference.tile,
     overlap: cli.OverlapOption = Inference.overlap,
     json_path: cli.JsonOption = None,
+    force: cli.ForceOption = False,
 ) -> None:
     """Segment images: a palette mask of the image's size, and an overlay with a legend.
 
     An image that cannot be read is reported at the end, with exit code 2; the rest are done.
     """
     options = Inference(flip, tuple(scales or Inference.scales), tile, overlap)
-    cli.check_places(json_path, made=out)
     listed = (find_images(given) if given.is_dir() else [given] for given in images)
     paths = list(itertools.chain.from_iterable(listed))
     _check_outputs(out, paths)
+    pictures = [(path, PNG) for image in paths for path in outputs(out, image)]
+    check_places((json_path, JSON), *pictures, reads=[weights, *paths], made=out, force=force)
     start = load_network(weights)
     trainer = build_predictor(backend, start, options, device=device, dtype=dtype)
 

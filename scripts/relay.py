@@ -13,14 +13,15 @@ import rich.table
 import typer
 
 from backends import BACKENDS
+from common.data.dataset import contents
 from common.errors import InputError
 from common.parity.compare import relative_l2
 from common.runs.run_folder import LAST
 from common.weights.checkpoint import read_tensors
 from scripts.shared.cli import (
     DataOption,
+    ForceOption,
     JsonOption,
-    check_places,
     choose_backends,
     console,
     last_line,
@@ -29,6 +30,7 @@ from scripts.shared.cli import (
     setting,
     write_json,
 )
+from scripts.shared.outputs import JSON, PNG, check_places
 from scripts.shared.plots import plot_relay
 
 app = new_app()
@@ -68,13 +70,15 @@ def relay(
     crop: Annotated[tuple[int, int], setting("crop", metavar="H W")] = (64, 96),
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="A picture, a PNG.")] = None,
     json_path: JsonOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Train in float64, a third of the steps in each framework, in every order.
 
     Each run is held against one that stays in the framework it starts in. Exit code 1 if a
     tensor of any is further away than 1e-9.
     """
-    check_places(plot, json_path, made=out)
+    places = (plot, PNG), (json_path, JSON)
+    check_places(*places, reads=contents(data), made=out, force=force)
     if len(choose_backends(None)) < len(BACKENDS):
         raise InputError("relay: needs all three frameworks")
     settings = ("--data", data, "--batch-size", batch_size, "--crop", *crop)

@@ -16,6 +16,7 @@ from scripts.shared.cli import (
     CanonicalOption,
     DeviceOption,
     DtypeOption,
+    ForceOption,
     FreezeOption,
     HeadRateOption,
     ScheduleOption,
@@ -26,6 +27,8 @@ from scripts.shared.cli import (
     setting,
 )
 from scripts.shared.evaluation import config_of
+from scripts.shared.outputs import check_places
+from scripts.shared.weights_files import SAFETENSORS
 
 app = new_app()
 
@@ -47,8 +50,10 @@ def trace(
     freeze: FreezeOption = Config.freeze,
     schedule: ScheduleOption = Schedule.constant,
     device: DeviceOption = Config.device,
+    force: ForceOption = False,
 ) -> None:
     """Write every named value of a training run in one backend to a safetensors file."""
+    check_places((out, SAFETENSORS), reads=[weights, batches], force=force)
     start = read_weights(weights)
     config = config_of(
         start,

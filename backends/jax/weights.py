@@ -1,7 +1,7 @@
 """JAX: weights between the canonical names and the model, and Orbax checkpoints."""
 
 import functools
-import json
+import math
 import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from backends.jax.device import to_numpy
 from backends.jax.model import FCN
 from common.errors import InputError
+from common.files import JSON_LIMIT, check_folder, parse_json, read_bytes
 from common.network.tensors import tensors
+from common.weights.checkpoint import check_shape
 
 TreePath = tuple[str | int, ...]
 
@@ -117,7 +119,12 @@ def _read_once(path: Path) -> None:
     """
     import tensorstore
 
-    if not json.loads((path / "_METADATA").read_text()).get("use_ocdbt"):
+    if not (path / "_METADATA").exists():
+        raise ValueError("it has no _METADATA")
+    told = parse_json(read_bytes(path / "_METADATA", JSON_LIMIT))
+    if not isinstance(told, dict):
+        raise ValueError("its _METADATA is no object of JSON")
+    if not told.get("use_ocdbt"):
         return
     base = {"driver": "file", "path": f"{path.absolute()}/"}
     context = tensorstore.Context()  # and its cache: what is in memory is not read
@@ -130,30 +137,58 @@ def _read_once(path: Path) -> None:
             raise ValueError(f"{key.decode()} has no value")
 
 
+_MOST = 1 << 32
+"""Bytes of all arrays. What is compressed says nothing of its size by that of its files."""
+
+
+def _check_sizes(path: Path, tree: Any) -> None:
+    """Refuses arrays that nobody's network has, before memory is taken for them."""
+    total = 0
+    for at, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        shape = getattr(leaf, "shape", None) or ()  # a string has none
+        check_shape(path, _name(at), shape)
+        total += math.prod(shape) * getattr(leaf.dtype, "itemsize", 1) if shape else 0
+    if total > _MOST:
+        raise InputError(f"{path}: its arrays claim {total} bytes, and {_MOST} are the limit")
+
+
+def _name(at: Any) -> str:
+    """`backbone.conv1.kernel`, of a path in a tree."""
+    return jax.tree_util.keystr(at, simple=True, separator=".")
+
+
 def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """The arrays of an Orbax checkpoint (a folder), nested names joined by dots, and its metadata.
 
     Raises:
-        InputError: not such a folder, or damaged.
+        InputError: not such a folder, or damaged, or it holds something else than arrays of a type
+            that NumPy has, or gigabytes.
     """
     import orbax.checkpoint
 
+    check_folder(path)
     try:
         with (
             warnings.catch_warnings(action="ignore"),  # that no sharding is asked for
             orbax.checkpoint.PyTreeCheckpointer() as checkpointer,
         ):
             _read_once(path)
+            told = checkpointer.metadata(path.absolute())
+            if told.item_metadata is not None:  # else `restore` says why
+                _check_sizes(path, told.item_metadata.tree)
             tree = checkpointer.restore(path.absolute())
-            metadata = checkpointer.metadata(path.absolute()).custom_metadata or {}
-    except (ValueError, OSError, KeyError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # Orbax and TensorStore believe what a folder says
         reason = str(error).strip().split("\n")[0].split(" [tensorstore_spec")[0]
         raise InputError(f"{path}: not an Orbax checkpoint: {reason}") from error
     arrays = {
-        jax.tree_util.keystr(at, simple=True, separator="."): np.asarray(array)
-        for at, array in jax.tree_util.tree_leaves_with_path(tree)
+        _name(at): np.asarray(array) for at, array in jax.tree_util.tree_leaves_with_path(tree)
     }
-    return arrays, {key: str(value) for key, value in metadata.items()}
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf":  # a text, bfloat16, int4
+            raise InputError(f"{path}: {name} is {array.dtype}, which NumPy lacks")
+    return arrays, {key: str(value) for key, value in (told.custom_metadata or {}).items()}
 
 
 def write_arrays(

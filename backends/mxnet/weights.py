@@ -18,6 +18,7 @@ from backends.mxnet.device import to_numpy
 from backends.mxnet.model import FCN
 from common.errors import InputError
 from common.network.tensors import tensors
+from common.weights.params import read_params
 
 
 def find_module(model: FCN, path: str) -> HybridBlock:
@@ -67,19 +68,10 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """The arrays of a .params file saved by `mx.nd.save`, by its own names, and no metadata.
 
     Raises:
-        InputError: not such a file, damaged, or it holds arrays without names.
+        InputError: not such a file, damaged, or it holds arrays that are sparse or without names.
     """
-    try:
-        arrays = mx.nd.load(str(path))
-    except (mx.MXNetError, ValueError) as error:
-        reason = str(error).strip().split("\n")[-1]
-        raise InputError(f"{path}: not a file of arrays by mx.nd.save: {reason}") from error
-    if not isinstance(arrays, dict):
-        raise InputError(f"{path}: holds arrays without names")
-    # A symbol's file says which arrays are weights and which are buffers.
-    return {
-        name.removeprefix("arg:").removeprefix("aux:"): to_numpy(a) for name, a in arrays.items()
-    }, {}
+    # not MXNet's own parser, which writes outside its memory where the file says so
+    return read_params(path), {}
 
 
 def write_arrays(

@@ -6,6 +6,7 @@ import io
 import re
 import sys
 import warnings
+import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from backends.torch.device import to_numpy
 from backends.torch.model import FCN
 from common.errors import InputError
+from common.files import check_file
+from common.weights.checkpoint import check_shape
 
 _COUNTER = "num_batches_tracked"
 """PyTorch also counts the batches that a BatchNorm has seen; nothing is computed with it here."""
@@ -59,9 +62,23 @@ def export_weights(model: FCN) -> dict[str, NDArray[Any]]:
     return {name: to_numpy(tensor) for name, tensor in named_tensors(model).items()}
 
 
+def _check_stored(path: Path) -> None:
+    """Refuses a zip archive that is compressed, as PyTorch's never are: it may grow a thousandfold.
+
+    Raises:
+        ValueError: it is.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("a compressed archive, which torch.save does not write")
+
+
 def _load(path: Path) -> Any:
     """What torch.save wrote, as far as it is tensors and plain containers."""
+    check_file(path)
     try:
+        _check_stored(path)
         with warnings.catch_warnings(action="ignore"):  # an old pickle, TorchScript: said below
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle may raise anything
@@ -80,6 +97,20 @@ def _reason(error: Exception) -> str:
     return re.split(r"(?<=\w)\.\s", line)[0]
 
 
+_REPEATED = 10
+"""So many times a file's length its tensors may be: several can share their values."""
+
+
+def _check_sizes(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Refuses tensors that repeat a few values (a stride of 0) up to gigabytes."""
+    total = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    size = path.stat().st_size
+    if total > _REPEATED * size:
+        raise InputError(f"{path}: its tensors claim {total} bytes, in a file of {size}")
+    for name, tensor in state.items():
+        check_shape(path, name, tensor.shape)
+
+
 def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """The arrays of a state dict saved by `torch.save`, by its own names, and no metadata.
 
@@ -92,6 +123,7 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()
     ):
         raise InputError(f"{path}: not a state dict (tensors by name)")
+    _check_sizes(path, state)
     arrays = {}
     for name, tensor in state.items():
         try:

@@ -14,7 +14,7 @@ from common.data.images import Check, open_image, open_mask
 from common.data.manifest import MANIFEST, Entry, Manifest, entry, read_manifest
 from common.data.voc import VOC_CLASSES
 from common.errors import InputError
-from common.files import naming, write_whole
+from common.files import TEXT_LIMIT, naming, read_bytes, write_whole
 
 IMAGES, MASKS, SPLITS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 CLASS_NAMES = "class_names.txt"
@@ -112,6 +112,17 @@ class Dataset:
         return np.asarray(image), np.asarray(mask)
 
 
+def _places(folder: Path) -> tuple[Path, ...]:
+    """Where JPEGImages may be."""
+    return folder, folder / "VOC2012", folder / "VOCdevkit/VOC2012"
+
+
+def contents(folder: Path) -> list[Path]:
+    """The files and folders that are read of a set; they need not be there."""
+    parts = (IMAGES, MASKS, SPLITS, CLASS_NAMES, MANIFEST)
+    return [place / part for place in _places(folder) for part in parts]
+
+
 def find_root(folder: Path) -> Path:
     """The folder that holds JPEGImages: `folder`, or VOC2012 or VOCdevkit/VOC2012 in it.
 
@@ -120,8 +131,7 @@ def find_root(folder: Path) -> Path:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    places = (folder, folder / "VOC2012", folder / "VOCdevkit/VOC2012")
-    root = next((place for place in places if (place / IMAGES).is_dir()), None)
+    root = next((place for place in _places(folder) if (place / IMAGES).is_dir()), None)
     if root is None:
         raise InputError(f"{folder}: holds no {IMAGES}, by itself or in VOCdevkit/VOC2012")
     for part in (MASKS, SPLITS):
@@ -134,7 +144,7 @@ def _read_lines(path: Path, check: Check | None) -> tuple[list[tuple[int, str]],
     """The lines that are not blank, with their numbers, and the faults of any list of names."""
     try:
         with naming(path):
-            data = path.read_bytes()
+            data = read_bytes(path, TEXT_LIMIT)
             if check is not None:
                 check(path, data)
         text = data.decode("utf-8-sig")

@@ -11,18 +11,24 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from common.config import VOID
 from common.errors import InputError
-from common.files import naming
+from common.files import naming, read_bytes
 
 # Pillow only warns of a picture of 90 to 180 million pixels, on standard error, and loads it.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
+
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
+"""What is read, by Pillow's names. Of its others one starts a program: EPS does Ghostscript."""
+
+FILE_LIMIT = 1 << 30
+"""Of a picture's file, in bytes."""
 
 Check = Callable[[Path, bytes], None]
 """Is called with the path and the bytes of a file before they are used; it may raise InputError."""
 
 
 def _read_bytes(path: Path, check: Check | None) -> bytes:
-    data = path.read_bytes()
+    data = read_bytes(path, FILE_LIMIT)
     if not data:
         raise InputError(f"{path}: the file is empty")
     if check is not None:
@@ -32,7 +38,7 @@ def _read_bytes(path: Path, check: Check | None) -> bytes:
 
 def _decode(path: Path, data: bytes) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise InputError(
             f"{path}: no image, or a damaged one: begins with {data[:15]!r}"
@@ -56,7 +62,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def open_image(path: Path, check: Check | None = None) -> Image.Image:
-    """A picture in mode RGB, upright, whatever Pillow reads, decoded to its end.
+    """A picture in mode RGB, upright, of one of `FORMATS`, decoded to its end.
 
     Grey, palette and CMYK become RGB, 16-bit grey is scaled to 8 bits, alpha is dropped, and
     the EXIF orientation is applied.
@@ -86,8 +92,7 @@ def find_images(folder: Path) -> list[Path]:
     Raises:
         InputError: there is none.
     """
-    Image.init()
-    endings = {name for name, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    endings = {name for name, kind in Image.registered_extensions().items() if kind in FORMATS}
     with naming(folder):
         paths = sorted(
             path

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import InputError
-from common.files import naming
+from common.files import JSON_LIMIT, parse_json, read_bytes
 
 MANIFEST = "manifest.json"
 """Its name in the folder that holds JPEGImages."""
@@ -66,7 +66,7 @@ class Manifest:
 
 def _parse(root: Path, data: bytes) -> Manifest | None:
     """The manifest, None of another program's, or whatever exception its first fault raises."""
-    content = json.loads(data)
+    content = parse_json(data)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         return None
     if content["schema"] != SCHEMA:
@@ -86,11 +86,10 @@ def read_manifest(root: Path) -> Manifest | None:
     path = root / MANIFEST
     if not path.exists():
         return None
-    with naming(path):
-        data = path.read_bytes()
+    data = read_bytes(path, JSON_LIMIT)
     try:
         return _parse(root, data)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise InputError(
             f"{path}: damaged, or no manifest of ours ({reason}); remove it to do without"

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from common.data.archive import read_archive
+from common.data.archive import MAX_MEMBER, read_archive
 from common.data.dataset import (
     CLASS_NAMES,
     IMAGES,
@@ -35,7 +35,7 @@ from common.data.drawing import overlay, sheet
 from common.data.manifest import MANIFEST, Entry, Manifest, entry, read_manifest
 from common.data.voc import VOC_CLASSES
 from common.errors import InputError
-from common.files import naming, writing
+from common.files import naming, read_bytes, writing
 
 VOC2012_URL = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
 VOC2012_MD5 = "6cd6e144f989b92b3379bac3b3de84fd"
@@ -77,8 +77,7 @@ def _put(out: Path, path: Path, data: bytes, last: bool = False) -> None:
 
 
 def _read_file(path: Path, manifest: Manifest | None) -> bytes:
-    with naming(path):
-        data = path.read_bytes()
+    data = read_bytes(path, MAX_MEMBER)
     if manifest is not None:
         manifest.check(path, data)
     return data

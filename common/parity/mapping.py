@@ -19,7 +19,6 @@ from `b` the two cannot be told apart; with `addend = "b"`, `b` is zero, and bac
 
 import json
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +28,7 @@ import einops
 import numpy as np
 
 from common.errors import InputError
-from common.files import write_whole
+from common.files import TEXT_LIMIT, parse_toml, read_bytes, write_whole
 from common.protocol import Array, Arrays
 
 
@@ -152,10 +151,8 @@ def read_map(path: Path) -> Map:
         InputError: it cannot be read, or is no map.
     """
     try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        told = parse_toml(read_bytes(path, TEXT_LIMIT))
+    except ValueError as error:
         raise InputError(f"{path}: no map: {error}") from None
     return parse_map(told, str(path))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
+from common.files import parse_json
 from common.parity.mapping import Map, parse_map
 from common.parity.tolerances import EPS
 from common.parity.traces import Trace, trace_of
@@ -119,7 +120,7 @@ class Record(Trace):
     @functools.cached_property
     def facts(self) -> dict[str, Any]:
         """What the recorder tells, see `docs/recording.md`."""
-        return {**_UNTOLD, **json.loads(self.metadata["record"])}
+        return {**_UNTOLD, **parse_json(self.metadata["record"])}
 
     @functools.cached_property
     def layers(self) -> dict[str, Layer]:

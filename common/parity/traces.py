@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from common.config import VOID, Architecture, Config, Dtype, Freeze, Head, float32
 from common.errors import InputError
+from common.files import parse_json, shortened
 from common.network.initial import generic_weights
 from common.network.tensors import (
     ARCHITECTURES,
@@ -27,6 +28,7 @@ from common.protocol import Array, Arrays, Backend, Probe
 from common.weights.checkpoint import (
     FLOAT_TYPES,
     Weights,
+    class_count,
     default_class_names,
     read_tensors,
     write_tensors,
@@ -86,8 +88,8 @@ class Trace:
     def versions(self) -> dict[str, str]:
         """The version of each package; empty where the trace tells none."""
         try:
-            told = json.loads(self.metadata.get("versions", "{}"))
-        except json.JSONDecodeError:
+            told = parse_json(self.metadata.get("versions", "{}"))
+        except ValueError:
             return {}
         return {str(k): str(v) for k, v in told.items()} if isinstance(told, dict) else {}
 
@@ -141,8 +143,8 @@ def _trace_fault(arrays: Arrays, metadata: Mapping[str, str]) -> str | None:
     if "num_classes" not in metadata and arrays.get("eval/logits", np.zeros(0)).ndim != 4:
         return "does not tell num_classes and has no eval/logits (N, classes, H, W)"
     classes = metadata.get("num_classes", "1")
-    if not classes.isdigit() or classes == "0":
-        return f"num_classes {classes!r} is not a number of classes"
+    if class_count(classes) is None:
+        return f"num_classes {shortened(classes)} is not a number of classes, 1 to {VOID}"
     if "loss" in arrays and arrays["loss"].ndim != 1:
         return f"loss is {arrays['loss'].shape}, not (steps,)"
     return None

@@ -1,13 +1,12 @@
 """Recipes: named sets of a run's settings, TOML files; data, not code."""
 
 import difflib
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
-from common.files import naming
+from common.files import TEXT_LIMIT, parse_toml, read_bytes
 
 RECIPES = {path.stem: path for path in sorted(Path(__file__).with_name("recipes").glob("*.toml"))}
 """The recipes that come with the program, by name."""
@@ -42,11 +41,10 @@ def read_recipe(path: Path, settings: Iterable[str]) -> dict[str, Any]:
         InputError: the file is no TOML, or has a key that is not one of `settings`; the nearest
             is suggested.
     """
-    with naming(path):
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: not TOML: {error}") from error
+    try:
+        values = parse_toml(read_bytes(path, TEXT_LIMIT))
+    except ValueError as error:
+        raise InputError(f"{path}: not TOML: {error}") from error
     values.pop("description", None)
     for key in values:
         if key not in settings:
@@ -56,7 +54,7 @@ def read_recipe(path: Path, settings: Iterable[str]) -> dict[str, Any]:
 
 def description(path: Path) -> str:
     """What a recipe says of itself."""
-    return str(tomllib.loads(path.read_text(encoding="utf-8"))["description"]).strip()
+    return str(parse_toml(path.read_bytes())["description"]).strip()
 
 
 def _toml(value: Any) -> str:

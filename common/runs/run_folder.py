@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from common.config import Config
 from common.errors import InputError
-from common.files import naming, write_whole, writing
+from common.files import JSON_LIMIT, parse_json, read_bytes, write_whole, writing
 from common.runs.tensorboard import Board
 from common.weights.checkpoint import Weights, read_weights, write_weights
 
@@ -23,6 +23,17 @@ DAMAGED = "damaged.safetensors"
 """What a checkpoint is called that could not be read, after the run went on without it."""
 
 LOCK = ".lock"
+
+PICTURES = ("curves.png", "confusion.png", "classes.png", "predictions.png")
+"""What a run that is done has come to; `metrics.json` tells it in numbers."""
+
+_LOGS = ("log.jsonl", "val.jsonl")
+_FILES = (LAST, PREVIOUS, BEST, DAMAGED, LOCK, "config.json", "metrics.json", *_LOGS, *PICTURES)
+
+
+def run_files(folder: Path) -> list[Path]:
+    """The files of a run, be they there or not."""
+    return [folder / name for name in _FILES]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +82,12 @@ class Checkpoint:
         try:
             return cls(
                 weights,
-                Config.from_dict(json.loads(weights.extra["config"])),
+                Config.from_dict(parse_json(weights.extra["config"])),
                 int(weights.extra["step"]),
                 int(weights.extra["epoch"]),
                 int(weights.extra["position"]),
                 weights.extra["data"],
-                json.loads(weights.extra["made_by"]),
+                parse_json(weights.extra["made_by"]),
             )
         except (KeyError, ValueError, TypeError) as error:
             raise InputError(f"{path}: no checkpoint that a run can go on from") from error
@@ -88,11 +99,11 @@ def _read_lines(path: Path, before: int) -> list[dict[str, Any]]:
     Raises:
         InputError: another one is no line of a log.
     """
-    texts = path.read_bytes().splitlines() if path.exists() else []
+    texts = read_bytes(path, JSON_LIMIT).splitlines() if path.exists() else []
     lines = []
     for number, text in enumerate(texts, start=1):
         try:
-            line = json.loads(text)
+            line = parse_json(text)
             if line["step"] < before:
                 lines.append(line)
         except (ValueError, TypeError, KeyError) as error:
@@ -190,10 +201,9 @@ class RunFolder:
         if not path.exists():
             what = "no run, for it has no config.json" if self.folder.exists() else "no such run"
             raise InputError(f"{self.folder}: {what}")
-        with naming(path):
-            data = path.read_bytes()
+        data = read_bytes(path, JSON_LIMIT)
         with contextlib.suppress(ValueError, TypeError, KeyError):
-            info: dict[str, Any] = json.loads(data)
+            info: dict[str, Any] = parse_json(data)
             if isinstance(info["data"], str) and isinstance(info["history"], list):
                 return info
         raise InputError(f"{path}: damaged, or no run's config")

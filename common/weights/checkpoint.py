@@ -3,7 +3,9 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from common.config import IMAGENET_MEAN, IMAGENET_STD, VOID, Architecture, Config, Head
 from common.data.voc import VOC_CLASSES
 from common.errors import InputError
-from common.files import reason_of, write_whole
+from common.files import check_file, parse_json, reason_of, shortened, write_whole
 from common.network.tensors import ARCHITECTURES, head_of, tensors
 
 Array = NDArray[Any]
@@ -74,6 +76,24 @@ _AT_ONCE = 64
 """So many tensors are read while a file is open."""
 
 
+MAX_DIMENSIONS, MAX_EMPTY = 32, 1 << 24
+"""NumPy has no arrays of more dimensions; and so many elements has an empty array without its 0."""
+
+
+def check_shape(path: Path, name: str, shape: Sequence[int]) -> None:
+    """Refuses a shape that no program means, before an array is made of it.
+
+    An array with a 0 in its shape has no bytes that would limit the other numbers.
+
+    Raises:
+        InputError: it has too many dimensions, or is huge and empty.
+    """
+    if len(shape) > MAX_DIMENSIONS:
+        raise InputError(f"{path}: {name} has {len(shape)} dimensions, more than {MAX_DIMENSIONS}")
+    if 0 in shape and math.prod(n for n in shape if n) > MAX_EMPTY:
+        raise InputError(f"{path}: {name} is {tuple(shape)}: huge, and holds nothing")
+
+
 def read_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     """The arrays and the metadata of a safetensors file; of a checkpoint, held to its digest.
 
@@ -81,16 +101,17 @@ def read_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
         InputError: there is no such file, or it is no safetensors file, or is truncated, or a bit
             of a checkpoint flipped, or it holds a value type that NumPy lacks.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    check_file(path)
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             names = list(file.keys())
             for name in names:
-                kind = file.get_slice(name).get_dtype()
+                told = file.get_slice(name)
+                kind = told.get_dtype()
                 if kind not in _NUMPY_TYPES:
                     kind = {"BF16": "bfloat16"}.get(kind, kind)
                     raise InputError(f"{path}: {name} is {kind}, not float32 or float64")
+                check_shape(path, name, told.get_shape())
             metadata = file.metadata() or {}
         arrays: dict[str, Array] = {}
         for start in range(0, len(names), _AT_ONCE):
@@ -191,11 +212,11 @@ def _list(
     if key not in metadata:
         return None
     try:
-        values = json.loads(metadata[key])
-    except json.JSONDecodeError:
+        values = parse_json(metadata[key])
+    except ValueError:
         values = None
     if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
-        raise InputError(f"{path}: metadata {key} is not a list: {metadata[key]!r}")
+        raise InputError(f"{path}: metadata {key} is not a list: {shortened(metadata[key])}")
     if len(values) != count:
         raise InputError(f"{path}: metadata {key} has {len(values)} entries, not {count}")
     return values
@@ -208,14 +229,22 @@ def _statistics(
     return red, green, blue
 
 
+def class_count(text: str) -> int | None:
+    """A number of classes, 1 to 255, in the digits of metadata; None of all else."""
+    count = int(text) if re.fullmatch("[0-9]{1,3}", text) else 0
+    return count if 1 <= count <= VOID else None
+
+
 def _num_classes(path: Path, metadata: Mapping[str, str], arrays: Mapping[str, Array]) -> int:
     """What the metadata says; without it, the rows of `final_conv`."""
     if "num_classes" not in metadata:
         return max(1, arrays["final_conv.bias"].size) if "final_conv.bias" in arrays else 1
     text = metadata["num_classes"]
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= VOID:
-        raise InputError(f"{path}: metadata num_classes is {text!r}, not a number from 1 to {VOID}")
-    return int(text)
+    count = class_count(text)
+    if count is None:
+        told = shortened(text)
+        raise InputError(f"{path}: metadata num_classes is {told}, not a number from 1 to {VOID}")
+    return count
 
 
 def read_weights(path: Path) -> Weights:

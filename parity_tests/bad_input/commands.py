@@ -23,8 +23,11 @@ from common.data.shapes import write_shapes
 from common.network import schedule
 from common.runs.run_folder import LOCK, RunFolder
 from parity_tests.bad_input.files import (
+    LONG,
+    NESTED,
     as_it_is,
     empty,
+    fifo,
     flipped,
     half,
     html,
@@ -38,6 +41,7 @@ from parity_tests.bad_input.trial import (
     DATA,
     IMAGE,
     LOG,
+    MASK,
     RUN_FOLDER,
     RUN_LAST,
     RUN_PREVIOUS,
@@ -138,7 +142,7 @@ def images_away() -> Iterator[None]:
 
 RUN = "train evaluate predict"
 """The commands that run a network."""
-MINE = Path("mine.toml")
+MINE, LETTER = Path("mine.toml"), Path("letter")
 NOWHERE = "(Operation not permitted|Permission denied|Read-only file system)"
 NO_RUN = "no run, for it has no config.json"
 PAIRS = "train_0000[01], train_0000[01]"
@@ -166,6 +170,8 @@ ROWS = [
           ("scale upside down", "scale = [2.0, 1.0]\n", ".*: 2 1: 0 < MIN <= MAX is wanted"),
           ("no TOML", "learning_rate 0.1\n", "not TOML: "),
           ("not UTF-8", b"\xff\xfe", "not TOML: "),
+          ("nested 10,000 deep", "a = " + 10_000 * "[", "not TOML: nested too deep"),
+          ("a number of 5,000 digits", "steps = " + 5_000 * "9", "not TOML: "),
       )),
     *table(
         ("recipe that is not there", as_it_is,
@@ -191,8 +197,35 @@ ROWS = [
         f"/sys/x.json: cannot be written: {NOWHERE}", "--json /sys/x.json", refuses="evaluate"),
     Row("output file in a folder that is not there", as_it_is,
         "none/x.json: no such folder: none", "--json none/x.json", refuses=USE),
-    Row("output over the input", as_it_is,
-        f"{WEIGHTS}: would overwrite the input", f"--json {WEIGHTS}", refuses="convert"),
+    *(Row(f"output over the input: {path}", as_it_is,
+          f"{path}: would overwrite the input", f"{option} {path}", refuses=refuses)
+      for path, option, refuses in (
+          (WEIGHTS, "--json", USE),
+          (SPLIT, "--json", "train evaluate check"),
+          (MASK, "--confusion", "evaluate"),
+          (IMAGE, "--json", "predict evaluate"),
+      )),
+    Row("output over the input, by a link", partial(Path("link").hardlink_to, WEIGHTS),
+        "link: would overwrite the input", "--json link", refuses=USE),
+    *(Row(f"output over the run's own {path.name}", as_it_is,
+          f"{path}: is a file of the run's own", f"--json {path}", refuses="train resume")
+      for path in (CONFIG, LOG, RUN_LAST)),
+    Row("one file for two results", as_it_is, "x: would be two results at once",
+        "--json x --confusion x", refuses="evaluate"),
+    *table(
+        ("output over a text", text(LETTER, "Dear"), "letter: is there, and is no JSON; --force"),
+        ("output over broken JSON", text(LETTER, "{"), "letter: is there, and is no JSON; --force"),
+        arguments=f"--json {LETTER}", refuses=f"{USE} check",
+    ),
+    Row("weights over a text", text(Path("out.safetensors"), "Dear"),
+        "out.safetensors: is there, and is no safetensors; --force", refuses="convert"),
+    Row("a mask over a text", text(Path("out/train_00000.png"), "Dear"),
+        "out/train_00000.png: is there, and is no PNG; --force", refuses="predict"),
+    *table(
+        ("weights over a text, --force", text(Path("out.safetensors"), "Dear")),
+        ("weights over an empty file", text(Path("out.safetensors"), "")),
+        arguments="--force", accepts="convert", like=as_it_is,
+    ),
     # the machine
     Row("disk full", as_it_is,
         r"(result.json|out.safetensors|out/train_00000.png): cannot be written: No space left",
@@ -241,9 +274,13 @@ ROWS = [
         ("empty config.json", rewrite(CONFIG, empty)),
         ("HTML as config.json", rewrite(CONFIG, html)),
         ("another program's config.json", text(CONFIG, '{"name": "app"}')),
+        ("config.json nested 10,000 deep", text(CONFIG, NESTED)),
+        ("a number of 5,000 digits in config.json", text(CONFIG, LONG)),
         ("config.json of other types", text(CONFIG, '{"data": "data", "history": 1}')),
         says=f"{CONFIG}: damaged, or no run's config", by=(resumed,), refuses="resume",
     ),
+    Row("FIFO as config.json", fifo(CONFIG), f"{CONFIG}: no file, but a FIFO",
+        by=(resumed,), refuses="resume"),
     *table(
         ("no config.json", missing(CONFIG), f"{RUN_FOLDER}: {NO_RUN}"),
         ("a line of log.jsonl damaged", text(LOG, b'{"st\xff\n{"step": 1}\n'),

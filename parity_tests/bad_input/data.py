@@ -25,9 +25,13 @@ from common.data.manifest import MANIFEST
 from common.data.voc import VOC_CLASSES, voc_palette
 from common.errors import InputError
 from parity_tests.bad_input.files import (
+    LONG,
+    NESTED,
     as_it_is,
     empty,
+    fifo,
     flipped,
+    folder,
     half,
     html,
     linked,
@@ -164,6 +168,7 @@ ODD: dict[str, tuple[dict[str, Any], Image.Image]] = {
     "EXIF: turned by a quarter": ({"image": stripes(), "exif": TURNED, "size": TALL.size}, TALL),
 }
 """A picture, how it is saved, and what it is to be read as."""
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 56 40\n%%EndComments\nshowpage\n"
 EXTREMES = ((1, 1), (1, 2000), (2000, 1), (5, 7), (48, 20))
 """Widths and heights."""
 
@@ -172,6 +177,8 @@ ROWS = [
     *table(
         ("JPEG cut short", half, "cannot be read: .*truncated"),
         ("empty file as .jpg", empty, "the file is empty"),
+        ("PostScript as .jpg", lambda data: POSTSCRIPT,
+         "no image, or a damaged one: begins with b'%!PS"),
         ("HTML as .jpg", html, "no image, or a damaged one: begins with b'<!DOCTYPE"),
         ("PNG that claims 20000x20000 pixels", bomb(2), r"cannot be read: Image size \("),
         how=rewrite, at=IMAGE, by=SEE, refuses=SCORE, finishes="predict",
@@ -263,6 +270,14 @@ ROWS = [
         finishes="predict"),
     Row("folder without images", Path("bare").mkdir, "bare: a folder without images", "bare",
         refuses="predict"),
+    *(Row(f"{kind} as {path.name}", make(path), f"{path}: {says}", by=READ, refuses="check train")
+      for kind, make in (("FIFO", fifo), ("folder", folder))
+      for path, says in (
+          *((path, f"(no such file|no file, but a {kind})") for path in (IMAGE, MASK)),
+          *((path, f"no file, but a {kind}") for path in (SPLIT, NAMES, LISTING)),
+      )),
+    Row("FIFO as a picture", fifo(Path("x.jpg")), "x.jpg: no file, but a FIFO", "x.jpg",
+        by=(partial(read_image, Path("x.jpg")),), finishes="predict"),
     # splits, class names, manifest
     *table(
         ("empty split", "", "holds no names"),
@@ -297,6 +312,8 @@ ROWS = [
           ("manifest cut short", half),
           ("empty manifest", empty),
           ("HTML as manifest", html),
+          ("manifest nested 10,000 deep", lambda old: NESTED),
+          ("manifest with a number of 5,000 digits", lambda old: LONG),
           ("manifest of a later schema", lambda old: old.replace(b'"schema": 1', b'"schema": 2')),
       )),
     Row("split changed, with a manifest", manifest(text(SPLIT, "train_00000\n")),

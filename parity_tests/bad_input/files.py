@@ -1,7 +1,9 @@
 """What may be done to any file."""
 
+import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 
@@ -44,6 +46,16 @@ def linked(path: Path, target: Path | str) -> Callable[[], None]:
     return change
 
 
+def fifo(path: Path) -> Callable[[], None]:
+    """A FIFO that nobody writes into, in a file's place."""
+    return several(lambda: path.unlink(missing_ok=True), partial(os.mkfifo, path))
+
+
+def folder(path: Path) -> Callable[[], None]:
+    """A folder in a file's place."""
+    return several(lambda: path.unlink(missing_ok=True), path.mkdir)
+
+
 def half(data: bytes) -> bytes:
     return data[: len(data) // 2]
 
@@ -59,3 +71,8 @@ def html(data: bytes) -> bytes:
 def flipped(data: bytes) -> bytes:
     """A bit of the fourth byte from the end is another: of weights, of a float's last digits."""
     return data[:-4] + bytes([data[-4] ^ 1]) + data[-3:]
+
+
+NESTED = b'{"data": ' + b"[" * 10_000 + b"]" * 10_000 + b"}"
+LONG = b'{"data": ' + b"9" * 5_000 + b"}"
+"""JSON that makes a parser run out of stack, and a number that Python will not read."""

@@ -125,6 +125,7 @@ def test_with_a_command(row: Row, command: str, verdict: str, run_command: Run) 
             assert results(command, outcome) == results(command, like)
 
 
+@pytest.mark.usefixtures("no_hang")
 @pytest.mark.parametrize(
     ("row", "function"),
     [

@@ -20,7 +20,7 @@ from common.data.dataset import CLASS_NAMES, IMAGES, MASKS, SPLITS
 from common.data.shapes import SHAPES_CLASSES, write_shapes
 from common.network.initial import initial_weights
 from common.runs.run_folder import LAST, PREVIOUS
-from common.weights.checkpoint import Weights, write_weights
+from common.weights.checkpoint import Weights, write_tensors, write_weights
 from parity_tests.conftest import command_module
 from parity_tests.data.voc_archives import md5
 
@@ -119,8 +119,9 @@ def _clean() -> tempfile.TemporaryDirectory[str]:
         small.save(path, quality=95)
     more_classes(SHAPES_CLASSES, folder)
     (folder / "out").mkdir()
-    for name in ("result.json", "out.safetensors", "out/kept.png"):
-        (folder / name).write_text("an earlier result")
+    (folder / "result.json").write_text('["an earlier result"]')
+    write_tensors(folder / "out.safetensors", {}, {"an": "earlier result"})
+    (folder / "out/kept.png").write_text("an earlier result")
     return clean
 
 
@@ -161,6 +162,8 @@ Files = dict[Path, bytes | None]
 def _content(path: Path) -> bytes | None:
     if path.is_symlink():
         return f"-> {path.readlink()}".encode()
+    if path.is_fifo():  # to open it would take forever
+        return b"a FIFO"
     return None if path.is_dir() else path.read_bytes()
 
 

@@ -1,6 +1,8 @@
 """What is done to weights."""
 
 import io
+import json
+import math
 import os
 import pickle
 import struct
@@ -21,8 +23,10 @@ from common.weights.checkpoint import (
     write_weights,
 )
 from parity_tests.bad_input.files import (
+    NESTED,
     as_it_is,
     empty,
+    fifo,
     flipped,
     half,
     html,
@@ -74,6 +78,13 @@ def header(length: int, content: bytes = b"{}") -> Callable[[bytes], bytes]:
     return lambda data: struct.pack("<Q", length) + content
 
 
+def shaped(shape: list[int]) -> Callable[[bytes], bytes]:
+    """A safetensors file of one array, of a shape that is made up."""
+    size = 4 * math.prod(shape)
+    told = json.dumps({CONV1: {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}})
+    return header(len(told), told.encode() + bytes(size))
+
+
 def as_checkpoint() -> None:
     """The weights with a momentum, as a run saves them."""
     found = read_weights(WEIGHTS)
@@ -119,6 +130,18 @@ def big_endian(data: bytes) -> bytes:
     return file.getvalue()
 
 
+def compressed(data: bytes) -> bytes:
+    """A state dict whose archive a program has packed again."""
+    file = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(data)) as old,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    return file.getvalue()
+
+
 NO_FILE = "not a readable safetensors file"
 UNREADABLE = f"({NO_FILE}|no weights of safetensors, torch.save)"
 BY, BY_PTH = (network,), (partial(network, PTH),)
@@ -133,6 +156,8 @@ ROWS = [
         ("header of 2^62 bytes", header(2**62), UNREADABLE),
         ("header of 99 MB in a file of 10 bytes", header(99_000_000), UNREADABLE),
         ("header that claims more than there is", lambda d: d[:20_000] + d[-1000:], UNREADABLE),
+        ("1,000 dimensions", shaped([1] * 1000), f"{CONV1} has 1000 dimensions, more than 32"),
+        ("a huge shape that is empty", shaped([0, 2**62]), ".* is .*: huge, and holds nothing"),
         how=rewrite, at=WEIGHTS, by=BY, refuses=USE,
     ),
     *table(
@@ -143,6 +168,11 @@ ROWS = [
          ".*architecture 'resnet50' is unknown"),
         ("metadata of another number of classes", tensors(num_classes="7"),
          r".*not resnet18 with 7 classes: final_conv.(bias|weight) is \(6,"),
+        *((f"metadata of {told[:9]} classes", tensors(num_classes=told), "metadata num_classes is")
+          for told in ("\N{SUPERSCRIPT TWO}", "\N{ARABIC-INDIC DIGIT SIX}", "9" * 10, "9" * 5000)),
+        ("class names nested 10,000 deep", tensors(class_names=NESTED.decode()),
+         "metadata class_names is not a list"),
+        ("FIFO as weights", fifo(WEIGHTS), "no file, but a FIFO"),
         ("a tensor missing", tensors(lambda a: {k: a[k] for k in a if k != LAST_BETA}),
          rf".*{LAST_BETA} \({8 * WIDTH},\) is missing"),
         ("a tensor too many", tensors(lambda a: a | {"fc.weight": np.zeros((2, 3), "f")}),
@@ -172,6 +202,14 @@ ROWS = [
           ("old pickle", PARAMS, lambda: PARAMS.write_bytes(pickle.dumps(Payload(), protocol=0)),
            NO_FILE),
       )),
+    *table(
+        ("FIFO as .pth", fifo(PTH), "no file, but a FIFO"),
+        (".pth that is compressed", state_dict(compressed), ".*a compressed archive, which torch"),
+        (".pth of a value repeated to a terabyte",
+         state_dict(a=torch.zeros(1).expand(2**19, 2**19)), "its tensors claim 10995.* bytes, in"),
+        (".pth of 60 dimensions", state_dict(a=torch.zeros((1,) * 60)), "a has 60 dimensions"),
+        at=PTH, by=BY_PTH, refuses="convert", weights=PTH,
+    ),
     Row(".pth cut short", state_dict(half), f"{PTH}: not a whole file of tensors by torch.save",
         by=BY_PTH, refuses="convert", weights=PTH),
     Row(".pth of a big-endian machine", state_dict(big_endian), by=BY_PTH, accepts="convert",

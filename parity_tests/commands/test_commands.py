@@ -21,6 +21,7 @@ from common.files import sha256
 from common.network.initial import initial_weights
 from common.parity.compare import relative_l2
 from common.parity.traces import generic_batches
+from common.runs.run_folder import run_files
 from common.weights.checkpoint import (
     Weights,
     read_tensors,
@@ -76,6 +77,7 @@ def test_train_evaluate_predict(
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 1, 2]
     assert all(set(line) == {"step", "epoch", "loss", "lr"} for line in lines)
+    assert {path for path in run.iterdir() if path.is_file()} <= set(run_files(run))
     config = json.loads((run / "config.json").read_text())
     assert (config["backend"], config["num_classes"], config["seed"]) == (backend, 6, 3)
     for name in ("curves", "classes", "confusion", "predictions"):

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import typer
 
 from common.config import OUTPUT_STRIDE, Config, Dtype, Head
-from common.data.dataset import open_dataset
+from common.data.dataset import contents, open_dataset
 from common.errors import InputError
 from scripts.bench.data import pictures
 from scripts.bench.table import Row, machine, make_rows, show
@@ -23,13 +23,14 @@ from scripts.bench.worker import Job
 from scripts.shared.cli import (
     BackendsOption,
     DtypeOption,
+    ForceOption,
     JsonOption,
-    check_places,
     choose_backends,
     main,
     new_app,
     write_json,
 )
+from scripts.shared.outputs import JSON, PNG, check_places
 from scripts.shared.plots import plot_bench
 
 app = new_app()
@@ -130,6 +131,7 @@ def bench(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the result, a PNG file.")
     ] = None,
+    force: ForceOption = False,
 ) -> None:
     """Times each backend against the book's plain loop, its own convolutions, and arithmetic.
 
@@ -149,7 +151,8 @@ def bench(
         raise InputError("--data: only --mode data and --with-data read pictures")
     if data is not None and (classes := open_dataset(data, "train").num_classes) > CLASSES:
         raise InputError(f"{data}: {classes} classes, the benchmark's network has {CLASSES}")
-    check_places(json_file, plot)
+    read = contents(data) if data is not None else []
+    check_places((json_file, JSON), (plot, PNG), reads=read, force=force)
     names = choose_backends(backends)
     heads = [one for one in dict.fromkeys(head or ()) if one != Config.head]
     count = max(PICTURES, 2 * max(batch_sizes)) if reading else 0

@@ -21,6 +21,7 @@ from PIL import Image
 from common.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from common.data.batches import training_batches
 from common.data.dataset import Dataset, open_dataset
+from common.data.images import FORMATS
 from common.data.shapes import write_shapes
 from common.data.voc import VOC_CLASSES, voc_palette
 from common.errors import InputError
@@ -82,8 +83,8 @@ def book_item(
     image_path: Path, mask_path: Path, crop: tuple[int, int], random: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """A random crop (3, h, w) float32 normalised, and its class indices (h, w) int64."""
-    image = np.asarray(Image.open(image_path).convert("RGB")).transpose(2, 0, 1)
-    mask = np.asarray(Image.open(mask_path).convert("RGB")).astype(np.int32)
+    image = np.asarray(Image.open(image_path, formats=FORMATS).convert("RGB")).transpose(2, 0, 1)
+    mask = np.asarray(Image.open(mask_path, formats=FORMATS).convert("RGB")).astype(np.int32)
     height, width = crop
     top = random.integers(0, image.shape[1] - height + 1)
     left = random.integers(0, image.shape[2] - width + 1)
@@ -130,5 +131,5 @@ def _book_batches(dataset: Dataset, config: Config) -> Batches:
 
 
 def _is_large(dataset: Dataset, index: int, crop: tuple[int, int]) -> bool:
-    with Image.open(dataset.image_path(index)) as picture:  # reads the header alone
+    with Image.open(dataset.image_path(index), formats=FORMATS) as picture:  # its header alone
         return picture.height >= crop[0] and picture.width >= crop[1]

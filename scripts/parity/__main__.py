@@ -28,11 +28,11 @@ from scripts.parity.worker import Job
 from scripts.shared.cli import (
     ArchitectureOption,
     BackendsOption,
+    ForceOption,
     FreezeOption,
     HeadOption,
     HeadRateOption,
     JsonOption,
-    check_places,
     choose_backends,
     console,
     last_line,
@@ -41,6 +41,7 @@ from scripts.shared.cli import (
     progress,
     setting,
 )
+from scripts.shared.outputs import HTML, JSON, check_places
 from scripts.shared.verdicts import (
     HtmlOption,
     new_table,
@@ -279,6 +280,7 @@ def parity(
     ] = None,
     json_path: JsonOption = None,
     html_path: HtmlOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Do all backends compute the same thing? Exit code 0 only if every tolerance holds, else 1."""
     chosen = choose_backends(backends)
@@ -286,7 +288,7 @@ def parity(
         raise InputError("--dtype bfloat16: parity judges float64 and float32 alone")
     if dtype is Dtype.float64 and len(chosen) < 2:
         raise InputError(f"--backends {chosen[0]}: alone; float64 is held against another backend")
-    check_places(json_path, html_path)
+    check_places((json_path, JSON), (html_path, HTML), force=force)
     begin = time.monotonic()
     with contextlib.ExitStack() as stack:
         folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parity-")))

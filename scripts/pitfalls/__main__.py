@@ -12,7 +12,16 @@ import typer
 
 from backends import BACKENDS, load_backend, missing_packages
 from scripts.pitfalls.catalogue import PITFALLS, Pitfall, Values, find
-from scripts.shared.cli import BackendName, JsonOption, console, main, new_app, write_json
+from scripts.shared.cli import (
+    BackendName,
+    ForceOption,
+    JsonOption,
+    console,
+    main,
+    new_app,
+    write_json,
+)
+from scripts.shared.outputs import JSON, check_places
 
 NOT_INSTALLED = "not installed"
 
@@ -29,9 +38,11 @@ def pitfalls(
         ),
     ] = None,
     json: JsonOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Where the frameworks differ without a word: numbers side by side, why, what to write."""
     chosen = PITFALLS if name is None else (find(name),)
+    check_places((json, JSON), force=force)
     names = list(dict.fromkeys(backends or BACKENDS))
     results = []
     with console.status("measuring"):

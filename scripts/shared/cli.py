@@ -126,6 +126,10 @@ JsonOption = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON.")
 ]
 
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Write over files of another kind than the result's.")
+]
+
 
 def new_app() -> typer.Typer:
     """An application for `main`: plain help, no tracebacks of its own."""
@@ -220,24 +224,6 @@ def last_line(said: str) -> str:
 def fraction(value: float | None) -> str:
     """A metric or a loss, as the tables show it."""
     return "-" if value is None else f"{value:.4f}"
-
-
-def check_places(*paths: Path | None, made: Path | None = None) -> None:
-    """Refuses, before all the work, files that could not be written after it.
-
-    `made` is a folder that the command will make.
-
-    Raises:
-        InputError: a file's folder is not there, or the file is a folder.
-    """
-    for path in paths:
-        if path is None:
-            continue
-        folder = path.absolute().parent
-        if not folder.is_dir() and (made is None or folder != made.absolute()):
-            raise InputError(f"{path}: no such folder: {path.parent}")
-        if path.is_dir():
-            raise InputError(f"{path}: is a folder")
 
 
 def write_json(path: Path | None, result: Any) -> None:

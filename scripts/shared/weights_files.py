@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from backends import load_backend
 from common.config import Architecture, Config, Head, UpsampleInit
 from common.errors import InputError
-from common.files import naming
+from common.files import check_file, naming
 from common.network.initial import initial_weights
 from common.network.tensors import in_head, tensors
 from common.weights.checkpoint import (
@@ -27,6 +27,7 @@ from common.weights.checkpoint import (
     width_of,
 )
 from common.weights.namings import CLASSIFIER, COUNTER, HEAD, Renamed, recognise
+from common.weights.params import MAGIC
 
 Array = NDArray[Any]
 
@@ -49,7 +50,6 @@ CLASSES = ("num_classes", "class_names")
 LEFT_TO_HEAD = (*CLASSES, "head")
 """What a file's metadata says of a head; mean and deviation belong to the backbone too."""
 
-MXNET_MAGIC = (0x112).to_bytes(8, "little")
 SAFETENSORS_HEADER_LIMIT = 100_000_000
 """In bytes; the library refuses a longer one."""
 
@@ -87,14 +87,13 @@ def container_of(path: Path) -> str:
     """
     if path.is_dir():
         return ORBAX
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    check_file(path)
     with naming(path), path.open("rb") as file:
         head = file.read(16)
     # safetensors first: the length of its header may begin like a pickle
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= SAFETENSORS_HEADER_LIMIT:
         return SAFETENSORS
-    if head.startswith(MXNET_MAGIC):
+    if head.startswith(MAGIC):
         return MXNET
     # a zip archive, or the pickle (protocol 2 and later) of torch.save before version 1.6
     if head.startswith(b"PK\x03\x04") or (head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05"):

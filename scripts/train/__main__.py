@@ -10,17 +10,18 @@ import typer
 
 from backends import load_backend
 from common.config import SETTINGS, VOID, Architecture, Config, Head
-from common.data.dataset import Dataset
+from common.data.dataset import Dataset, contents
 from common.data.drawing import prediction_sheet
 from common.errors import InputError
 from common.files import write_whole
 from common.network.initial import initial_weights
 from common.protocol import Arrays
 from common.runs.recipes import RECIPES, description, find_recipe, read_recipe, write_recipe
-from common.runs.run_folder import RunFolder
+from common.runs.run_folder import RunFolder, run_files
 from common.weights.checkpoint import Weights
 from scripts.shared import cli
 from scripts.shared.evaluation import config_of, evaluate_dataset, print_metrics
+from scripts.shared.outputs import JSON, check_places
 from scripts.shared.plots import plot_classes, plot_confusion, plot_run
 from scripts.shared.training import Training, data_digest, open_data
 from scripts.shared.weights_files import load_weights
@@ -229,6 +230,13 @@ def resume(
     return training, found.step
 
 
+def _refuse_own(json_path: Path | None, folder: Path | None) -> None:
+    """Refuses a result that would take the place of one of the run's own files."""
+    own = [] if folder is None else [path.absolute() for path in run_files(folder)]
+    if json_path is not None and json_path.absolute() in own:
+        raise InputError(f"{json_path}: is a file of the run's own")
+
+
 def _run(training: Training, first: int, stop_after: int | None, json_path: Path | None) -> None:
     if training.run(first, stop_after):
         finish(training, json_path)
@@ -316,6 +324,7 @@ def train(
         bool, typer.Option("--show-config", help="Print the settings, as a recipe, and do nothing.")
     ] = False,
     json_path: cli.JsonOption = None,
+    force: cli.ForceOption = False,
     **settings: Any,
 ) -> None:
     """Train the network; the run folder keeps config, logs, checkpoints and pictures.
@@ -326,7 +335,10 @@ def train(
     if show_config:
         print(write_recipe({key: config.to_dict()[key] for key in SETTINGS}), end="")
         return
-    cli.check_places(json_path, made=out)
+    read = [weights, None if recipe is None else find_recipe(recipe)]
+    read += contents(data) if data is not None else []
+    _refuse_own(json_path, resume_run or out)
+    check_places((json_path, JSON), reads=read, made=out, force=force)
     if resume_run is not None:
         for option, value in (("--out", out), ("--weights", weights), ("--recipe", recipe)):
             if value is not None:

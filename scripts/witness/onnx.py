@@ -23,9 +23,11 @@ from common.network.grid import image_size, pad_images
 from common.parity.traces import FORMAT, read_batches
 from common.protocol import Array, Arrays
 from common.weights.checkpoint import read_weights, write_tensors
-from scripts.shared.cli import CanonicalOption, console, main, new_app
+from scripts.shared.cli import CanonicalOption, ForceOption, console, main, new_app
 from scripts.shared.evaluation import config_of
 from scripts.shared.onnx import INPUT, export_onnx
+from scripts.shared.outputs import ONNX, check_places
+from scripts.shared.weights_files import SAFETENSORS
 
 app = new_app()
 
@@ -56,8 +58,11 @@ def trace(
     onnx_file: Annotated[
         Path | None, typer.Option("--onnx", metavar="FILE", help="Keep the graph as this file.")
     ] = None,
+    force: ForceOption = False,
 ) -> None:
     """Write the layers that ONNX Runtime computes, in eval mode and float32, as a trace."""
+    places = (out, SAFETENSORS), (onnx_file, ONNX)
+    check_places(*places, reads=[weights, batches], force=force)
     start = read_weights(weights)
     config = config_of(start)
     images = read_batches(batches, start.num_classes, steps=1).image[0]
