@@ -24,9 +24,11 @@ VocFolder = Annotated[
 ]
 
 
-@app.callback()
-def data() -> None:
+@app.callback(invoke_without_command=True)
+def data(context: typer.Context) -> None:
     """Data sets in Pascal VOC's layout, and what traces are made from."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command()
@@ -36,7 +38,7 @@ def shapes(
     val: Annotated[int, typer.Option(min=1, help="Validation pairs.")] = SHAPES_VAL,
     seed: Annotated[int, typer.Option(min=0, help="What the pairs are drawn from.")] = 0,
 ) -> None:
-    """Makes the synthetic shapes set: circles, squares, triangles, rings, crosses."""
+    """Makes a synthetic set: circles, squares, rings and the like."""
     with cli.console.status("drawing"):
         write_shapes(folder, train, val, seed)
     print(f"{folder}: {train} training and {val} validation pairs")
@@ -53,7 +55,7 @@ def generic(
     ] = (64, 96),
     seed: Annotated[int, typer.Option(min=0, help="What the values are drawn from.")] = 0,
 ) -> None:
-    """Makes generic weights and batches to trace: W.safetensors and B.safetensors."""
+    """Makes generic weights and batches to trace."""
     folder.mkdir(parents=True, exist_ok=True)
     weights, batches = (folder / f"{name}.safetensors" for name in "WB")
     write_generic(weights, batches, architecture, steps, batch_size, size, seed)
@@ -63,9 +65,9 @@ def generic(
 
 @app.command()
 def check(folder: VocFolder, json: cli.JsonOption = None) -> None:
-    """Reads every pair of every split and lists every fault; exit code 2 if there is one.
+    """Reads every pair and lists every fault.
 
-    Where the folder has a manifest.json, each file is held against it.
+    Exit code 2 if there is one. Where the folder has a manifest.json, each file is held against it.
     """
     with cli.console.status("reading"):
         found = survey(folder)
@@ -75,9 +77,10 @@ def check(folder: VocFolder, json: cli.JsonOption = None) -> None:
 
 @app.command()
 def manifest(folder: VocFolder, json: cli.JsonOption = None) -> None:
-    """Checks a folder and writes manifest.json, by which a changed file is found from then on.
+    """Checks a folder and writes manifest.json.
 
-    It goes into the folder that holds JPEGImages. One that is there is checked and stays.
+    By it a changed file is found from then on. It goes into the folder that holds JPEGImages. One
+    that is there is checked and stays.
     """
     with cli.console.status("reading"):
         found, made = keep_manifest(folder)
@@ -101,11 +104,12 @@ def voc2012(
     ] = VOC2012_MD5,
     json: cli.JsonOption = None,
 ) -> None:
-    """Prepares Pascal VOC2012: segmentation's pairs, checked, in DIR/VOCdevkit/VOC2012.
+    """Prepares Pascal VOC2012: segmentation's pairs, checked.
 
-    The images without a mask, detection's annotations and SBD are not unpacked. Stopped at any
-    moment, it goes on when it is called again; a preparation that is complete is checked and left
-    alone. Where that finds a damaged file, remove manifest.json and call it again.
+    They go into DIR/VOCdevkit/VOC2012. The images without a mask, detection's annotations and SBD
+    are not unpacked. Stopped at any moment, it goes on when it is called again; a preparation that
+    is complete is checked and left alone. Where that finds a damaged file, remove manifest.json and
+    call it again.
 
     A download is kept as DIR/download.tar. With DIR itself as --from, only its manifest is made.
     """

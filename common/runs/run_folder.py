@@ -10,13 +10,15 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from common.config import Config
 from common.errors import InputError
 from common.files import naming, write_whole, writing
-from common.runs.tensorboard import Board
 from common.weights.checkpoint import Weights, read_weights, write_weights
+
+if TYPE_CHECKING:
+    from common.runs.tensorboard import Board
 
 LAST, PREVIOUS, BEST = "last.safetensors", "previous.safetensors", "best.safetensors"
 DAMAGED = "damaged.safetensors"
@@ -302,5 +304,7 @@ class RunFolder:
         path = self.folder / "tensorboard"
         with writing(path):
             if self._board is None:
+                from common.runs.tensorboard import Board  # here: it takes a while to import
+
                 self._board = Board(path, step)
             self._board.add(group, values, step)

@@ -14,6 +14,7 @@ import rich.console
 import rich.progress
 import rich.table
 import typer
+import typer.core
 from pydantic import TypeAdapter, ValidationError
 
 from backends import BACKENDS, load_backend, missing_packages
@@ -42,14 +43,19 @@ class BackendName(enum.StrEnum):
     jax = "jax"
 
 
-def setting(field: str, *names: str, metavar: str | None = None) -> Any:
+_METAVARS = {"number": "X", "integer": "N"}
+"""What stands for a value in the help, by its type in JSON schema."""
+
+
+def setting(field: str, *names: str, metavar: str | None = None, group: str | None = None) -> Any:
     """The Typer option of a field of `Config`: its help, its range and its check are the field's.
 
-    `names` where the option's is not the field's.
+    `names` where the option's is not the field's; `group` is the heading above it in the help.
     """
     schema = SETTINGS[field]
     parts = (schema, *schema.get("prefixItems", ()), *schema.get("anyOf", ()))
     bounds = {key: value for part in parts for key, value in part.items()}
+    kinds = (_METAVARS[part["type"]] for part in parts if part.get("type") in _METAVARS)
     accepts = TypeAdapter(get_type_hints(Config, include_extras=True)[field])
 
     def check(value: Any) -> Any:
@@ -62,7 +68,8 @@ def setting(field: str, *names: str, metavar: str | None = None) -> Any:
 
     return typer.Option(
         *names,
-        metavar=metavar,
+        metavar=metavar or next(kinds, None),
+        rich_help_panel=group,
         min=bounds.get("minimum"),
         max=bounds.get("maximum"),
         callback=check,
@@ -127,9 +134,30 @@ JsonOption = Annotated[
 ]
 
 
+class GroupedCommand(typer.core.TyperCommand):
+    """A command whose help lists its options under the headings of their `rich_help_panel`."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Writes them, the groups in the order of their first options; --help is in the first."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                group = getattr(parameter, "rich_help_panel", None) or "Options"
+                groups.setdefault(group, []).append(record)
+        for group, records in groups.items():
+            with formatter.section(group):
+                formatter.write_dl(records, col_max=24)
+
+
 def new_app() -> typer.Typer:
     """An application for `main`: plain help, no tracebacks of its own."""
-    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    return typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"max_content_width": 100},
+    )
 
 
 def report(message: str) -> None:

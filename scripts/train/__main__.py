@@ -1,6 +1,7 @@
 """Trains the network and keeps a run folder; goes on with a run, in any backend."""
 
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -247,14 +248,33 @@ def _maker(made: dict[str, Any]) -> str:
     return f"{made['backend']} {made['versions'][made['backend']]} on {made['device']}, {on}"
 
 
-ABOUT_RECIPES = "Recipes:" + "".join(
-    f"\n\n{name}: {' '.join(description(path).split())}" for name, path in RECIPES.items()
+def _summary(recipe: Path) -> str:
+    """The first sentence of a recipe's description."""
+    return re.split(r"[.:]\s", " ".join(description(recipe).split()))[0]
+
+
+ABOUT_RECIPES = "Recipes, told in docs/training.md:\n\n\b\n" + "\n".join(
+    f"  {name:<12}{_summary(path)}" for name, path in RECIPES.items()
 )
+
+GROUPS = {
+    "Network": ("architecture", "head", "upsample_init", "freeze"),
+    "Optimization": (
+        *("learning_rate", "head_rate", "schedule", "poly_power", "warmup"),
+        *("momentum", "weight_decay", "decay"),
+    ),
+    "Data": ("batch_size", "crop", "flip_probability", "scale", "jitter", "void", "seed"),
+    "Run": ("epochs", "steps", "save_minutes", "workers", "device", "dtype"),
+}
+"""The settings as the help lists them, by heading."""
 
 
 def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command, in place of `**settings`, an option for each setting of `Config`."""
-    names, metavars = {"learning_rate": ["--lr"]}, {"crop": "H W", "scale": "MIN MAX"}
+    names, metavars = (
+        {"learning_rate": ["--learning-rate", "--lr"]},
+        {"crop": "H W", "scale": "MIN MAX"},
+    )
     types = get_type_hints(Config)
     signature = inspect.signature(command)
     *own, _ = signature.parameters.values()
@@ -264,22 +284,24 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
             inspect.Parameter.KEYWORD_ONLY,
             default=getattr(Config, field),
             annotation=Annotated[
-                types[field], cli.setting(field, *names.get(field, ()), metavar=metavars.get(field))
+                types[field],
+                cli.setting(field, *names.get(field, ()), metavar=metavars.get(field), group=group),
             ],
         )
-        for field in SETTINGS
+        for group, fields in GROUPS.items()
+        for field in fields
     ]
     command.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
     return command
 
 
-@app.command(epilog=ABOUT_RECIPES)
+@app.command(cls=cli.GroupedCommand, epilog=ABOUT_RECIPES)
 @_with_settings
 def train(
     context: typer.Context,
     backend: Annotated[
         cli.BackendName | None,
-        typer.Option(help="The framework that computes; with --resume, the run's own, or another."),
+        typer.Option(help="The framework that computes; --resume may change it."),
     ] = None,
     data: Annotated[
         Path | None,
@@ -294,8 +316,8 @@ def train(
         Path | None,
         typer.Option(
             metavar="FILE|imagenet",
-            help="Start from these: any file that `convert` reads, or those that torchvision"
-            " (resnet18) and Gluon (resnet18_v2) publish. Otherwise from the seed's initial ones.",
+            help="Start from any file that `convert` reads, or from what torchvision or Gluon"
+            " publishes, not from the seed's initial weights.",
         ),
     ] = None,
     recipe: Annotated[
@@ -318,7 +340,7 @@ def train(
     json_path: cli.JsonOption = None,
     **settings: Any,
 ) -> None:
-    """Train the network; the run folder keeps config, logs, checkpoints and pictures.
+    """Train a network into a run folder: config, logs, checkpoints and pictures.
 
     SIGINT (Ctrl-C) or SIGTERM lets the step end, saves, and says how to go on.
     """
