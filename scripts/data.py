@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-import rich.markup
 import rich.table
 import typer
 
@@ -156,13 +155,13 @@ def _tell(found: Survey, json: Path | None) -> None:
     print(f"folder   {found.root}")
     print(f"classes  {len(found.class_names)}")
     print(f"pairs    {pairs or 'none'}")
-    table = rich.table.Table("class", box=None)
+    table = rich.table.Table(rich.table.Column("class", overflow="fold"), box=None)
     for column in ("pixels", "share", "images"):
         table.add_column(column, justify="right")
     total = max(int(found.pixels.sum()), 1)
     for name, count, images in shares:
         share = f"{100 * count / total:.2f}%"
-        table.add_row(rich.markup.escape(name), f"{count}", share, f"{images}")
+        table.add_row(name, f"{count}", share, f"{images}")
     cli.console.print(table)
     for fault in found.faults:
         print(fault)

@@ -2,6 +2,8 @@
 
 import contextlib
 import enum
+import errno
+import io
 import json
 import sys
 import time
@@ -13,6 +15,7 @@ from typing import Annotated, Any, NoReturn, get_type_hints
 import rich.console
 import rich.progress
 import rich.table
+import rich.text
 import typer
 import typer.core
 from pydantic import TypeAdapter, ValidationError
@@ -31,8 +34,17 @@ from common.config import (
 )
 from common.errors import InputError, StoppedError, WorkerError
 from common.files import write_whole
+from common.text import visible
 
-console = rich.console.Console(highlight=False)
+
+class _Console(rich.console.Console):
+    """Prints names as they are: no markup, no emoji codes, nothing that a terminal obeys."""
+
+    def render_str(self, text: str, **options: Any) -> rich.text.Text:
+        return super().render_str("\n".join(map(visible, text.split("\n"))), **options)
+
+
+console = _Console(highlight=False, markup=False, emoji=False)
 
 
 class BackendName(enum.StrEnum):
@@ -162,7 +174,7 @@ def new_app() -> typer.Typer:
 
 def report(message: str) -> None:
     """One line on standard error."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {visible(' '.join(message.split()))}", file=sys.stderr)
 
 
 def fail(message: str) -> NoReturn:
@@ -212,7 +224,32 @@ def _spread(arguments: Sequence[str], numbers: Sequence[str]) -> list[str]:
 
 def note(message: Warning | str, *_: object) -> None:
     """A word on standard error, of a warning without the place in our code that gave it."""
-    print(f"note: {message}", file=sys.stderr)
+    print(f"note: {visible(str(message))}", file=sys.stderr)
+
+
+class _Output(io.FileIO):
+    """A standard stream that outlives its reader: `| head` or a closed terminal ends no command."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            return len(data)
+
+
+def _open_streams() -> None:
+    """Has standard output and error show each line at once, and escape what they have no code for.
+
+    A test's stand-in for them stays.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if type(stream) is io.TextIOWrapper:
+            buffer = io.BufferedWriter(_Output(stream.fileno(), "w", closefd=False))
+            encoding, escape = stream.encoding, "backslashreplace"
+            setattr(sys, name, io.TextIOWrapper(buffer, encoding, escape, line_buffering=True))
 
 
 def main(app: typer.Typer, numbers: Sequence[str] = ()) -> None:
@@ -220,6 +257,7 @@ def main(app: typer.Typer, numbers: Sequence[str] = ()) -> None:
 
     `numbers`: its options that take several numbers, as in `--batch-size 1 4 8`.
     """
+    _open_streams()
     warnings.showwarning = note  # type: ignore[assignment]  # of its parameters, one is shown
     try:
         code = app(_spread(sys.argv[1:], numbers), standalone_mode=False)
@@ -282,11 +320,13 @@ def write_json(path: Path | None, result: Any) -> None:
 def progress(description: str) -> rich.progress.Progress:
     """A progress bar with a count, the time left and a free field `status`."""
     return rich.progress.Progress(
-        rich.progress.TextColumn(description),
+        rich.progress.TextColumn(description, markup=False),
         rich.progress.BarColumn(bar_width=12),
         rich.progress.MofNCompleteColumn(),
         # in a narrow terminal it goes on in the next line
-        rich.progress.TextColumn("{task.fields[status]}", table_column=rich.table.Column()),
+        rich.progress.TextColumn(
+            "{task.fields[status]}", markup=False, table_column=rich.table.Column()
+        ),
         rich.progress.TimeRemainingColumn(),
         console=console,
     )

@@ -1,6 +1,7 @@
 """Plots: the curves of a run, curves on top of each other, the confusion matrix."""
 
 import collections
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,11 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.text import shorten
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Lines = Sequence[Mapping[str, Any]]
+
+_LONGEST = 24
+"""Characters of a class's name in a plot."""
 
 
 def smooth(values: Sequence[float], window: int) -> NDArray[np.float64]:
@@ -23,6 +29,25 @@ def smooth(values: Sequence[float], window: int) -> NDArray[np.float64]:
     first = np.maximum(last - window, 0)
     means: NDArray[np.float64] = (total[last] - total[first]) / (last - first)
     return means
+
+
+@functools.cache
+def _charmap() -> Mapping[int, int]:
+    """The characters that the font of plots has."""
+    from matplotlib import font_manager
+
+    path = font_manager.findfont(font_manager.FontProperties())
+    return font_manager.get_font(path).get_charmap()
+
+
+def _tick_names(names: Sequence[str]) -> list[str]:
+    """Classes' names as a plot can show them: short, numbered where the font lacks some."""
+    shown = []
+    for number, name in enumerate(names):
+        short = shorten(name, _LONGEST)
+        drawn = "".join(c if ord(c) in _charmap() else "\N{WHITE SQUARE}" for c in short)
+        shown.append(drawn if drawn == short else f"{number}: {drawn}")
+    return shown
 
 
 def _series(lines: Lines, key: str) -> tuple[list[int], list[Any]]:
@@ -134,8 +159,9 @@ def plot_confusion(path: Path, confusion: Sequence[Sequence[int]], names: Sequen
     figure = _figure(side + 0.8, side)
     axes = figure.subplots()
     image = axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
-    axes.set_xticks(range(len(names)), names, rotation=90)
-    axes.set_yticks(range(len(names)), names)
+    ticks = range(len(names)), _tick_names(names)
+    axes.set_xticks(*ticks, rotation=90, parse_math=False)
+    axes.set_yticks(*ticks, parse_math=False)
     axes.set(xlabel="prediction", ylabel="truth", title="share of each true class")
     for (row, column), value in np.ndenumerate(share):
         if value >= 0.01:
@@ -159,7 +185,8 @@ def plot_classes(path: Path, rows: Lines, mean_iou: float | None) -> None:
         axes.bar_label(bars, values, padding=3, fontsize=7)
     if mean_iou is not None:
         axes.axvline(mean_iou, color="black", linestyle=":", label=f"mean IoU {mean_iou:.3f}")
-    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    names = _tick_names([row["name"] for row in rows])
+    axes.set_yticks(range(len(rows)), names, parse_math=False)
     axes.set(xlim=(0, 1.1), ylim=(len(rows) - 0.5, -0.5), title="val, each class")
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     _save(figure, path)

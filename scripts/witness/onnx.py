@@ -82,7 +82,7 @@ def trace(
         "groups": "eval",
     }
     write_tensors(out, arrays, metadata)
-    console.print(f"{out}: {len(arrays)} arrays, onnxruntime, {Dtype.float32}")
+    console.print(f"{out}: {len(arrays)} arrays, onnxruntime, {Dtype.float32}", soft_wrap=True)
 
 
 if __name__ == "__main__":
