@@ -1,11 +1,13 @@
 """Several runs side by side: their losses, their mean IoU on val, a table."""
 
+import enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import rich.table
 import typer
 
+from common.errors import InputError
 from common.files import write_whole
 from common.runs.run_folder import RunFolder
 from scripts.shared.cli import (
@@ -20,6 +22,13 @@ from scripts.shared.cli import (
 from scripts.shared.plots import plot_runs
 
 app = new_app()
+
+
+class Against(enum.StrEnum):
+    """What the curves are drawn against."""
+
+    step = "step"
+    time = "time"
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -45,11 +54,19 @@ def read_run(folder: Path) -> dict[str, Any]:
 def curves(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders of `train`.")],
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="A picture, a PNG.")] = None,
+    against: Annotated[
+        Against, typer.Option(help="What the picture has to the right: steps, or their time.")
+    ] = Against.step,
     json_path: JsonOption = None,
 ) -> None:
     """Lay the curves of several runs on top of each other, of one framework or of several."""
     check_places(plot, json_path)
     found = [read_run(folder) for folder in runs]
+    for run in found:
+        if against is Against.time and not all("seconds" in line for line in run["steps"]):
+            raise InputError(
+                f"{run['run']}: --against time, but its log.jsonl has steps without seconds"
+            )
     table = rich.table.Table(rich.table.Column("run", overflow="fold"), "backend", box=None)
     for name in ("seed", "steps", "last loss", "last IoU", "best IoU"):
         table.add_column(name, justify="right")
@@ -67,7 +84,7 @@ def curves(
     console.print(table)
     write_json(json_path, found)
     if plot is not None:
-        write_whole(plot, lambda path: plot_runs(path, found))
+        write_whole(plot, lambda path: plot_runs(path, found, against is Against.time))
 
 
 if __name__ == "__main__":

@@ -47,6 +47,10 @@ class _Console(rich.console.Console):
 console = _Console(highlight=False, markup=False, emoji=False)
 
 
+HEARTBEAT_SECONDS = 60.0
+"""The longest silence of a command that has a progress bar but no terminal."""
+
+
 class BackendName(enum.StrEnum):
     """The values of `--backend`."""
 
@@ -332,14 +336,30 @@ def progress(description: str) -> rich.progress.Progress:
     )
 
 
+class Heartbeat:
+    """Where there is no terminal, and so no moving bar: a line a minute."""
+
+    def __init__(self) -> None:
+        self._said_at = time.monotonic()
+
+    def __call__(self, line: str, at_once: bool = False) -> None:
+        """Prints it if it is due, or is to be said `at_once`."""
+        due = time.monotonic() - self._said_at >= HEARTBEAT_SECONDS
+        if not console.is_terminal and (due or at_once):
+            console.print(line, soft_wrap=True)
+            self._said_at = time.monotonic()
+
+
 @contextlib.contextmanager
 def image_progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar with images a second; gives what is to be called with the count so far."""
+    heartbeat = Heartbeat()
     with progress(description) as bar:
         task, start = bar.add_task("", total=total, status=""), time.perf_counter()
 
         def show(count: int) -> None:
             rate = count / (time.perf_counter() - start)
             bar.update(task, completed=count, status=f"{rate:.2f} images/s")
+            heartbeat(f"{description}: {count} of {total}, {rate:.2f} images/s")
 
         yield show

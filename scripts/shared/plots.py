@@ -50,7 +50,7 @@ def _tick_names(names: Sequence[str]) -> list[str]:
     return shown
 
 
-def _series(lines: Lines, key: str) -> tuple[list[int], list[Any]]:
+def _series(lines: Lines, key: str) -> tuple[Any, list[Any]]:
     return [line["step"] for line in lines], [line[key] for line in lines]
 
 
@@ -78,11 +78,11 @@ def plot_run(path: Path, steps: Lines, val: Lines) -> None:
     _save(figure, path)
 
 
-def plot_runs(path: Path, runs: Lines) -> None:
+def plot_runs(path: Path, runs: Lines, against_time: bool = False) -> None:
     """The losses of several runs, means of 50 steps, and their mean IoU on val; a PNG file.
 
     `runs` are those of `scripts.curves`; each backend, or relay of several, has a colour, and each
-    seed a line of its own.
+    seed a line of its own. They are drawn against the step, or the minutes that steps have taken.
     """
     figure = _figure(10, 3.8)
     left, right = figure.subplots(1, 2)
@@ -95,10 +95,16 @@ def plot_runs(path: Path, runs: Lines) -> None:
             "linestyle": ("-", "--", ":", "-.")[seeds.index(run["seed"]) % 4],
             "label": f"{name}, seed {run['seed']}",
         }
-        left.plot(smooth([line["loss"] for line in run["steps"]], 50), **style)
-        right.plot(*_series(run["val"], "mean_iou"), marker=".", **style)
-    left.set(xlabel="step", ylabel="loss", title="training loss, mean of 50 steps")
-    right.set(xlabel="step", title="mean IoU on val")
+        steps, losses = _series(run["steps"], "loss")
+        val_steps, ious = _series(run["val"], "mean_iou")
+        if against_time:
+            minutes = np.cumsum([0.0, *(line["seconds"] / 60 for line in run["steps"])])
+            steps, val_steps = minutes[1:], minutes[val_steps]
+        left.plot(steps, smooth(losses, 50), **style)
+        right.plot(val_steps, ious, marker=".", **style)
+    unit = "minutes of training steps" if against_time else "step"
+    left.set(xlabel=unit, ylabel="loss", title="training loss, mean of 50 steps")
+    right.set(xlabel=unit, title="mean IoU on val")
     right.set_ylim(bottom=0)
     right.legend(frameon=False, fontsize=8)
     _save(figure, path)

@@ -72,25 +72,29 @@ def finish(training: Training, json_path: Path | None) -> None:
     folder, val, names = training.folder, training.val, training.train.class_names
     if val is not None and training.metrics is None:  # the run was at its end when it was resumed
         training.metrics = evaluate_dataset(training.trainer, val)
-    metrics = training.metrics
+    metrics, summary = training.metrics, training.summary()
     at = folder.folder
     write_whole(at / "curves.png", lambda path: plot_run(path, folder.steps, folder.val))
     if val is not None and metrics is not None:
-        cli.write_json(at / "metrics.json", metrics)
+        cli.write_json(at / "metrics.json", metrics | {"run": summary})
         confusion = metrics["confusion"]
         write_whole(at / "confusion.png", lambda path: plot_confusion(path, confusion, names))
         rows, mean = metrics["per_class"], metrics["mean_iou"]
         write_whole(at / "classes.png", lambda path: plot_classes(path, rows, mean))
         write_whole(at / "predictions.png", lambda path: _draw_predictions(path, training, val))
         print_metrics(metrics)
-    print(f"{at}: {len(folder.steps)} steps, loss {folder.steps[-1]['loss']:.4f}")
+    print(
+        f"{at}: {len(folder.steps)} steps, loss {folder.steps[-1]['loss']:.4f},"
+        f" {summary['images_per_second']:.1f} images/s, {summary['peak_mb']:.0f} MiB"
+    )
     if metrics is not None:
         best = max(folder.val, key=lambda line: line["mean_iou"] or 0.0)
         print(
             f"val: mean IoU {cli.fraction(metrics['mean_iou'])}; the best,"
             f" {cli.fraction(best['mean_iou'])}, after step {best['step']}"
         )
-    cli.write_json(json_path, {"steps": folder.steps, "val": folder.val, "metrics": metrics})
+    result = {"steps": folder.steps, "val": folder.val, "metrics": metrics, "run": summary}
+    cli.write_json(json_path, result)
 
 
 def _draw_predictions(path: Path, training: Training, val: Dataset) -> None:
@@ -342,7 +346,8 @@ def train(
 ) -> None:
     """Train a network into a run folder: config, logs, checkpoints and pictures.
 
-    SIGINT (Ctrl-C) or SIGTERM lets the step end, saves, and says how to go on.
+    SIGINT (Ctrl-C), SIGTERM or SIGHUP lets the step end, saves, and says how to go on. SIGUSR1
+    saves and goes on.
     """
     config = Config(**settings)
     if show_config:
