@@ -3,6 +3,7 @@
 import functools
 import importlib
 import itertools
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -149,6 +150,22 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
         base = base.parent
     _SHARED.append(base / "traces")
     _SHARED[-1].mkdir(exist_ok=True)
+
+
+def untimed(path: Path) -> Any:
+    """A run's JSON file or lines of JSON, without the times and memory that no two runs share."""
+    text = path.read_text()
+    found = [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else None
+    return _untimed(json.loads(text) if found is None else found)
+
+
+def _untimed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _untimed(item) for key, item in value.items() if key not in TIMES}
+    return [_untimed(item) for item in value] if isinstance(value, list) else value
+
+
+TIMES = ("seconds", "images_per_second", "peak_mb")
 
 
 def command_module(name: str) -> Any:

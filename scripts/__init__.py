@@ -2,7 +2,8 @@
 
 import sys
 
-from common.machine import restart_with_large_pages
+# so it is while Python looks for a module to run, and at no import; help needs no large pages
+if sys.argv[0] == "-m" and "--help" not in sys.argv:
+    from common.machine import restart_with_large_pages
 
-if sys.argv[0] == "-m":  # so it is while Python looks for a module to run, and at no import
     restart_with_large_pages()

@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-import rich.markup
 import rich.table
 import typer
 
@@ -27,9 +26,11 @@ VocFolder = Annotated[
 ]
 
 
-@app.callback()
-def data() -> None:
+@app.callback(invoke_without_command=True)
+def data(context: typer.Context) -> None:
     """Data sets in Pascal VOC's layout, and what traces are made from."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command()
@@ -39,7 +40,7 @@ def shapes(
     val: Annotated[int, typer.Option(min=1, help="Validation pairs.")] = SHAPES_VAL,
     seed: Annotated[int, typer.Option(min=0, help="What the pairs are drawn from.")] = 0,
 ) -> None:
-    """Makes the synthetic shapes set: circles, squares, triangles, rings, crosses."""
+    """Makes a synthetic set: circles, squares, rings and the like."""
     with cli.console.status("drawing"):
         write_shapes(folder, train, val, seed)
     print(f"{folder}: {train} training and {val} validation pairs")
@@ -57,7 +58,7 @@ def generic(
     seed: Annotated[int, typer.Option(min=0, help="What the values are drawn from.")] = 0,
     force: cli.ForceOption = False,
 ) -> None:
-    """Makes generic weights and batches to trace: W.safetensors and B.safetensors."""
+    """Makes generic weights and batches to trace."""
     weights, batches = (folder / f"{name}.safetensors" for name in "WB")
     places = (weights, SAFETENSORS), (batches, SAFETENSORS)
     check_places(*places, made=folder, force=force)
@@ -69,9 +70,9 @@ def generic(
 
 @app.command()
 def check(folder: VocFolder, json: cli.JsonOption = None, force: cli.ForceOption = False) -> None:
-    """Reads every pair of every split and lists every fault; exit code 2 if there is one.
+    """Reads every pair and lists every fault.
 
-    Where the folder has a manifest.json, each file is held against it.
+    Exit code 2 if there is one. Where the folder has a manifest.json, each file is held against it.
     """
     check_places((json, JSON), reads=contents(folder), force=force)
     with cli.console.status("reading"):
@@ -84,9 +85,10 @@ def check(folder: VocFolder, json: cli.JsonOption = None, force: cli.ForceOption
 def manifest(
     folder: VocFolder, json: cli.JsonOption = None, force: cli.ForceOption = False
 ) -> None:
-    """Checks a folder and writes manifest.json, by which a changed file is found from then on.
+    """Checks a folder and writes manifest.json.
 
-    It goes into the folder that holds JPEGImages. One that is there is checked and stays.
+    By it a changed file is found from then on. It goes into the folder that holds JPEGImages. One
+    that is there is checked and stays.
     """
     check_places((json, JSON), reads=contents(folder), force=force)
     with cli.console.status("reading"):
@@ -112,11 +114,12 @@ def voc2012(
     json: cli.JsonOption = None,
     force: cli.ForceOption = False,
 ) -> None:
-    """Prepares Pascal VOC2012: segmentation's pairs, checked, in DIR/VOCdevkit/VOC2012.
+    """Prepares Pascal VOC2012: segmentation's pairs, checked.
 
-    The images without a mask, detection's annotations and SBD are not unpacked. Stopped at any
-    moment, it goes on when it is called again; a preparation that is complete is checked and left
-    alone. Where that finds a damaged file, remove manifest.json and call it again.
+    They go into DIR/VOCdevkit/VOC2012. The images without a mask, detection's annotations and SBD
+    are not unpacked. Stopped at any moment, it goes on when it is called again; a preparation that
+    is complete is checked and left alone. Where that finds a damaged file, remove manifest.json and
+    call it again.
 
     A download is kept as DIR/download.tar. With DIR itself as --from, only its manifest is made.
     """
@@ -165,13 +168,13 @@ def _tell(found: Survey, json: Path | None) -> None:
     print(f"folder   {found.root}")
     print(f"classes  {len(found.class_names)}")
     print(f"pairs    {pairs or 'none'}")
-    table = rich.table.Table("class", box=None)
+    table = rich.table.Table(rich.table.Column("class", overflow="fold"), box=None)
     for column in ("pixels", "share", "images"):
         table.add_column(column, justify="right")
     total = max(int(found.pixels.sum()), 1)
     for name, count, images in shares:
         share = f"{100 * count / total:.2f}%"
-        table.add_row(rich.markup.escape(name), f"{count}", share, f"{images}")
+        table.add_row(name, f"{count}", share, f"{images}")
     cli.console.print(table)
     for fault in found.faults:
         print(fault)

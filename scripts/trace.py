@@ -81,7 +81,7 @@ def trace(
     metadata = trace_metadata(backend, framework, config, steps)
     metadata |= {"weights_sha256": sha256(weights), "batches_sha256": sha256(batches)}
     write_tensors(out, arrays, metadata)
-    console.print(f"{out}: {len(arrays)} arrays, {backend}, {dtype}, {steps} steps")
+    console.print(f"{out}: {len(arrays)} arrays, {backend}, {dtype}, {steps} steps", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -98,19 +98,21 @@ def _work(dataset: Dataset, config: Config, memory: Any, pipe: "Connection[Any, 
 
 @contextlib.contextmanager
 def _quiet_start() -> Iterator[None]:
-    """Processes that start in here ignore Ctrl-C and SIGTERM and do not import the main module.
+    """Processes that start in here ignore what a run answers to, and import no main module.
 
-    Both may go to every process of a group; the parent alone answers. Spawning would
+    Signals may go to every process of a group; the parent alone answers. Spawning would
     import the main module anew, and so all that a command needs and a worker does not.
     """
-    multiprocessing.resource_tracker.ensure_running()  # starting it would unblock the signal
+    answered = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, answered)
+    multiprocessing.resource_tracker.ensure_running()  # starting it unblocks two of them
+    signal.pthread_sigmask(signal.SIG_BLOCK, answered)
     main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
         sys.modules["__main__"] = main
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Worker:

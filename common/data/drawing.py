@@ -10,8 +10,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from common.config import VOID
 from common.data.voc import voc_palette
+from common.text import shorten
 
 _MARGIN = 6
+_LONGEST = 20
+"""Characters of a class's name in a legend."""
 _WHITE, _INK = (255, 255, 255), (40, 40, 40)
 
 
@@ -38,9 +41,10 @@ def blend(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.uint8
 def legend(labels: Sequence[int], class_names: Sequence[str], width: int) -> Image.Image:
     """Colour and name of each label, in as many rows as `width` pixels need."""
     font, box = _font(13), 13
+    names = {label: shorten(class_names[label], _LONGEST) for label in labels}
     places, x, y = [], _MARGIN, _MARGIN
     for label in labels:
-        length = box + 4 + int(font.getlength(class_names[label])) + 12
+        length = box + 4 + int(font.getlength(names[label])) + 12
         if x + length > width and x > _MARGIN:
             x, y = _MARGIN, y + box + _MARGIN
         places.append((x, y))
@@ -50,7 +54,7 @@ def legend(labels: Sequence[int], class_names: Sequence[str], width: int) -> Ima
     for label, (x, y) in zip(labels, places, strict=True):
         colour = tuple(int(c) for c in voc_palette()[label])
         draw.rectangle((x, y, x + box - 1, y + box - 1), fill=colour, outline=_INK)
-        draw.text((x + box + 4, y - 2), class_names[label], fill=_INK, font=font)
+        draw.text((x + box + 4, y - 2), names[label], fill=_INK, font=font)
     return picture
 
 

@@ -10,13 +10,15 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from common.config import Config
 from common.errors import InputError
 from common.files import JSON_LIMIT, parse_json, read_bytes, write_whole, writing
-from common.runs.tensorboard import Board
 from common.weights.checkpoint import Weights, read_weights, write_weights
+
+if TYPE_CHECKING:
+    from common.runs.tensorboard import Board
 
 LAST, PREVIOUS, BEST = "last.safetensors", "previous.safetensors", "best.safetensors"
 DAMAGED = "damaged.safetensors"
@@ -119,7 +121,8 @@ class RunFolder:
 
     `config.json` tells how the run was started and what computed it since when. `log.jsonl` has
     a line a step (`step`, `epoch`, `loss`, `lr`), `val.jsonl` a line for each time the val split
-    was measured (`step`: after how many), and `tensorboard` the same for TensorBoard.
+    was measured (`step`: after how many), both with what computed it (`backend`) and how fast
+    (`seconds`, `images_per_second`, `peak_mb`), and `tensorboard` the same for TensorBoard.
     `last.safetensors` is where the run goes on from, `previous.safetensors` what it was before,
     `best.safetensors` the checkpoint of the highest mean IoU.
 
@@ -252,17 +255,19 @@ class RunFolder:
         self.steps = _read_lines(self.folder / "log.jsonl", step)
         self.val = _read_lines(self.folder / "val.jsonl", step + 1)
 
-    def log(self, line: dict[str, Any], **more: float) -> None:
-        """Adds a step; `more` goes to TensorBoard alone."""
+    def log(self, line: dict[str, Any]) -> None:
+        """Adds a step."""
         self.steps.append(line)
         self._append("log", line)
-        self._draw("train", {"loss": line["loss"], "rate": line["lr"], **more}, line["step"])
+        drawn = {"loss": line["loss"], "rate": line["lr"]}
+        drawn["images_per_second"] = line["images_per_second"]
+        self._draw("train", drawn, line["step"])
 
     def log_val(self, line: dict[str, Any]) -> None:
         """Adds a measurement of the val split."""
         self.val.append(line)
         self._append("val", line)
-        values = {key: value for key, value in line.items() if key != "step" and value is not None}
+        values = {key: value for key, value in line.items() if isinstance(value, float)}
         self._draw("val", values, line["step"])
 
     def save(self, checkpoint: Checkpoint) -> None:
@@ -312,5 +317,7 @@ class RunFolder:
         path = self.folder / "tensorboard"
         with writing(path):
             if self._board is None:
+                from common.runs.tensorboard import Board  # here: it takes a while to import
+
                 self._board = Board(path, step)
             self._board.add(group, values, step)

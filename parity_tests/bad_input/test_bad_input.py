@@ -1,6 +1,7 @@
 """Every row against the functions that it names, and with every command that it is told for."""
 
 import contextlib
+import json
 import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +28,7 @@ from parity_tests.bad_input.trial import (
     workplace,
 )
 from parity_tests.bad_input.weights import Payload
+from parity_tests.conftest import TIMES
 
 LOCKS = {Path("run/.lock"), Path("voc/.voc2012")}
 
@@ -84,7 +86,11 @@ def results(command: str, outcome: Outcome) -> object:
     if command == "check":
         return outcome.out
     if command in ("train", "resume"):
-        return {path: text for path, text in outcome.written.items() if path.suffix == ".jsonl"}
+        return {
+            path: [json.loads(line) | dict.fromkeys(TIMES) for line in text.splitlines()]
+            for path, text in outcome.written.items()
+            if path.suffix == ".jsonl" and text is not None
+        }
     return outcome.written
 
 

@@ -26,7 +26,7 @@ from common.data.dataset import Dataset, open_dataset
 from common.data.shapes import write_shapes
 from common.errors import InputError, WorkerError
 from common.network.initial import initial_weights
-from common.runs.run_folder import RunFolder
+from common.runs.run_folder import LAST, Checkpoint, RunFolder
 from common.weights.checkpoint import Weights, write_weights
 from scripts.bench.data import book_item
 from scripts.shared.training import Training
@@ -456,11 +456,14 @@ def training(shapes: Dataset, tmp_path: Path) -> Iterator[subprocess.Popen[str]]
 
 @pytest.mark.parametrize(
     "number",
-    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.full)],
+    [
+        signal.SIGINT,
+        *(pytest.param(n, marks=pytest.mark.full) for n in (signal.SIGTERM, signal.SIGHUP)),
+    ],
     ids=lambda n: n.name,
 )
 def test_a_signal_to_the_whole_group_ends_the_step_and_saves(
-    training: subprocess.Popen[str], number: signal.Signals
+    training: subprocess.Popen[str], tmp_path: Path, number: signal.Signals
 ) -> None:
     started = children(training.pid)
     assert len(started) == 3  # two workers, and what multiprocessing keeps itself
@@ -468,6 +471,9 @@ def test_a_signal_to_the_whole_group_ends_the_step_and_saves(
         loaded = Path(f"/proc/{pid}/maps").read_text()
         assert not any(name in loaded for name in ("torch", "mxnet", "jaxlib", "matplotlib"))
     assert sum("numpy" in Path(f"/proc/{pid}/maps").read_text() for pid in started) == 2
+    os.killpg(training.pid, signal.SIGUSR1)
+    until(lambda: Checkpoint.read(tmp_path / "run" / LAST).step > 0)
+    assert children(training.pid) == started
     os.killpg(training.pid, number)
     asked, said = training.communicate(timeout=60)[1].strip().splitlines()
     assert asked == "finishing the step, then saving; once more stops at once"

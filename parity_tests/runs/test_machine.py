@@ -90,14 +90,18 @@ def on_request() -> bool:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone is told")
 def test_a_command_starts_with_large_pages(tmp_path: Path) -> None:
-    arguments = ["-X", "utf8", "-m", "scripts.compare", "--help"]
+    arguments = ["-X", "utf8", "-m", "scripts"]
     again = [f"glibc.malloc.hugetlb=1 {arguments}"] if on_request() else []
     assert starts(tmp_path, *arguments) == [f"None {arguments}", *again]
 
 
 def test_a_command_lets_who_has_chosen_choose(tmp_path: Path) -> None:
-    arguments, chosen = ["-m", "scripts.compare", "--help"], "glibc.malloc.hugetlb=0"
+    arguments, chosen = ["-m", "scripts"], "glibc.malloc.hugetlb=0"
     assert starts(tmp_path, *arguments, tunables=chosen) == [f"{chosen} {arguments}"]
+
+
+def test_help_starts_once(tmp_path: Path) -> None:
+    assert len(starts(tmp_path, "-m", "scripts.compare", "--help")) == 1
 
 
 def test_an_import_starts_nothing_anew(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -19,7 +20,7 @@ import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
-from backends import BACKENDS
+from backends import BACKENDS, load_backend
 from common.config import Config, Schedule
 from common.data.shapes import write_shapes
 from common.errors import InputError
@@ -27,9 +28,10 @@ from common.network.schedule import learning_rates
 from common.parity.compare import relative_l2
 from common.runs.run_folder import BEST, DAMAGED, LAST, PREVIOUS, Checkpoint, RunFolder
 from common.weights.checkpoint import digest, read_tensors, read_weights, write_tensors
-from parity_tests.conftest import WHOLE, WIDTH, WIDTHS, command_module, start, start_of
+from parity_tests.conftest import WHOLE, WIDTH, WIDTHS, command_module, start, start_of, untimed
 from scripts.shared import training
-from scripts.shared.cli import main
+from scripts.shared.cli import Heartbeat, console, main
+from scripts.shared.plots import plot_runs
 
 Command = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[2]
@@ -106,12 +108,78 @@ def test_a_run_goes_on_bit_for_bit(
     at_step(-1, interrupt)
     code, out, err = run_command("train", "--resume", broken)
     assert (code, err) == (0, "")
+    told = re.findall(r"^step (\d) of 9, epoch (\d):  loss .* best IoU", out, re.MULTILINE)
+    assert told == [("9", "3")]  # without a terminal, at each epoch's end
     assert same_bytes(whole / LAST, broken / LAST)
     assert same_bytes(whole / BEST, broken / BEST)
     for name in ("log.jsonl", "val.jsonl", "metrics.json"):
-        assert (whole / name).read_text() == (broken / name).read_text()
+        assert untimed(whole / name) == untimed(broken / name)
     config = json.loads((broken / "config.json").read_text())
     assert [part["step"] for part in config["history"]] == [0, 5, 6]
+
+
+def test_what_asks_for_a_checkpoint_gets_one_and_the_run_goes_on(
+    shapes: Path, tmp_path: Path, run_command: Command, at_step: Any
+) -> None:
+    run = tmp_path / "run"
+    kept: list[int] = []
+
+    def look() -> None:
+        kept.append(Checkpoint.read(run / LAST).step)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    at_step(1, look)
+    arguments = ("--backend", "torch", "--data", shapes, *SMALL, "--steps", 3)
+    code, out, err = run_command("train", *arguments, "--out", run, "--weights", start())
+    assert (code, err) == (0, "")
+    assert "saved after step 2 of 3\n" in out
+    assert kept == [0]
+    assert [Checkpoint.read(run / name).step for name in (PREVIOUS, LAST)] == [2, 3]
+
+
+def test_a_terminal_that_is_closed_ends_the_run_in_order(
+    shapes: Path, tmp_path: Path, run_command: Command, at_step: Any
+) -> None:
+    run = tmp_path / "run"
+    at_step(1, lambda: os.kill(os.getpid(), signal.SIGHUP))
+    arguments = ("--backend", "torch", "--data", shapes, *SMALL, "--steps", 9)
+    code, _, err = run_command("train", *arguments, "--out", run, "--weights", start())
+    assert code == 128 + signal.SIGHUP
+    assert "stopped by SIGHUP after step 2 of 9, saved: " in err
+    assert Checkpoint.read(run / LAST).step == 2
+
+
+def test_logs_and_results_tell_how_fast_and_by_what(
+    shapes: Path, tmp_path: Path, run_command: Command
+) -> None:
+    run, result = tmp_path / "run", tmp_path / "result.json"
+    arguments = ("--backend", "torch", "--data", shapes, *SMALL, "--steps", 4, "--json", result)
+    assert run_command("train", *arguments, "--out", run, "--weights", start())[0] == 0
+    steps, vals = lines(run / "log.jsonl"), lines(run / "val.jsonl")
+    for line, images in [*((line, 2) for line in steps), *((line, 2) for line in vals)]:
+        assert line["backend"] == "torch"
+        assert line["images_per_second"] == pytest.approx(images / line["seconds"])
+        assert 50 < line["peak_mb"] < 100_000
+    for path in (result, run / "metrics.json"):
+        told = json.loads(path.read_text())["run"]
+        assert told["versions"] == vals[-1]["versions"] == load_backend("torch").versions()
+        assert (told["backend"], told["device"]) == ("torch", "cpu")
+        assert told["seconds"] == pytest.approx(sum(line["seconds"] for line in steps))
+        assert told["images_per_second"] == pytest.approx(8 / told["seconds"])
+        assert told["peak_mb"] >= steps[-1]["peak_mb"]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_silence_lasts_a_minute(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("scripts.shared.cli.time.monotonic", lambda: now)
+    monkeypatch.setattr(type(console), "is_terminal", terminal)
+    heartbeat = Heartbeat()
+    for now, at_once in ((1059.0, False), (1060.0, False), (1061.0, True), (1120.0, False)):
+        heartbeat(f"at {now:.0f}", at_once)
+    assert capsys.readouterr().out == ("" if terminal else "at 1060\nat 1061\n")
 
 
 FIRST, *OTHERS = itertools.permutations(BACKENDS)
@@ -459,8 +527,29 @@ def test_curves_of_several_runs(stopped: Path, tmp_path: Path, run_command: Comm
     assert found[1]["val"] == vals
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.width > 1000
+    code, _, err = run_command("curves", other, "--plot", tmp_path / "t.png", "--against", "time")
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"{other}: --against time, but its log.jsonl has steps without seconds" in err
+    code, _, err = run_command("curves", run, "--plot", tmp_path / "t.png", "--against", "time")
+    assert (code, err) == (0, "")
+    assert (tmp_path / "t.png").read_bytes() != (tmp_path / "curves.png").read_bytes()
     code, _, err = run_command("curves", run, tmp_path)
     assert (code, err) == (2, f"error: {tmp_path}: no run, for it has no config.json\n")
+
+
+def test_curves_against_time_are_where_the_steps_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr("matplotlib.axes.Axes.plot", lambda axes, x, y, **_: drawn.append((x, y)))
+    monkeypatch.setattr("matplotlib.axes.Axes.legend", lambda axes, **_: None)
+    steps = [{"step": k, "loss": 2.0, "seconds": 60.0 + 30 * k} for k in range(3)]
+    val = [{"step": 0, "mean_iou": 0.1}, {"step": 2, "mean_iou": 0.5}]
+    run = {"backends": ["torch"], "seed": 0, "steps": steps, "val": val}
+    plot_runs(tmp_path / "t.png", [run], against_time=True)
+    (times, losses), (val_times, ious) = drawn
+    assert (list(times), list(losses)) == ([1.0, 2.5, 4.5], [2.0] * 3)
+    assert (list(val_times), ious) == ([0.0, 2.5], [0.1, 0.5])
 
 
 # Schedules and settings

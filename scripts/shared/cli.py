@@ -2,6 +2,8 @@
 
 import contextlib
 import enum
+import errno
+import io
 import json
 import sys
 import time
@@ -13,7 +15,9 @@ from typing import Annotated, Any, NoReturn, get_type_hints
 import rich.console
 import rich.progress
 import rich.table
+import rich.text
 import typer
+import typer.core
 from pydantic import TypeAdapter, ValidationError
 
 from backends import BACKENDS, load_backend, missing_packages
@@ -30,8 +34,21 @@ from common.config import (
 )
 from common.errors import InputError, StoppedError, WorkerError
 from common.files import write_whole
+from common.text import visible
 
-console = rich.console.Console(highlight=False)
+
+class _Console(rich.console.Console):
+    """Prints names as they are: no markup, no emoji codes, nothing that a terminal obeys."""
+
+    def render_str(self, text: str, **options: Any) -> rich.text.Text:
+        return super().render_str("\n".join(map(visible, text.split("\n"))), **options)
+
+
+console = _Console(highlight=False, markup=False, emoji=False)
+
+
+HEARTBEAT_SECONDS = 60.0
+"""The longest silence of a command that has a progress bar but no terminal."""
 
 
 class BackendName(enum.StrEnum):
@@ -42,14 +59,19 @@ class BackendName(enum.StrEnum):
     jax = "jax"
 
 
-def setting(field: str, *names: str, metavar: str | None = None) -> Any:
+_METAVARS = {"number": "X", "integer": "N"}
+"""What stands for a value in the help, by its type in JSON schema."""
+
+
+def setting(field: str, *names: str, metavar: str | None = None, group: str | None = None) -> Any:
     """The Typer option of a field of `Config`: its help, its range and its check are the field's.
 
-    `names` where the option's is not the field's.
+    `names` where the option's is not the field's; `group` is the heading above it in the help.
     """
     schema = SETTINGS[field]
     parts = (schema, *schema.get("prefixItems", ()), *schema.get("anyOf", ()))
     bounds = {key: value for part in parts for key, value in part.items()}
+    kinds = (_METAVARS[part["type"]] for part in parts if part.get("type") in _METAVARS)
     accepts = TypeAdapter(get_type_hints(Config, include_extras=True)[field])
 
     def check(value: Any) -> Any:
@@ -62,7 +84,8 @@ def setting(field: str, *names: str, metavar: str | None = None) -> Any:
 
     return typer.Option(
         *names,
-        metavar=metavar,
+        metavar=metavar or next(kinds, None),
+        rich_help_panel=group,
         min=bounds.get("minimum"),
         max=bounds.get("maximum"),
         callback=check,
@@ -131,14 +154,35 @@ ForceOption = Annotated[
 ]
 
 
+class GroupedCommand(typer.core.TyperCommand):
+    """A command whose help lists its options under the headings of their `rich_help_panel`."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Writes them, the groups in the order of their first options; --help is in the first."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                group = getattr(parameter, "rich_help_panel", None) or "Options"
+                groups.setdefault(group, []).append(record)
+        for group, records in groups.items():
+            with formatter.section(group):
+                formatter.write_dl(records, col_max=24)
+
+
 def new_app() -> typer.Typer:
     """An application for `main`: plain help, no tracebacks of its own."""
-    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    return typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"max_content_width": 100},
+    )
 
 
 def report(message: str) -> None:
     """One line on standard error."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {visible(' '.join(message.split()))}", file=sys.stderr)
 
 
 def fail(message: str) -> NoReturn:
@@ -188,7 +232,32 @@ def _spread(arguments: Sequence[str], numbers: Sequence[str]) -> list[str]:
 
 def note(message: Warning | str, *_: object) -> None:
     """A word on standard error, of a warning without the place in our code that gave it."""
-    print(f"note: {message}", file=sys.stderr)
+    print(f"note: {visible(str(message))}", file=sys.stderr)
+
+
+class _Output(io.FileIO):
+    """A standard stream that outlives its reader: `| head` or a closed terminal ends no command."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            return len(data)
+
+
+def _open_streams() -> None:
+    """Has standard output and error show each line at once, and escape what they have no code for.
+
+    A test's stand-in for them stays.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if type(stream) is io.TextIOWrapper:
+            buffer = io.BufferedWriter(_Output(stream.fileno(), "w", closefd=False))
+            encoding, escape = stream.encoding, "backslashreplace"
+            setattr(sys, name, io.TextIOWrapper(buffer, encoding, escape, line_buffering=True))
 
 
 def main(app: typer.Typer, numbers: Sequence[str] = ()) -> None:
@@ -196,6 +265,7 @@ def main(app: typer.Typer, numbers: Sequence[str] = ()) -> None:
 
     `numbers`: its options that take several numbers, as in `--batch-size 1 4 8`.
     """
+    _open_streams()
     warnings.showwarning = note  # type: ignore[assignment]  # of its parameters, one is shown
     try:
         code = app(_spread(sys.argv[1:], numbers), standalone_mode=False)
@@ -240,24 +310,42 @@ def write_json(path: Path | None, result: Any) -> None:
 def progress(description: str) -> rich.progress.Progress:
     """A progress bar with a count, the time left and a free field `status`."""
     return rich.progress.Progress(
-        rich.progress.TextColumn(description),
+        rich.progress.TextColumn(description, markup=False),
         rich.progress.BarColumn(bar_width=12),
         rich.progress.MofNCompleteColumn(),
         # in a narrow terminal it goes on in the next line
-        rich.progress.TextColumn("{task.fields[status]}", table_column=rich.table.Column()),
+        rich.progress.TextColumn(
+            "{task.fields[status]}", markup=False, table_column=rich.table.Column()
+        ),
         rich.progress.TimeRemainingColumn(),
         console=console,
     )
 
 
+class Heartbeat:
+    """Where there is no terminal, and so no moving bar: a line a minute."""
+
+    def __init__(self) -> None:
+        self._said_at = time.monotonic()
+
+    def __call__(self, line: str, at_once: bool = False) -> None:
+        """Prints it if it is due, or is to be said `at_once`."""
+        due = time.monotonic() - self._said_at >= HEARTBEAT_SECONDS
+        if not console.is_terminal and (due or at_once):
+            console.print(line, soft_wrap=True)
+            self._said_at = time.monotonic()
+
+
 @contextlib.contextmanager
 def image_progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar with images a second; gives what is to be called with the count so far."""
+    heartbeat = Heartbeat()
     with progress(description) as bar:
         task, start = bar.add_task("", total=total, status=""), time.perf_counter()
 
         def show(count: int) -> None:
             rate = count / (time.perf_counter() - start)
             bar.update(task, completed=count, status=f"{rate:.2f} images/s")
+            heartbeat(f"{description}: {count} of {total}, {rate:.2f} images/s")
 
         yield show

@@ -105,8 +105,9 @@ def build_predictor(backend: str, weights: Weights, options: Inference, **more: 
 
 def print_metrics(result: dict[str, Any]) -> None:
     """The per-class table, and what it comes to."""
-    table = rich.table.Table("class", rich.table.Column("IoU", justify="right"), box=None)
-    table.add_column("accuracy", justify="right")
+    table = rich.table.Table(rich.table.Column("class", overflow="fold"), box=None)
+    for name in ("IoU", "accuracy"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in result["per_class"]:
         table.add_row(row["name"], fraction(row["iou"]), fraction(row["accuracy"]))
     console.print(table)

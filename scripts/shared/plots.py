@@ -1,6 +1,7 @@
 """Plots: the curves of a run, curves on top of each other, the confusion matrix."""
 
 import collections
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,11 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.text import shorten
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Lines = Sequence[Mapping[str, Any]]
+
+_LONGEST = 24
+"""Characters of a class's name in a plot."""
 
 
 def smooth(values: Sequence[float], window: int) -> NDArray[np.float64]:
@@ -25,7 +31,26 @@ def smooth(values: Sequence[float], window: int) -> NDArray[np.float64]:
     return means
 
 
-def _series(lines: Lines, key: str) -> tuple[list[int], list[Any]]:
+@functools.cache
+def _charmap() -> Mapping[int, int]:
+    """The characters that the font of plots has."""
+    from matplotlib import font_manager
+
+    path = font_manager.findfont(font_manager.FontProperties())
+    return font_manager.get_font(path).get_charmap()
+
+
+def _tick_names(names: Sequence[str]) -> list[str]:
+    """Classes' names as a plot can show them: short, numbered where the font lacks some."""
+    shown = []
+    for number, name in enumerate(names):
+        short = shorten(name, _LONGEST)
+        drawn = "".join(c if ord(c) in _charmap() else "\N{WHITE SQUARE}" for c in short)
+        shown.append(drawn if drawn == short else f"{number}: {drawn}")
+    return shown
+
+
+def _series(lines: Lines, key: str) -> tuple[Any, list[Any]]:
     return [line["step"] for line in lines], [line[key] for line in lines]
 
 
@@ -53,11 +78,11 @@ def plot_run(path: Path, steps: Lines, val: Lines) -> None:
     _save(figure, path)
 
 
-def plot_runs(path: Path, runs: Lines) -> None:
+def plot_runs(path: Path, runs: Lines, against_time: bool = False) -> None:
     """The losses of several runs, means of 50 steps, and their mean IoU on val; a PNG file.
 
     `runs` are those of `scripts.curves`; each backend, or relay of several, has a colour, and each
-    seed a line of its own.
+    seed a line of its own. They are drawn against the step, or the minutes that steps have taken.
     """
     figure = _figure(10, 3.8)
     left, right = figure.subplots(1, 2)
@@ -70,10 +95,16 @@ def plot_runs(path: Path, runs: Lines) -> None:
             "linestyle": ("-", "--", ":", "-.")[seeds.index(run["seed"]) % 4],
             "label": f"{name}, seed {run['seed']}",
         }
-        left.plot(smooth([line["loss"] for line in run["steps"]], 50), **style)
-        right.plot(*_series(run["val"], "mean_iou"), marker=".", **style)
-    left.set(xlabel="step", ylabel="loss", title="training loss, mean of 50 steps")
-    right.set(xlabel="step", title="mean IoU on val")
+        steps, losses = _series(run["steps"], "loss")
+        val_steps, ious = _series(run["val"], "mean_iou")
+        if against_time:
+            minutes = np.cumsum([0.0, *(line["seconds"] / 60 for line in run["steps"])])
+            steps, val_steps = minutes[1:], minutes[val_steps]
+        left.plot(steps, smooth(losses, 50), **style)
+        right.plot(val_steps, ious, marker=".", **style)
+    unit = "minutes of training steps" if against_time else "step"
+    left.set(xlabel=unit, ylabel="loss", title="training loss, mean of 50 steps")
+    right.set(xlabel=unit, title="mean IoU on val")
     right.set_ylim(bottom=0)
     right.legend(frameon=False, fontsize=8)
     _save(figure, path)
@@ -134,8 +165,9 @@ def plot_confusion(path: Path, confusion: Sequence[Sequence[int]], names: Sequen
     figure = _figure(side + 0.8, side)
     axes = figure.subplots()
     image = axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
-    axes.set_xticks(range(len(names)), names, rotation=90)
-    axes.set_yticks(range(len(names)), names)
+    ticks = range(len(names)), _tick_names(names)
+    axes.set_xticks(*ticks, rotation=90, parse_math=False)
+    axes.set_yticks(*ticks, parse_math=False)
     axes.set(xlabel="prediction", ylabel="truth", title="share of each true class")
     for (row, column), value in np.ndenumerate(share):
         if value >= 0.01:
@@ -159,7 +191,8 @@ def plot_classes(path: Path, rows: Lines, mean_iou: float | None) -> None:
         axes.bar_label(bars, values, padding=3, fontsize=7)
     if mean_iou is not None:
         axes.axvline(mean_iou, color="black", linestyle=":", label=f"mean IoU {mean_iou:.3f}")
-    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    names = _tick_names([row["name"] for row in rows])
+    axes.set_yticks(range(len(rows)), names, parse_math=False)
     axes.set(xlim=(0, 1.1), ylim=(len(rows) - 0.5, -0.5), title="val, each class")
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     _save(figure, path)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import resource
 import shlex
 import signal
 import statistics
@@ -27,27 +28,31 @@ from common.network.schedule import learning_rates
 from common.protocol import Backend, Trainer
 from common.runs.run_folder import LAST, Checkpoint, RunFolder
 from common.weights.checkpoint import Weights
-from scripts.shared.cli import fraction, progress
+from scripts.shared.cli import Heartbeat, fraction, progress
 from scripts.shared.evaluation import METRICS, check_background, evaluate_dataset
 
 RECENT, SLOW_DATA = 20, 0.05
 """The steps that the status line tells of; the share of their time spent waiting it mentions."""
 
 
-class Stop:
-    """While it is entered, the first SIGINT or SIGTERM is noted; a second one ends the process.
+class Requests:
+    """While it is entered, what signals ask for is noted.
 
-    A signal that is ignored, as SIGINT is in a shell's background job, stays ignored.
+    The first SIGINT, SIGTERM or SIGHUP becomes `signal`: the run is to stop. A second one ends the
+    process. After SIGUSR1 `save` is true: the run is to save and go on. A signal that is ignored,
+    as SIGINT is in a shell's background job and SIGHUP under nohup, stays ignored.
     """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self.save = False
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> "Stop":
-        for number in (signal.SIGINT, signal.SIGTERM):
+    def __enter__(self) -> "Requests":
+        handlers = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), self._note)
+        for number, handler in (handlers | {signal.SIGUSR1: self._note_save}).items():
             if signal.getsignal(number) != signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._note)
+                self._before[number] = signal.signal(number, handler)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -59,8 +64,12 @@ class Stop:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.signal = signal.Signals(number)
-        # not by print, which may be what was interrupted
-        os.write(2, b"\nfinishing the step, then saving; once more stops at once\n")
+        with contextlib.suppress(OSError):  # the terminal is gone
+            # not by print, which may be what was interrupted
+            os.write(2, b"\nfinishing the step, then saving; once more stops at once\n")
+
+    def _note_save(self, _number: int, _frame: FrameType | None) -> None:
+        self.save = True
 
 
 class Training:
@@ -90,6 +99,7 @@ class Training:
         self.metrics: dict[str, Any] | None = None
         self._saved_step: int | None = None
         self._saved_at = time.monotonic()
+        self._heartbeat = Heartbeat()
 
     def run(self, first: int = 0, stop_after: int | None = None) -> bool:
         """Trains from step `first` to the end, or until `stop_after` steps are done and saved.
@@ -106,21 +116,27 @@ class Training:
         with (
             contextlib.closing(batches),
             progress(f"train {self.backend}") as bar,
-            Stop() as stop,
+            Requests() as requests,
         ):
             task = bar.add_task("", total=self.steps, completed=first, status="")
             if first == 0:
                 self._save(0)  # a run that can always go on, and a disk that has room
             self._saved_step = first
-            self._validate(first, bar, stop)
+            self._validate(first, bar, requests)
             last = self.steps if stop_after is None else min(stop_after, self.steps)
             for step in range(first, last):
                 self._step(step, batches)
                 bar.update(task, completed=step + 1, status=self.status())
-                if stop.signal or step + 1 == last or self._is_due(step + 1):
+                asked = requests.signal or requests.save
+                if asked or step + 1 == last or self._is_due(step + 1):
                     self._save(step + 1)
-                self._stop_if_asked(stop, step + 1)
-                self._validate(step + 1, bar, stop)
+                self._stop_if_asked(requests, step + 1)
+                if requests.save:
+                    requests.save = False
+                    bar.console.print(f"saved after step {step + 1} of {self.steps}")
+                self._validate(step + 1, bar, requests)
+                done = f"step {step + 1} of {self.steps}, epoch {step // self.per_epoch + 1}"
+                self._heartbeat(f"{done}:  {self.status()}", at_once=self._is_end(step + 1))
         return last == self.steps
 
     def how_to_go_on(self) -> str:
@@ -150,10 +166,20 @@ class Training:
         rate, head_rate = learning_rates(self.config, step, self.steps)
         loss = self.trainer.step(batch.image, batch.label, rate, head_rate)
         self.seconds.append(time.perf_counter() - start)
+        made = self._made_in(self.seconds[-1], self.config.batch_size)
         if not math.isfinite(loss):
             raise self._diverged(f"step {step}: the loss is {loss} on {', '.join(batch.names)}")
-        line = {"step": step, "epoch": batch.epoch, "loss": loss, "lr": rate}
-        self.folder.log(line, images_per_second=self.config.batch_size / self.seconds[-1])
+        self.folder.log({"step": step, "epoch": batch.epoch, "loss": loss, "lr": rate} | made)
+
+    def _made_in(self, seconds: float, images: int) -> dict[str, Any]:
+        """What a log's line tells of how it came about."""
+        return {"backend": self.backend} | _speed(seconds, images)
+
+    def summary(self) -> dict[str, Any]:
+        """What computed the run last, and its steps' time and speed, those before a stop too."""
+        # a run that an earlier version began has lines without
+        timed = [line["seconds"] for line in self.folder.steps if "seconds" in line]
+        return self.made_by | _speed(sum(timed), self.config.batch_size * len(timed))
 
     def _diverged(self, what: str) -> InputError:
         last = f"{self.folder.folder / LAST} is of step {self._saved_step}"
@@ -189,7 +215,7 @@ class Training:
             self.folder.save(self._checkpoint(step))
             self._saved_step, self._saved_at = step, time.monotonic()
 
-    def _validate(self, step: int, bar: rich.progress.Progress, stop: Stop) -> None:
+    def _validate(self, step: int, bar: rich.progress.Progress, requests: Requests) -> None:
         """Measures val, where the run is at an epoch's end or its own and has not done so yet.
 
         The checkpoint of this step is there already, so nothing is lost if it ends here.
@@ -200,11 +226,13 @@ class Training:
         if self.val is None:
             self.folder.save_best()
             return
-        task = bar.add_task("val", total=len(self.val), status="val")
+        total, start = len(self.val), time.perf_counter()
+        task = bar.add_task("val", total=total, status="val")
 
         def show(count: int) -> None:
             bar.update(task, completed=count)
-            self._stop_if_asked(stop, step)
+            self._heartbeat(f"val after step {step}: {count} of {total}")
+            self._stop_if_asked(requests, step)
 
         try:
             self.metrics = evaluate_dataset(self.trainer, self.val, show)
@@ -212,18 +240,29 @@ class Training:
             bar.remove_task(task)
         if self.folder.best is None or (self.metrics["mean_iou"] or 0.0) > self.folder.best:
             self.folder.save_best()
-        self.folder.log_val({"step": step} | {key: self.metrics[key] for key in METRICS})
+        made = self._made_in(time.perf_counter() - start, total)
+        measured = {key: self.metrics[key] for key in METRICS}
+        self.folder.log_val(
+            {"step": step} | measured | made | {"versions": self.made_by["versions"]}
+        )
         if step == 0:
             mean_iou = fraction(self.metrics["mean_iou"])
             bar.console.print(f"val: mean IoU {mean_iou} before the first step")
 
-    def _stop_if_asked(self, stop: Stop, step: int) -> None:
-        if stop.signal is not None:
+    def _stop_if_asked(self, requests: Requests, step: int) -> None:
+        if requests.signal is not None:
             raise StoppedError(
-                f"stopped by {stop.signal.name} after step {step} of {self.steps}, saved:"
+                f"stopped by {requests.signal.name} after step {step} of {self.steps}, saved:"
                 f" {self.how_to_go_on()}",
-                128 + stop.signal,
+                128 + requests.signal,
             )
+
+
+def _speed(seconds: float, images: int) -> dict[str, float]:
+    """The time of so many images, their number a second, and this process's most memory in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    rate = images / seconds if seconds else 0.0
+    return {"seconds": seconds, "images_per_second": rate, "peak_mb": peak}
 
 
 def made_by(backend: str, device: str) -> dict[str, Any]:

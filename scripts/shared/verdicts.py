@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Column, Table
 
 from common.parity.report import Report
@@ -36,14 +35,14 @@ def margin(value: float | None) -> str:
 
 def say(text: str, style: str = "") -> None:
     """A line as it is: not broken, and its brackets are no markup."""
-    console.print(text, style=style, soft_wrap=True, markup=False)
+    console.print(text, style=style, soft_wrap=True)
 
 
 def new_table(title: str, names: Sequence[Column], numbers: Iterable[str]) -> Table:
     """A table under its title; `numbers` are the headings of the columns of numbers."""
     columns = (Column(heading, justify="right", no_wrap=True) for heading in numbers)
     table = Table(*names, *columns, box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
-    table.title = escape(title)
+    table.title = title
     return table
 
 

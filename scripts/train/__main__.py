@@ -1,6 +1,7 @@
 """Trains the network and keeps a run folder; goes on with a run, in any backend."""
 
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -72,25 +73,29 @@ def finish(training: Training, json_path: Path | None) -> None:
     folder, val, names = training.folder, training.val, training.train.class_names
     if val is not None and training.metrics is None:  # the run was at its end when it was resumed
         training.metrics = evaluate_dataset(training.trainer, val)
-    metrics = training.metrics
+    metrics, summary = training.metrics, training.summary()
     at = folder.folder
     write_whole(at / "curves.png", lambda path: plot_run(path, folder.steps, folder.val))
     if val is not None and metrics is not None:
-        cli.write_json(at / "metrics.json", metrics)
+        cli.write_json(at / "metrics.json", metrics | {"run": summary})
         confusion = metrics["confusion"]
         write_whole(at / "confusion.png", lambda path: plot_confusion(path, confusion, names))
         rows, mean = metrics["per_class"], metrics["mean_iou"]
         write_whole(at / "classes.png", lambda path: plot_classes(path, rows, mean))
         write_whole(at / "predictions.png", lambda path: _draw_predictions(path, training, val))
         print_metrics(metrics)
-    print(f"{at}: {len(folder.steps)} steps, loss {folder.steps[-1]['loss']:.4f}")
+    print(
+        f"{at}: {len(folder.steps)} steps, loss {folder.steps[-1]['loss']:.4f},"
+        f" {summary['images_per_second']:.1f} images/s, {summary['peak_mb']:.0f} MiB"
+    )
     if metrics is not None:
         best = max(folder.val, key=lambda line: line["mean_iou"] or 0.0)
         print(
             f"val: mean IoU {cli.fraction(metrics['mean_iou'])}; the best,"
             f" {cli.fraction(best['mean_iou'])}, after step {best['step']}"
         )
-    cli.write_json(json_path, {"steps": folder.steps, "val": folder.val, "metrics": metrics})
+    result = {"steps": folder.steps, "val": folder.val, "metrics": metrics, "run": summary}
+    cli.write_json(json_path, result)
 
 
 def _draw_predictions(path: Path, training: Training, val: Dataset) -> None:
@@ -255,14 +260,33 @@ def _maker(made: dict[str, Any]) -> str:
     return f"{made['backend']} {made['versions'][made['backend']]} on {made['device']}, {on}"
 
 
-ABOUT_RECIPES = "Recipes:" + "".join(
-    f"\n\n{name}: {' '.join(description(path).split())}" for name, path in RECIPES.items()
+def _summary(recipe: Path) -> str:
+    """The first sentence of a recipe's description."""
+    return re.split(r"[.:]\s", " ".join(description(recipe).split()))[0]
+
+
+ABOUT_RECIPES = "Recipes, told in docs/training.md:\n\n\b\n" + "\n".join(
+    f"  {name:<12}{_summary(path)}" for name, path in RECIPES.items()
 )
+
+GROUPS = {
+    "Network": ("architecture", "head", "upsample_init", "freeze"),
+    "Optimization": (
+        *("learning_rate", "head_rate", "schedule", "poly_power", "warmup"),
+        *("momentum", "weight_decay", "decay"),
+    ),
+    "Data": ("batch_size", "crop", "flip_probability", "scale", "jitter", "void", "seed"),
+    "Run": ("epochs", "steps", "save_minutes", "workers", "device", "dtype"),
+}
+"""The settings as the help lists them, by heading."""
 
 
 def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command, in place of `**settings`, an option for each setting of `Config`."""
-    names, metavars = {"learning_rate": ["--lr"]}, {"crop": "H W", "scale": "MIN MAX"}
+    names, metavars = (
+        {"learning_rate": ["--learning-rate", "--lr"]},
+        {"crop": "H W", "scale": "MIN MAX"},
+    )
     types = get_type_hints(Config)
     signature = inspect.signature(command)
     *own, _ = signature.parameters.values()
@@ -272,22 +296,24 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
             inspect.Parameter.KEYWORD_ONLY,
             default=getattr(Config, field),
             annotation=Annotated[
-                types[field], cli.setting(field, *names.get(field, ()), metavar=metavars.get(field))
+                types[field],
+                cli.setting(field, *names.get(field, ()), metavar=metavars.get(field), group=group),
             ],
         )
-        for field in SETTINGS
+        for group, fields in GROUPS.items()
+        for field in fields
     ]
     command.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
     return command
 
 
-@app.command(epilog=ABOUT_RECIPES)
+@app.command(cls=cli.GroupedCommand, epilog=ABOUT_RECIPES)
 @_with_settings
 def train(
     context: typer.Context,
     backend: Annotated[
         cli.BackendName | None,
-        typer.Option(help="The framework that computes; with --resume, the run's own, or another."),
+        typer.Option(help="The framework that computes; --resume may change it."),
     ] = None,
     data: Annotated[
         Path | None,
@@ -302,8 +328,8 @@ def train(
         Path | None,
         typer.Option(
             metavar="FILE|imagenet",
-            help="Start from these: any file that `convert` reads, or those that torchvision"
-            " (resnet18) and Gluon (resnet18_v2) publish. Otherwise from the seed's initial ones.",
+            help="Start from any file that `convert` reads, or from what torchvision or Gluon"
+            " publishes, not from the seed's initial weights.",
         ),
     ] = None,
     recipe: Annotated[
@@ -327,9 +353,10 @@ def train(
     force: cli.ForceOption = False,
     **settings: Any,
 ) -> None:
-    """Train the network; the run folder keeps config, logs, checkpoints and pictures.
+    """Train a network into a run folder: config, logs, checkpoints and pictures.
 
-    SIGINT (Ctrl-C) or SIGTERM lets the step end, saves, and says how to go on.
+    SIGINT (Ctrl-C), SIGTERM or SIGHUP lets the step end, saves, and says how to go on. SIGUSR1
+    saves and goes on.
     """
     config = Config(**settings)
     if show_config:

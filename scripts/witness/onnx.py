@@ -6,15 +6,13 @@ The graph is PyTorch's export; what computes it is a fourth program with kernels
 file serves any batch size and any height and width that are multiples of 32.
 """
 
+import importlib.metadata
 import json
 import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import onnx
-import onnxruntime
-import torch
 import typer
 
 from common.config import Dtype
@@ -25,7 +23,6 @@ from common.protocol import Array, Arrays
 from common.weights.checkpoint import read_weights, write_tensors
 from scripts.shared.cli import CanonicalOption, ForceOption, console, main, new_app
 from scripts.shared.evaluation import config_of
-from scripts.shared.onnx import INPUT, export_onnx
 from scripts.shared.outputs import ONNX, check_places
 from scripts.shared.weights_files import SAFETENSORS
 
@@ -37,6 +34,10 @@ def onnx_trace(path: Path, images: Array) -> Arrays:
 
     The images are padded to multiples of 32, and logits and mask cropped back, as everywhere.
     """
+    import onnxruntime  # here: the help does without
+
+    from scripts.shared.onnx import INPUT
+
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     outputs = session.run(names, {INPUT: pad_images(images).astype(np.float32)})
@@ -61,6 +62,8 @@ def trace(
     force: ForceOption = False,
 ) -> None:
     """Write the layers that ONNX Runtime computes, in eval mode and float32, as a trace."""
+    from scripts.shared.onnx import export_onnx
+
     places = (out, SAFETENSORS), (onnx_file, ONNX)
     check_places(*places, reads=[weights, batches], force=force)
     start = read_weights(weights)
@@ -70,10 +73,10 @@ def trace(
         graph = onnx_file or Path(folder) / "network.onnx"
         export_onnx(graph, start.arrays, config, {})
         arrays = onnx_trace(graph, images)
-    packages = {"onnxruntime": onnxruntime, "onnx": onnx, "torch": torch, "numpy": np}
+    packages = ("onnxruntime", "onnx", "torch", "numpy")
     metadata = FORMAT | {
         "backend": "onnxruntime",
-        "versions": json.dumps({name: module.__version__ for name, module in packages.items()}),
+        "versions": json.dumps({name: importlib.metadata.version(name) for name in packages}),
         "device": "cpu",
         "dtype": Dtype.float32,
         "architecture": config.architecture,
@@ -84,7 +87,7 @@ def trace(
         "groups": "eval",
     }
     write_tensors(out, arrays, metadata)
-    console.print(f"{out}: {len(arrays)} arrays, onnxruntime, {Dtype.float32}")
+    console.print(f"{out}: {len(arrays)} arrays, onnxruntime, {Dtype.float32}", soft_wrap=True)
 
 
 if __name__ == "__main__":
