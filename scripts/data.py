@@ -146,6 +146,7 @@ def _tell(found: Survey, json: Path | None) -> None:
         "pixels": {name: pixels for name, pixels, _ in shares},
         "images": {name: images for name, _, images in shares},
         "faults": found.faults,
+        "doubts": found.doubts,
     }
     cli.write_json(json, result)
     pairs = ", ".join(f"{split} {count}" for split, count in found.splits.items())
@@ -160,6 +161,8 @@ def _tell(found: Survey, json: Path | None) -> None:
         share = f"{100 * count / total:.2f}%"
         table.add_row(rich.markup.escape(name), f"{count}", share, f"{images}")
     cli.console.print(table)
+    for doubt in found.doubts:
+        print(f"note: {doubt}")
     for fault in found.faults:
         print(fault)
     if found.faults:

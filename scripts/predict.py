@@ -1,6 +1,5 @@
 """Segments images: a mask and an overlay for each."""
 
-import itertools
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from common.config import Config, Inference
 from common.data.drawing import mask_image, overlay
 from common.data.images import find_images, read_image
-from common.errors import InputError
+from common.errors import InputError, listed
 from common.evaluation.ahead import map_ahead
 from common.files import write_whole, writing
 from scripts.shared import cli
@@ -104,8 +103,12 @@ def predict(
     """
     options = Inference(flip, tuple(scales or Inference.scales), tile, overlap)
     cli.check_places(json_path, made=out)
-    listed = (find_images(given) if given.is_dir() else [given] for given in images)
-    paths = list(itertools.chain.from_iterable(listed))
+    given_files = [find_images(given) if given.is_dir() else ([given], []) for given in images]
+    paths = [path for found, _ in given_files for path in found]
+    left_out = [path for _, others in given_files for path in others]
+    if left_out:
+        files = "1 file" if len(left_out) == 1 else f"{len(left_out)} files"
+        cli.note(f"{files} left out, no pictures by their endings: {listed(left_out)}")
     _check_outputs(out, paths)
     start = load_network(weights)
     trainer = build_predictor(backend, start, options, device=device, dtype=dtype)

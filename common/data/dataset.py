@@ -1,6 +1,7 @@
 """A folder of images and label masks in Pascal VOC's layout, read with every check."""
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +11,27 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from common.config import VOID
-from common.data.images import Check, open_image, open_mask
+from common.data.colours import SameColours, is_voc_palette, moved_from_voc
+from common.data.doubts import (
+    TRAIN,
+    label_doubts,
+    nothing_to_tell_apart,
+    overlap,
+    turned_doubts,
+)
+from common.data.images import TURNED, Check, open_image, open_mask, read_palette
 from common.data.manifest import MANIFEST, Entry, Manifest, entry, read_manifest
-from common.data.voc import VOC_CLASSES
-from common.errors import InputError
+from common.data.voc import BACKGROUND, VOC_CLASSES
+from common.errors import InputError, listed
 from common.files import naming, write_whole
 
 IMAGES, MASKS, SPLITS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 CLASS_NAMES = "class_names.txt"
+_OTHER_NAMES = ("labelmap.txt", "classes.txt", "labels.txt", CLASS_NAMES)
+"""Where other programs write the classes' names, and where people put ours."""
+
+_IGNORED = "__ignore__"
+"""labelme's name for void, the first line of its lists."""
 
 MAX_CLASSES = VOID
 """Labels are bytes, and 255 is taken."""
@@ -44,9 +58,12 @@ def _check_link(root: Path, path: Path) -> None:
 
 
 def _open_pair(
-    root: Path, name: str, num_classes: int, check: Check | None = None
+    root: Path, name: str, class_names: Collection[str], check: Check | None = None
 ) -> tuple[Image.Image | None, Image.Image | None, list[str]]:
-    """Image and mask, None where they cannot be read, and every fault of the two."""
+    """Image and mask, None where they cannot be read, and every fault of the two.
+
+    Without `class_names` any label is taken.
+    """
     image_path, mask_path = _paths(root, name)
     image, mask, faults = None, None, []
     try:
@@ -56,7 +73,9 @@ def _open_pair(
         faults.append(str(error))
     try:
         _check_link(root, mask_path)
-        mask = open_mask(mask_path, num_classes, check)
+        mask = open_mask(mask_path, min(len(class_names) or MAX_CLASSES, MAX_CLASSES), check)
+        if class_names == VOC_CLASSES and (moved := moved_from_voc(mask)):
+            faults.append(f"{mask_path}: {moved}")
     except InputError as error:
         faults.append(str(error))
     if image is not None and mask is not None and image.size != mask.size:
@@ -82,6 +101,11 @@ class Dataset:
         return len(self.class_names)
 
     @property
+    def has_background(self) -> bool:
+        """Whether class 0 is what belongs to no other."""
+        return self.class_names[0] in BACKGROUND
+
+    @property
     def split_path(self) -> Path:
         return self.root / SPLITS / f"{self.split}.txt"
 
@@ -97,7 +121,7 @@ class Dataset:
         Raises:
             InputError: one of the two cannot be read, or their sizes differ.
         """
-        image, mask, faults = _open_pair(self.root, self.names[index], self.num_classes)
+        image, mask, faults = _open_pair(self.root, self.names[index], self.class_names)
         if image is None or mask is None or faults:
             raise InputError(faults[0])
         return image, mask
@@ -155,14 +179,69 @@ def _read_lines(path: Path, check: Check | None) -> tuple[list[tuple[int, str]],
     return lines, faults
 
 
+def _is_in_devkit(root: Path) -> bool:
+    """Whether the folder stands where VOC's development kit has it."""
+    return any(
+        re.fullmatch(r"VOC20\d\d", place.name) and place.parent.name == "VOCdevkit"
+        for place in (root.absolute(), root.resolve())
+    )
+
+
+def _nearby_names(root: Path) -> list[Path]:
+    """Files beside the data, or above VOCdevkit, that may hold the classes' names."""
+    folders = [root, *(root.absolute().parents[:2] if _is_in_devkit(root) else ())]
+    return [
+        folder / name for folder in folders for name in _OTHER_NAMES if (folder / name).exists()
+    ]
+
+
+def _without_class_names(root: Path) -> tuple[tuple[str, ...], list[str]]:
+    """VOC's classes, where the folder or every mask says that they are."""
+    if _is_in_devkit(root):
+        return VOC_CLASSES, []
+    masks = sorted(path for path in (root / MASKS).glob("*.png") if path.name[0] != ".")
+    strange = next((path for path in masks if not is_voc_palette(read_palette(path))), None)
+    if masks and strange is None:
+        return VOC_CLASSES, []
+    which = f"{strange.name} has not VOC's palette" if strange else "there is no mask"
+    nearby = _nearby_names(root)
+    from_there = f" (from {listed(nearby)}?)" if nearby else ""
+    return (), [
+        f"{root / CLASS_NAMES}: no such file, and {which}: write the names of the classes into it,"
+        f" one a line{from_there}"
+    ]
+
+
 def _read_class_names(root: Path, check: Check | None) -> tuple[tuple[str, ...], list[str]]:
+    """The classes' names, none where they are not known, and the faults."""
     path = root / CLASS_NAMES
     if not path.exists():
-        return VOC_CLASSES, []
+        try:
+            return _without_class_names(root)
+        except InputError as error:
+            return (), [str(error)]
     lines, faults = _read_lines(path, check)
     if len(lines) > MAX_CLASSES:
         faults.append(f"{path}: {len(lines)} classes, more than {MAX_CLASSES}")
+    faults += [
+        f"{path}: line {number}: {_IGNORED} is labelme's name for void, no class: remove the line"
+        for number, line in lines
+        if line == _IGNORED
+    ]
     return tuple(line for _, line in lines), faults
+
+
+def _names_doubts(root: Path, class_names: tuple[str, ...], pixels: NDArray[np.int64]) -> list[str]:
+    """VOC's names that were not asked for, where most have no pixel."""
+    absent = np.count_nonzero(pixels[: len(VOC_CLASSES)] == 0)
+    if (root / CLASS_NAMES).exists() or class_names != VOC_CLASSES or 2 * absent < len(VOC_CLASSES):
+        return []
+    nearby = _nearby_names(root)
+    there = f" There is {listed(nearby)}" if nearby else ""
+    return [
+        f"{root}: holds no {CLASS_NAMES}, so the classes are VOC's {len(VOC_CLASSES)}, of which"
+        f" {absent} have no pixel: are they yours?{there}"
+    ]
 
 
 def _read_split(path: Path, check: Check | None) -> tuple[list[str], list[str]]:
@@ -217,12 +296,13 @@ def _check_files(root: Path, split: str, names: Iterable[str]) -> None:
 def open_dataset(folder: Path, split: str) -> Dataset:
     """The pairs that `ImageSets/Segmentation/<split>.txt` names; no picture is opened.
 
-    The classes are those of `class_names.txt`, one a line; without it, VOC's 21.
+    The classes are those of `class_names.txt`, one a line; without it, VOC's 21, if the folder is
+    VOC20xx in VOCdevkit or every mask has VOC's palette.
 
     Raises:
-        InputError: the folder is not in VOC's layout, has no such split, the split file or
-            `class_names.txt` has a fault or differs from `manifest.json`, that is damaged, or a
-            file that the split names is missing.
+        InputError: the folder is not in VOC's layout, has no such split, the classes are not known,
+            the split file or `class_names.txt` has a fault or differs from `manifest.json`, that is
+            damaged, or a file that the split names is missing.
     """
     root = find_root(folder)
     paths = _split_paths(root)
@@ -238,37 +318,65 @@ def open_dataset(folder: Path, split: str) -> Dataset:
     return Dataset(root, split, tuple(names), class_names)
 
 
+@dataclass(frozen=True)
+class _Inspected:
+    """What a pair holds; where it has a fault, no pixels."""
+
+    name: str
+    faults: list[str]
+    pixels: NDArray[np.int64]
+    """(256,) by label value."""
+    palette: bytes
+    """The mask's colours, three bytes each; none of a grey one."""
+    turned: bool
+
+
 def _inspect(
-    root: Path, names: Iterable[str], num_classes: int, check: Check | None
-) -> Iterator[tuple[str, list[str], NDArray[np.int64]]]:
-    """Of each name, in order: the faults of its pair, and pixels by label value (256,).
+    root: Path, names: Iterable[str], class_names: tuple[str, ...], check: Check | None
+) -> Iterator[_Inspected]:
+    """Reads the pair of each name, in order, and holds the masks' colours against each other."""
 
-    The counts are zero where there is a fault.
-    """
-
-    def inspect(name: str) -> tuple[str, list[str], NDArray[np.int64]]:
-        _, mask, faults = _open_pair(root, name, num_classes, check)
+    def inspect(name: str) -> _Inspected:
+        image, mask, faults = _open_pair(root, name, class_names, check)
         values = np.zeros(0, np.uint8) if mask is None or faults else np.asarray(mask).ravel()
-        return name, faults, np.bincount(values, minlength=256).astype(np.int64)
+        pixels = np.bincount(values, minlength=256).astype(np.int64)
+        palette = bytes(mask.getpalette() or ()) if mask is not None else b""
+        return _Inspected(name, faults, pixels, palette, bool(image and image.info[TURNED]))
 
+    colours = SameColours()
     with ThreadPoolExecutor(_THREADS) as pool:
-        yield from pool.map(inspect, names)
+        for pair in pool.map(inspect, names):
+            path = _paths(root, pair.name)[1]
+            if told := colours.differs(path, pair.palette, np.flatnonzero(pair.pixels).tolist()):
+                pair.faults.append(f"{path}: {told}")
+            yield pair
 
 
-def check_split(dataset: Dataset) -> None:
+def check_split(dataset: Dataset) -> list[str]:
     """Reads every pair of the split, and holds its files against `manifest.json` if there is one.
 
+    Returns what is allowed and to be doubted, a line each.
+
     Raises:
-        InputError: the first fault, and how many more there are; or every mask is void everywhere.
+        InputError: the first fault, and how many more there are; or every mask is void everywhere;
+            or, of train, they hold but one class.
     """
     check = _manifest_check(dataset.root)
-    faults, pixels = [], np.zeros(256, np.int64)
-    for _, found, counts in _inspect(dataset.root, dataset.names, dataset.num_classes, check):
-        faults += found
-        pixels += counts
+    faults, pixels, turned = [], np.zeros(256, np.int64), 0
+    for pair in _inspect(dataset.root, dataset.names, dataset.class_names, check):
+        faults += pair.faults
+        pixels += pair.pixels
+        turned += pair.turned
     _raise_first(faults, dataset.root)
-    if not pixels[:VOID].any():
-        raise InputError(f"{dataset.split_path}: every mask it names is void everywhere")
+    path = dataset.split_path
+    told = nothing_to_tell_apart(path, pixels, dataset.class_names)
+    if told and (dataset.split == TRAIN or not pixels[:VOID].any()):
+        raise InputError(told)
+    doubts = turned_doubts(path, turned)
+    if dataset.split == TRAIN:
+        unasked = _names_doubts(dataset.root, dataset.class_names, pixels)
+        doubts += unasked or label_doubts(path, pixels, dataset.class_names)
+    return doubts
 
 
 @dataclass(frozen=True)
@@ -286,6 +394,8 @@ class Survey:
     """(256,): the number of these pairs in which the value occurs."""
     faults: list[str]
     """Each as `path: fault`: manifest, class names, splits, then pairs in the splits' order."""
+    doubts: list[str]
+    """What is allowed and seldom meant, a line each."""
 
 
 def _missing(manifest: Manifest, names: Iterable[str]) -> list[str]:
@@ -315,25 +425,38 @@ def survey(folder: Path, check: Check | None = None) -> Survey:
         check = manifest.check
     class_names, class_faults = _read_class_names(root, check)
     faults += class_faults
-    splits = {}
+    splits: dict[str, list[str]] = {}
     for split, path in _split_paths(root).items():
         splits[split], split_faults = _read_split(path, check)
         faults += split_faults
     if not splits:
-        faults.append(f"{root / SPLITS}: holds no split (a file such as train.txt)")
+        faults.append(f"{root / SPLITS}: holds no split (a file such as {TRAIN}.txt)")
     names = dict.fromkeys(name for split in splits.values() for name in split)
     if manifest is not None:
         faults += _missing(manifest, names)
-    num_classes = min(len(class_names) or MAX_CLASSES, MAX_CLASSES)
-    pixels, images = np.zeros((2, 256), np.int64)
-    for name, pair_faults, counts in _inspect(root, names, num_classes, check):
-        faults += pair_faults
-        if counts[VOID] and not counts[:VOID].any():
-            faults.append(f"{_paths(root, name)[1]}: void everywhere, there is nothing to learn")
-        pixels += counts
-        images += counts > 0
-    sizes = {split: len(names) for split, names in splits.items()}
-    return Survey(root, class_names, sizes, pixels, images, faults)
+    train, turned = set(splits.get(TRAIN, ())), 0
+    pixels, images, learnt = np.zeros((3, 256), np.int64)
+    for pair in _inspect(root, names, class_names, check):
+        faults += pair.faults
+        if pair.pixels[VOID] and not pair.pixels[:VOID].any():
+            path = _paths(root, pair.name)[1]
+            faults.append(f"{path}: void everywhere, there is nothing to learn")
+        pixels += pair.pixels
+        images += pair.pixels > 0
+        turned += pair.turned
+        learnt += pair.pixels * (pair.name in train)
+    doubts = turned_doubts(root, turned)
+    for split, its_names in splits.items():
+        doubts += overlap(root / SPLITS / f"{split}.txt", its_names, train)
+    if TRAIN in splits and not faults:
+        path = root / SPLITS / f"{TRAIN}.txt"
+        if told := nothing_to_tell_apart(path, learnt, class_names):
+            faults.append(told)
+        else:
+            unasked = _names_doubts(root, class_names, learnt)
+            doubts += unasked or label_doubts(path, learnt, class_names)
+    sizes = {split: len(its_names) for split, its_names in splits.items()}
+    return Survey(root, class_names, sizes, pixels, images, faults, doubts)
 
 
 def keep_manifest(folder: Path) -> tuple[Survey, bool]:

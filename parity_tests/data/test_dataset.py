@@ -11,7 +11,15 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from common.data.dataset import IMAGES, MASKS, SPLITS, check_split, open_dataset, survey
+from common.data.dataset import (
+    CLASS_NAMES,
+    IMAGES,
+    MASKS,
+    SPLITS,
+    check_split,
+    open_dataset,
+    survey,
+)
 from common.data.images import open_mask, read_image
 from common.data.voc import VOC_CLASSES, voc_palette
 from common.errors import InputError
@@ -46,6 +54,7 @@ def folder(tmp_path: Path) -> Path:
         save_mask(tmp_path / MASKS / f"{name}.png", label_of(index))
     for split, names in {"train": "ab", "val": "c", "trainval": "abc"}.items():
         (tmp_path / SPLITS / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+    (tmp_path / CLASS_NAMES).write_text("\n".join(VOC_CLASSES))
     return tmp_path
 
 

@@ -72,8 +72,8 @@ def check_background(dataset: Dataset, void: Void) -> None:
     Raises:
         InputError: it is another class.
     """
-    first = dataset.class_names[0]
-    if void == Void.background and first != "background":
+    if void == Void.background and not dataset.has_background:
+        first = dataset.class_names[0]
         raise InputError(
             f"{dataset.root}: --void background, but class 0 is {first}, not background"
         )

@@ -1,0 +1,81 @@
+"""The colours that masks show their labels in, and what they give away: labels that were moved.
+
+A PNG optimiser, an image editor or Pillow's `quantize` may reorder a palette. The picture looks
+the same, and the labels, which are its indices, are others.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from common.config import VOID
+from common.data.voc import VOC_CLASSES, voc_palette
+
+_VOC_LABELS = (*range(len(VOC_CLASSES)), VOID)
+
+
+def _codes(palette: bytes) -> NDArray[np.int64]:
+    """Each colour of a palette as one number, 0xRRGGBB."""
+    red, green, blue = np.frombuffer(palette, np.uint8).reshape(-1, 3).astype(np.int64).T
+    codes: NDArray[np.int64] = red << 16 | green << 8 | blue
+    return codes
+
+
+_VOC_CODES = _codes(voc_palette().tobytes())
+_LABEL_OF_CODE = {int(_VOC_CODES[label]): label for label in _VOC_LABELS}
+
+
+def is_voc_palette(palette: bytes) -> bool:
+    """Whether all its colours are VOC's, and those of VOC's classes are there."""
+    whole = voc_palette().tobytes()
+    return len(palette) >= 3 * len(VOC_CLASSES) and whole.startswith(palette)
+
+
+def moved_from_voc(mask: Image.Image) -> str:
+    """What shows that a mask's labels are not VOC's: VOC's colour of another one; "" if nothing."""
+    palette = bytes(mask.getpalette() or ())
+    if is_voc_palette(palette):
+        return ""
+    codes = _codes(palette)
+    for label in np.unique(np.asarray(mask)):
+        shown = _LABEL_OF_CODE.get(int(codes[label])) if label < len(codes) else None
+        if shown not in (None, label):
+            return (
+                f"label {label} is shown in VOC's colour of {shown}: its palette was reordered,"
+                " and its labels with it"
+            )
+    return ""
+
+
+class SameColours:
+    """Holds the masks of a set against each other: a label is of one colour in all of them."""
+
+    def __init__(self) -> None:
+        self._colours: dict[int, tuple[int, Path]] = {}
+        self._labels: dict[int, tuple[set[int], Path]] = {}
+
+    def differs(self, path: Path, palette: bytes, labels: Collection[int]) -> str:
+        """What a mask with these labels shows otherwise than one before it; "" if nothing.
+
+        Its unused colours do not matter, nor does a grey mask, which has no palette.
+        """
+        codes = _codes(palette)
+        for label in labels:
+            if label >= len(codes):
+                continue
+            colour = int(codes[label])
+            # a palette may have one colour twice
+            here = {int(index) for index in np.flatnonzero(codes == colour)}
+            before, where = self._colours.setdefault(label, (colour, path))
+            there, other = self._labels.setdefault(colour, (here, path))
+            told = ""
+            if before != colour:
+                told = f"label {label} is #{colour:06x} here and #{before:06x} in {where.name}"
+            elif not here & there:
+                told = f"#{colour:06x} is label {label} here and {min(there)} in {other.name}"
+            if told:
+                return f"{told}: a palette was reordered, and labels with it? If not, save in grey"
+        return ""
