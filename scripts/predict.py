@@ -8,6 +8,7 @@ import typer
 from numpy.typing import NDArray
 
 from common.config import Config, Inference
+from common.data.colours import Palette
 from common.data.drawing import mask_image, overlay
 from common.data.images import find_images, read_image
 from common.errors import InputError, listed
@@ -51,7 +52,12 @@ def _read(path: Path) -> Picture | InputError:
 
 
 def save(
-    path: Path, image: Picture, mask: Picture, folder: Path, class_names: tuple[str, ...]
+    path: Path,
+    image: Picture,
+    mask: Picture,
+    folder: Path,
+    class_names: tuple[str, ...],
+    palette: Palette,
 ) -> dict[str, Any]:
     """Writes the palette mask and the overlay, each whole; what the JSON says of them.
 
@@ -61,8 +67,8 @@ def save(
     mask_path, overlay_path = outputs(folder, path)
     with writing(folder, "cannot be made"):
         folder.mkdir(parents=True, exist_ok=True)
-    picture = overlay(image, mask, class_names)
-    write_whole(mask_path, lambda new: mask_image(mask).save(new, format="PNG"))
+    picture = overlay(image, mask, class_names, palette)
+    write_whole(mask_path, lambda new: mask_image(mask, palette).save(new, format="PNG"))
     # level 6, Pillow's own, takes four times as long for a file smaller by a tenth
     write_whole(overlay_path, lambda new: picture.save(new, format="PNG", compress_level=1))
     labels, counts = np.unique(mask, return_counts=True)
@@ -95,6 +101,10 @@ def predict(
     scales: cli.ScalesOption = None,
     tile: cli.TileOption = Inference.tile,
     overlap: cli.OverlapOption = Inference.overlap,
+    palette: Annotated[
+        Palette,
+        typer.Option(help="The colours: Pascal VOC's, or some that are told apart more easily."),
+    ] = Palette.voc,
     json_path: cli.JsonOption = None,
 ) -> None:
     """Segment images: a palette mask of the image's size, and an overlay with a legend.
@@ -121,7 +131,7 @@ def predict(
         if isinstance(image, InputError):
             return {"image": str(path), "error": str(image).removeprefix(f"{path}: ")}
         assert mask is not None
-        return save(path, image, mask, out, start.class_names)
+        return save(path, image, mask, out, start.class_names, palette)
 
     # the next images are decoded, and the pictures before are written, while one is predicted
     read = zip(paths, map_ahead(_read, paths), strict=True)

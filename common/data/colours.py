@@ -1,10 +1,12 @@
-"""The colours that masks show their labels in, and what they give away: labels that were moved.
+"""The colours that masks show their labels in: palettes, and what they give away, moved labels.
 
 A PNG optimiser, an image editor or Pillow's `quantize` may reorder a palette. The picture looks
 the same, and the labels, which are its indices, are others.
 """
 
+import enum
 from collections.abc import Collection
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,58 @@ from common.config import VOID
 from common.data.voc import VOC_CLASSES, voc_palette
 
 _VOC_LABELS = (*range(len(VOC_CLASSES)), VOID)
+
+
+class Palette(enum.StrEnum):
+    """The colours of labels: Pascal VOC's, or colours told apart as well as so many can be."""
+
+    voc = "voc"
+    distinct = "distinct"
+
+    def colours(self) -> NDArray[np.uint8]:
+        """(256, 3) uint8 RGB, by label."""
+        return voc_palette() if self is Palette.voc else _distinct_palette()
+
+
+def _oklab(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Colours (..., 3) where distances are as they are seen (Ottosson, 2020: Oklab).
+
+    sRGB to linear light, to cone responses, whose cube roots are mixed.
+    """
+    x = rgb / 255.0
+    linear = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
+    cones = np.array(
+        [
+            [0.4122214708, 0.5363325363, 0.0514459929],
+            [0.2119034982, 0.6806995451, 0.1073969566],
+            [0.0883024619, 0.2817188376, 0.6299787005],
+        ]
+    )
+    mixed = np.array(
+        [
+            [0.2104542553, 0.7936177850, -0.0040720468],
+            [1.9779984951, -2.4285922050, 0.4505937099],
+            [0.0259040371, 0.7827717662, -0.8086757660],
+        ]
+    )
+    seen: NDArray[np.float64] = np.cbrt(linear @ cones.T) @ mixed.T
+    return seen
+
+
+@cache
+def _distinct_palette() -> NDArray[np.uint8]:
+    """Black and VOC's colour of void, then each time the colour farthest from all before."""
+    levels = np.arange(0, 256, 17, dtype=np.uint8)
+    candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
+    places = _oklab(candidates)
+    palette = voc_palette()
+    distance = np.linalg.norm(places - _oklab(palette[VOID]), axis=1)
+    for label in range(VOID):
+        if label:
+            palette[label] = candidates[distance.argmax()]
+        new = np.linalg.norm(places - _oklab(palette[label]), axis=1)
+        distance = np.minimum(distance, new)
+    return palette
 
 
 def _codes(palette: bytes) -> NDArray[np.int64]:

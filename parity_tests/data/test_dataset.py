@@ -1,6 +1,7 @@
 """Data read from files: what is read, and that every fault is one line that names its file."""
 
 import io
+import struct
 import warnings
 import zlib
 from collections.abc import Callable
@@ -141,6 +142,21 @@ def test_a_picture_stands_upright(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "x.png"), np.rot90(RGB, -1))
 
 
+def planar(image: NDArray[np.uint16]) -> bytes:
+    """A TIFF of 16 bits, a plane a colour, which Pillow does not write; uncompressed, one strip."""
+    height, width, _ = image.shape
+    planes = image.transpose(2, 0, 1).astype("<u2").tobytes()
+    size = 2 * height * width
+    arrays = struct.pack("<3H3I3I", 16, 16, 16, *(200 + k * size for k in range(3)), *[size] * 3)
+    # tag, type (3: two bytes, 4: four), count, value or offset; the arrays begin at byte 150
+    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, 150), (259, 3, 1, 1)]
+    tags += [(262, 3, 1, 2), (273, 4, 3, 156), (277, 3, 1, 3), (278, 4, 1, height)]
+    tags += [(279, 4, 3, 168), (284, 3, 1, 2)]
+    entries = b"".join(struct.pack("<2H2I", *tag) for tag in tags)
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+    return (head.ljust(150, b"\0") + arrays).ljust(200, b"\0") + planes
+
+
 def truncated(data: bytes) -> bytes:
     return data[: len(data) // 2]
 
@@ -156,6 +172,7 @@ BAD_FILES = {
     "truncated jpeg": (truncated(JPEG), "truncated"),
     "truncated png": (truncated(PNG), "truncated"),
     "header only": (JPEG[:20], "no image, or a damaged one"),
+    "planar tiff": (planar(picture().astype(np.uint16) * 257), "a plane for each colour"),
     "float tiff": (encoded(Image.fromarray(np.ones(SIZE, np.float32)), "TIFF"), "floating-point"),
 }
 
