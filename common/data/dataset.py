@@ -1,6 +1,8 @@
 """A folder of images and label masks in Pascal VOC's layout, read with every check."""
 
+import os
 import re
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from PIL import Image
 from common.config import VOID
 from common.data.colours import SameColours, is_voc_palette, moved_from_voc
 from common.data.doubts import (
+    MEASURED,
     TRAIN,
     label_doubts,
     nothing_to_tell_apart,
@@ -42,9 +45,25 @@ _LISTED = 20
 """So many missing files are named in a line; `data check` names them all."""
 
 
+def _both_cases(*endings: str) -> tuple[str, ...]:
+    return tuple(case for ending in endings for case in (ending, ending.upper()))
+
+
+_IMAGE_ENDINGS = _both_cases(".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
+_MASK_ENDINGS = (*_both_cases(".png"), "_mask.png")
+"""In the order in which they are looked for."""
+
+
+def _find(folder: Path, name: str, endings: tuple[str, ...]) -> Path:
+    """The file of that name that is there, or that which is usual."""
+    paths = [folder / f"{name}{ending}" for ending in endings]
+    return next((path for path in paths if os.path.lexists(path)), paths[0])
+
+
 def _paths(root: Path, name: str) -> tuple[Path, Path]:
     """Where the image and the mask of a name are."""
-    return root / IMAGES / f"{name}.jpg", root / MASKS / f"{name}.png"
+    image = _find(root / IMAGES, name, _IMAGE_ENDINGS)
+    return image, _find(root / MASKS, name, _MASK_ENDINGS)
 
 
 def _check_link(root: Path, path: Path) -> None:
@@ -244,21 +263,36 @@ def _names_doubts(root: Path, class_names: tuple[str, ...], pixels: NDArray[np.i
     ]
 
 
-def _read_split(path: Path, check: Check | None) -> tuple[list[str], list[str]]:
+def _plain_name(root: Path, line: str) -> str:
+    """The name of an image that a line means: with an ending, or in another Unicode form."""
+    stem, dot, ending = line.rpartition(".")
+    names = [line, *([stem] if dot + ending in _IMAGE_ENDINGS else ())]
+    forms = [
+        name for form in ("NFC", "NFD") for name in (unicodedata.normalize(form, n) for n in names)
+    ]
+    return next((n for n in (*names, *forms) if os.path.lexists(_paths(root, n)[0])), line)
+
+
+def _read_split(root: Path, path: Path, check: Check | None) -> tuple[list[str], list[str]]:
     """The names that can be used, each once, and every fault of the file."""
     lines, faults = _read_lines(path, check)
     names = []
-    for number, name in lines:
+    for number, line in lines:
         # a name may not lead out of the folder
-        if name in (".", "..") or "/" in name or "\\" in name or not name.isprintable():
-            faults.append(f"{path}: line {number}: {name!r} is no plain name of an image")
+        if line in (".", "..") or "/" in line or "\\" in line or not line.isprintable():
+            faults.append(f"{path}: line {number}: {line!r} is no plain name of an image")
+        elif re.search(r"\s(-1|0|1)$", line) and not os.path.lexists(_paths(root, line)[0]):
+            flagged = f"{line!r} ends in a flag, as in the lists of ImageSets/Main"
+            faults.append(f"{path}: line {number}: {flagged}: names alone are wanted")
         else:
-            names.append(name)
+            names.append(_plain_name(root, line))
     return list(dict.fromkeys(names)), faults
 
 
 def _split_paths(root: Path) -> dict[str, Path]:
-    return {path.stem: path for path in sorted((root / SPLITS).glob("*.txt"))}
+    """The lists of names; hidden ones, as a Mac writes beside each file of a zip, are not."""
+    paths = sorted((root / SPLITS).glob("*.txt"))
+    return {path.stem: path for path in paths if path.name[0] != "."}
 
 
 def _manifest_check(root: Path) -> Check | None:
@@ -273,6 +307,13 @@ def _raise_first(faults: list[str], root: Path) -> None:
         raise InputError(faults[0] + more * (others > 0))
 
 
+def _instead(path: Path) -> str:
+    """What is there in place of a file that is not: the same name with another ending."""
+    with naming(path):
+        near = sorted(p.name for p in path.parent.iterdir() if p.stem == path.stem)
+    return f", but {listed(near)} is there" if near else ""
+
+
 def _check_files(root: Path, split: str, names: Iterable[str]) -> None:
     """Refuses names of missing images and masks, in one line, before any picture is opened."""
     missing = []
@@ -282,14 +323,14 @@ def _check_files(root: Path, split: str, names: Iterable[str]) -> None:
                 if not path.is_file():
                     missing.append(path)
     if len(missing) == 1:
-        raise InputError(f"{missing[0]}: no such file")
+        raise InputError(f"{missing[0]}: no such file{_instead(missing[0])}")
     if missing:
         listed = ", ".join(str(path.relative_to(root)) for path in missing[:_LISTED])
         more = len(missing) - _LISTED
         told = f" and {more} more; `python -m scripts.data check {root}` lists them all"
         raise InputError(
             f"{root}: {len(missing)} files of {split} are missing: {listed}"
-            + (told if more > 0 else "")
+            + (told if more > 0 else _instead(missing[0]))
         )
 
 
@@ -312,7 +353,7 @@ def open_dataset(folder: Path, split: str) -> Dataset:
     check = _manifest_check(root)
     class_names, faults = _read_class_names(root, check)
     _raise_first(faults, root)
-    names, faults = _read_split(paths[split], check)
+    names, faults = _read_split(root, paths[split], check)
     _raise_first(faults, root)
     _check_files(root, split, names)
     return Dataset(root, split, tuple(names), class_names)
@@ -426,8 +467,14 @@ def survey(folder: Path, check: Check | None = None) -> Survey:
     class_names, class_faults = _read_class_names(root, check)
     faults += class_faults
     splits: dict[str, list[str]] = {}
+    doubts = []
     for split, path in _split_paths(root).items():
-        splits[split], split_faults = _read_split(path, check)
+        its_names, split_faults = _read_split(root, path, check)
+        masks = (_paths(root, name)[1] for name in its_names)
+        if its_names and split not in MEASURED and not any(map(os.path.lexists, masks)):
+            doubts.append(f"{path}: no name in it has a mask: left out, as a list of test images")
+            continue
+        splits[split] = its_names
         faults += split_faults
     if not splits:
         faults.append(f"{root / SPLITS}: holds no split (a file such as {TRAIN}.txt)")
@@ -445,7 +492,7 @@ def survey(folder: Path, check: Check | None = None) -> Survey:
         images += pair.pixels > 0
         turned += pair.turned
         learnt += pair.pixels * (pair.name in train)
-    doubts = turned_doubts(root, turned)
+    doubts += turned_doubts(root, turned)
     for split, its_names in splits.items():
         doubts += overlap(root / SPLITS / f"{split}.txt", its_names, train)
     if TRAIN in splits and not faults:

@@ -15,8 +15,11 @@ TRAIN = "train"
 _MOSTLY = 0.5
 """A larger share of void is spoken of."""
 
-_ROUTES = ("trainval",)
-"""Splits that hold those of others on purpose."""
+TRAINVAL = "trainval"
+"""The split that holds train on purpose."""
+
+MEASURED = (TRAIN, "val", TRAINVAL)
+"""The splits whose names must have masks; another without any is a list of test images."""
 
 
 def _void_share(pixels: NDArray[np.int64]) -> float:
@@ -34,7 +37,7 @@ def nothing_to_tell_apart(path: Path, pixels: NDArray[np.int64], names: Sequence
     if len(found) == 0:
         return f"{path}: every mask it names is void everywhere"
     told = f"{path}: its masks hold no class but {names[found[0]]}: there is nothing to learn"
-    if pixels[VOID]:
+    if pixels[VOID] and found[0] == 0:
         share = f"{_void_share(pixels):.0%} of their pixels are {VOID}, which is void"
         told += f"; {share}: are they masks of 0 and {VOID}, in place of 0 and 1?"
     return told
@@ -55,7 +58,7 @@ def label_doubts(path: Path, pixels: NDArray[np.int64], names: Sequence[str]) ->
 def overlap(path: Path, names: Collection[str], train: Collection[str]) -> list[str]:
     """The names of another split, whose list is `path`, that are trained on."""
     both = [name for name in names if name in set(train)]
-    if not both or path.stem in (TRAIN, *_ROUTES):
+    if not both or path.stem in (TRAIN, TRAINVAL):
         return []
     return [f"{path}: {len(both)} of its {len(names)} names are in {TRAIN}, too: {listed(both)}"]
 

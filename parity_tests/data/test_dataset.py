@@ -2,6 +2,7 @@
 
 import io
 import struct
+import unicodedata
 import warnings
 import zlib
 from collections.abc import Callable
@@ -346,3 +347,62 @@ def test_void_everywhere_stops_no_training_but_where_all_masks_are(folder: Path)
     check_split(open_dataset(folder, "trainval"))
     message = fault(lambda: check_split(open_dataset(folder, "val")))
     assert message == f"{folder / SPLITS / 'val.txt'}: every mask it names is void everywhere"
+
+
+# Endings and lists as people have them
+
+
+@pytest.mark.parametrize("ending", [".JPG", ".jpeg", ".png", ".tif", ".webp"])
+@pytest.mark.parametrize("mask", [".PNG", "_mask.png"])
+def test_files_of_other_endings_are_read(folder: Path, ending: str, mask: str) -> None:
+    (folder / IMAGES / "a.jpg").unlink()
+    Image.fromarray(RGB).save(folder / IMAGES / f"a{ending}")
+    (folder / MASKS / "a.png").unlink()
+    save_mask(folder / MASKS / f"a{mask}", np.full(RGB.shape[:2], 2))
+    assert survey(folder).faults == []
+    image, label = open_dataset(folder, "train").read(0)
+    np.testing.assert_array_equal(image, Image.open(folder / IMAGES / f"a{ending}"))
+    assert (label == 2).all()
+
+
+@pytest.mark.parametrize("lines", ["a.jpg\nb.jpg\n", "a.png\nb.JPG\n", "a\nb.jpg\na.jpg\n"])
+def test_names_with_an_ending_are_names_without(folder: Path, lines: str) -> None:
+    (folder / SPLITS / "train.txt").write_text(lines)
+    assert open_dataset(folder, "train").names == ("a", "b")
+    assert survey(folder).splits["train"] == 2
+
+
+@pytest.mark.parametrize(("file", "line"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_are_found_in_either_unicode_form(folder: Path, file: str, line: str) -> None:
+    name = unicodedata.normalize(file, "é")
+    (folder / IMAGES / "a.jpg").rename(folder / IMAGES / f"{name}.jpg")
+    (folder / MASKS / "a.png").rename(folder / MASKS / f"{name}.png")
+    (folder / SPLITS / "train.txt").write_text(f"{unicodedata.normalize(line, 'é')}\nb\n")
+    assert open_dataset(folder, "train").names == (name, "b")
+
+
+def test_a_missing_file_s_like_is_named(folder: Path) -> None:
+    (folder / MASKS / "b.png").rename(folder / MASKS / "b.npy")
+    message = fault(lambda: open_dataset(folder, "train"))
+    assert message == f"{folder / MASKS / 'b.png'}: no such file, but b.npy is there"
+
+
+def test_a_list_of_main_is_told(folder: Path) -> None:
+    (folder / SPLITS / "train.txt").write_text("a -1\nb  1\n")
+    message = fault(lambda: open_dataset(folder, "train"))
+    assert "line 1: 'a -1' ends in a flag, as in the lists of ImageSets/Main" in message
+
+
+def test_lists_that_are_none_are_left_out(folder: Path) -> None:
+    (folder / SPLITS / "._train.txt").write_bytes(b"\0\5\x16\7\xff")
+    (folder / SPLITS / "test.txt").write_text("x\ny\n")
+    found = survey(folder)
+    assert (list(found.splits), found.faults) == (["train", "trainval", "val"], [])
+    told = "no name in it has a mask: left out, as a list of test images"
+    assert f"{folder / SPLITS / 'test.txt'}: {told}" in found.doubts
+    (folder / SPLITS / "val.txt").write_text("x\n")
+    assert fault(lambda: open_dataset(folder, "test")).startswith(f"{folder}: 4 files of test are")
+    assert survey(folder).faults == [
+        f"{folder / IMAGES / 'x.jpg'}: no such file",
+        f"{folder / MASKS / 'x.png'}: no such file",
+    ]
