@@ -71,11 +71,15 @@ def _distinct_palette() -> NDArray[np.uint8]:
     return palette
 
 
-def _codes(palette: bytes) -> NDArray[np.int64]:
-    """Each colour of a palette as one number, 0xRRGGBB."""
-    red, green, blue = np.frombuffer(palette, np.uint8).reshape(-1, 3).astype(np.int64).T
+def codes_of(rgb: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Colours (..., 3) as one number each, 0xRRGGBB."""
+    red, green, blue = np.moveaxis(rgb.astype(np.int64), -1, 0)
     codes: NDArray[np.int64] = red << 16 | green << 8 | blue
     return codes
+
+
+def _codes(palette: bytes) -> NDArray[np.int64]:
+    return codes_of(np.frombuffer(palette, np.uint8).reshape(-1, 3))
 
 
 _VOC_CODES = _codes(voc_palette().tobytes())

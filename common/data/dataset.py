@@ -60,10 +60,14 @@ def _find(folder: Path, name: str, endings: tuple[str, ...]) -> Path:
     return next((path for path in paths if os.path.lexists(path)), paths[0])
 
 
+def find_image(folder: Path, name: str) -> Path:
+    """The image of that name, whatever of the usual endings it has; `.jpg` if there is none."""
+    return _find(folder, name, _IMAGE_ENDINGS)
+
+
 def _paths(root: Path, name: str) -> tuple[Path, Path]:
     """Where the image and the mask of a name are."""
-    image = _find(root / IMAGES, name, _IMAGE_ENDINGS)
-    return image, _find(root / MASKS, name, _MASK_ENDINGS)
+    return find_image(root / IMAGES, name), _find(root / MASKS, name, _MASK_ENDINGS)
 
 
 def _check_link(root: Path, path: Path) -> None:
