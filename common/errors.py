@@ -1,5 +1,8 @@
 """The exceptions a person is meant to read: one line each."""
 
+from collections.abc import Collection
+from itertools import islice
+
 
 class InputError(Exception):
     """Bad input: one line that names the file (or option) and the fault.
@@ -25,3 +28,9 @@ class StoppedError(Exception):
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.code = code
+
+
+def listed(items: Collection[object], most: int = 5) -> str:
+    """The first of `items` with commas between, and how many more there are."""
+    more = len(items) - most
+    return ", ".join(map(str, islice(items, most))) + (f" and {more} more" if more > 0 else "")

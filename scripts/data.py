@@ -10,6 +10,9 @@ import typer
 from common.config import VOID, Config
 from common.data.dataset import Survey, contents, keep_manifest, survey
 from common.data.download import is_url
+from common.data.formats import Format
+from common.data.importing import SHEET as IMPORT_SHEET
+from common.data.importing import import_data
 from common.data.manifest import MANIFEST
 from common.data.shapes import SHAPES_TRAIN, SHAPES_VAL, write_shapes
 from common.data.voc2012 import DOWNLOAD, SHEET, VOC2012_MD5, VOC2012_URL, prepare
@@ -97,6 +100,29 @@ def manifest(
     _tell_manifest(found, made)
 
 
+@app.command("import")
+def import_(
+    kind: Annotated[Format, typer.Argument(metavar="FORMAT", help=f"{', '.join(Format)}.")],
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="The folder that is there.")],
+    folder: Annotated[Path, typer.Argument(metavar="DST", help="A folder that is new or empty.")],
+    seed: Annotated[
+        int, typer.Option(min=0, help="Draws a fifth for val, where SRC has no lists.")
+    ] = 0,
+    json: cli.JsonOption = None,
+) -> None:
+    """Makes VOC's layout of another program's export, checks it and draws a sheet of some pairs.
+
+    cvat: "Segmentation mask 1.1" with images. labelme: .json files beside their images, or the
+    folder that labelme2voc.py makes. roboflow: "Semantic Segmentation Masks". cityscapes:
+    leftImg8bit and gtFine, the 19 classes that count. folders: images and masks, with classes.csv
+    (name,red,green,blue), labelmap.txt or classes.txt.
+    """
+    with cli.console.status("importing"):
+        found = import_data(kind, source, folder, seed)
+    _tell(found, json)
+    print(f"{found.root / IMPORT_SHEET}: some pairs to look at")
+
+
 @app.command()
 def voc2012(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is new or empty.")],
@@ -162,6 +188,7 @@ def _tell(found: Survey, json: Path | None) -> None:
         "pixels": {name: pixels for name, pixels, _ in shares},
         "images": {name: images for name, _, images in shares},
         "faults": found.faults,
+        "doubts": found.doubts,
     }
     cli.write_json(json, result)
     pairs = ", ".join(f"{split} {count}" for split, count in found.splits.items())
@@ -176,6 +203,8 @@ def _tell(found: Survey, json: Path | None) -> None:
         share = f"{100 * count / total:.2f}%"
         table.add_row(name, f"{count}", share, f"{images}")
     cli.console.print(table)
+    for doubt in found.doubts:
+        print(f"note: {doubt}")
     for fault in found.faults:
         print(fault)
     if found.faults:

@@ -18,6 +18,7 @@ from scripts.shared.evaluation import (
     Mask,
     build_predictor,
     check_background,
+    check_names,
     evaluate_dataset,
     print_metrics,
 )
@@ -76,11 +77,12 @@ def evaluate(
     read = [weights, *contents(data)]
     places = (json_path, JSON), (confusion, PNG)
     check_places(*places, reads=read, made=save_masks, force=force)
-    start = load_network(weights)
     dataset = open_dataset(data, split)
+    start = load_network(weights, dataset.class_names)
     if start.num_classes != dataset.num_classes:
         has = f"{dataset.root} has {dataset.num_classes}"
         raise InputError(f"{weights}: {start.num_classes} classes, {has}")
+    check_names(weights, start, dataset)
     check_background(dataset, void)
     masks = dataset.mask_path(0).parent
     if save_masks is not None and save_masks.exists() and save_masks.samefile(masks):

@@ -1,6 +1,5 @@
 """Segments images: a mask and an overlay for each."""
 
-import itertools
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,9 +8,10 @@ import typer
 from numpy.typing import NDArray
 
 from common.config import Config, Inference
+from common.data.colours import Palette
 from common.data.drawing import mask_image, overlay
 from common.data.images import find_images, read_image
-from common.errors import InputError
+from common.errors import InputError, listed
 from common.evaluation.ahead import map_ahead
 from common.files import write_whole, writing
 from scripts.shared import cli
@@ -53,7 +53,12 @@ def _read(path: Path) -> Picture | InputError:
 
 
 def save(
-    path: Path, image: Picture, mask: Picture, folder: Path, class_names: tuple[str, ...]
+    path: Path,
+    image: Picture,
+    mask: Picture,
+    folder: Path,
+    class_names: tuple[str, ...],
+    palette: Palette,
 ) -> dict[str, Any]:
     """Writes the palette mask and the overlay, each whole; what the JSON says of them.
 
@@ -63,8 +68,8 @@ def save(
     mask_path, overlay_path = outputs(folder, path)
     with writing(folder, "cannot be made"):
         folder.mkdir(parents=True, exist_ok=True)
-    picture = overlay(image, mask, class_names)
-    write_whole(mask_path, lambda new: mask_image(mask).save(new, format="PNG"))
+    picture = overlay(image, mask, class_names, palette)
+    write_whole(mask_path, lambda new: mask_image(mask, palette).save(new, format="PNG"))
     # level 6, Pillow's own, takes four times as long for a file smaller by a tenth
     write_whole(overlay_path, lambda new: picture.save(new, format="PNG", compress_level=1))
     labels, counts = np.unique(mask, return_counts=True)
@@ -97,6 +102,10 @@ def predict(
     scales: cli.ScalesOption = None,
     tile: cli.TileOption = Inference.tile,
     overlap: cli.OverlapOption = Inference.overlap,
+    palette: Annotated[
+        Palette,
+        typer.Option(help="The colours: Pascal VOC's, or some that are told apart more easily."),
+    ] = Palette.voc,
     json_path: cli.JsonOption = None,
     force: cli.ForceOption = False,
 ) -> None:
@@ -105,8 +114,12 @@ def predict(
     An image that cannot be read is reported at the end, with exit code 2; the rest are done.
     """
     options = Inference(flip, tuple(scales or Inference.scales), tile, overlap)
-    listed = (find_images(given) if given.is_dir() else [given] for given in images)
-    paths = list(itertools.chain.from_iterable(listed))
+    given_files = [find_images(given) if given.is_dir() else ([given], []) for given in images]
+    paths = [path for found, _ in given_files for path in found]
+    left_out = [path for _, others in given_files for path in others]
+    if left_out:
+        files = "1 file" if len(left_out) == 1 else f"{len(left_out)} files"
+        cli.note(f"{files} left out, no pictures by their endings: {listed(left_out)}")
     _check_outputs(out, paths)
     pictures = [(path, PNG) for image in paths for path in outputs(out, image)]
     check_places((json_path, JSON), *pictures, reads=[weights, *paths], made=out, force=force)
@@ -121,7 +134,7 @@ def predict(
         if isinstance(image, InputError):
             return {"image": str(path), "error": str(image).removeprefix(f"{path}: ")}
         assert mask is not None
-        return save(path, image, mask, out, start.class_names)
+        return save(path, image, mask, out, start.class_names, palette)
 
     # the next images are decoded, and the pictures before are written, while one is predicted
     read = zip(paths, map_ahead(_read, paths), strict=True)

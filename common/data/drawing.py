@@ -1,4 +1,4 @@
-"""Pictures of masks: in VOC's palette, over the image with a legend, in rows side by side."""
+"""Pictures of masks: in a palette, over the image with a legend, in rows side by side."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from common.config import VOID
-from common.data.voc import voc_palette
+from common.data.colours import Palette
+from common.data.voc import BACKGROUND
 from common.text import shorten
 
 _MARGIN = 6
@@ -23,22 +24,37 @@ def _font(size: int) -> Any:
     return ImageFont.load_default(size)
 
 
-def mask_image(mask: NDArray[np.uint8]) -> Image.Image:
-    """A mask (H, W) as a palette picture: the pixel values are the labels, the colours VOC's."""
+def mask_image(mask: NDArray[np.uint8], palette: Palette = Palette.voc) -> Image.Image:
+    """A mask (H, W) as a palette picture: the pixel values are the labels."""
     picture = Image.fromarray(mask)
-    picture.putpalette(voc_palette().tobytes())
+    picture.putpalette(palette.colours().tobytes())
     return picture
 
 
-def blend(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The image (H, W, 3) with each class's colour over it; class 0 and void are left as seen."""
-    colour = (11 * voc_palette().astype(np.uint16))[mask]
+def is_shown(label: int, class_names: Sequence[str]) -> bool:
+    """Whether a label is painted: void and a class 0 that is the background are not."""
+    return label != VOID and (label != 0 or class_names[0] not in BACKGROUND)
+
+
+def blend(
+    image: NDArray[np.uint8],
+    mask: NDArray[np.uint8],
+    class_names: Sequence[str],
+    palette: Palette = Palette.voc,
+) -> NDArray[np.uint8]:
+    """The image (H, W, 3) with each class's colour over it; background and void are as seen."""
+    colour = (11 * palette.colours().astype(np.uint16))[mask]
     mixed = ((9 * image.astype(np.uint16) + colour + 10) // 20).astype(np.uint8)  # 0.45 and 0.55
-    shown = ((mask != 0) & (mask != VOID))[..., None]
-    return np.where(shown, mixed, image)
+    shown = np.array([is_shown(label, class_names) for label in range(256)])[mask]
+    return np.where(shown[..., None], mixed, image)
 
 
-def legend(labels: Sequence[int], class_names: Sequence[str], width: int) -> Image.Image:
+def legend(
+    labels: Sequence[int],
+    class_names: Sequence[str],
+    width: int,
+    palette: Palette = Palette.voc,
+) -> Image.Image:
     """Colour and name of each label, in as many rows as `width` pixels need."""
     font, box = _font(13), 13
     names = {label: shorten(class_names[label], _LONGEST) for label in labels}
@@ -52,14 +68,17 @@ def legend(labels: Sequence[int], class_names: Sequence[str], width: int) -> Ima
     picture = Image.new("RGB", (width, y + box + _MARGIN), _WHITE)
     draw = ImageDraw.Draw(picture)
     for label, (x, y) in zip(labels, places, strict=True):
-        colour = tuple(int(c) for c in voc_palette()[label])
+        colour = tuple(int(c) for c in palette.colours()[label])
         draw.rectangle((x, y, x + box - 1, y + box - 1), fill=colour, outline=_INK)
         draw.text((x + box + 4, y - 2), names[label], fill=_INK, font=font)
     return picture
 
 
 def overlay(
-    image: NDArray[np.uint8], mask: NDArray[np.uint8], class_names: Sequence[str]
+    image: NDArray[np.uint8],
+    mask: NDArray[np.uint8],
+    class_names: Sequence[str],
+    palette: Palette = Palette.voc,
 ) -> Image.Image:
     """The image (H, W, 3) with its mask over it, and below a legend of the classes found.
 
@@ -67,9 +86,9 @@ def overlay(
     """
     height, width = mask.shape
     found = [int(label) for label in np.unique(mask) if label != VOID]
-    labels = legend(found, class_names, max(width, 160))
+    labels = legend(found, class_names, max(width, 160), palette)
     picture = Image.new("RGB", (labels.width, height + labels.height), _WHITE)
-    picture.paste(Image.fromarray(blend(image, mask)), (0, 0))
+    picture.paste(Image.fromarray(blend(image, mask, class_names, palette)), (0, 0))
     picture.paste(labels, (0, height))
     return picture
 
@@ -101,11 +120,12 @@ def prediction_sheet(
 ) -> Image.Image:
     """Images (H, W, 3), each with its masks (H, W) over it beside it; a legend of all below."""
     masks = [mask for _, row in rows for mask in row]
-    found = {int(label) for mask in masks for label in np.unique(mask)} - {0, VOID}
-    pictures = [[image, *(blend(image, mask) for mask in row)] for image, row in rows]
+    labels = {int(label) for mask in masks for label in np.unique(mask)}
+    found = [label for label in sorted(labels) if is_shown(label, class_names)]
+    pictures = [[image, *(blend(image, mask, class_names) for mask in row)] for image, row in rows]
     page = sheet(titles, [[Image.fromarray(picture) for picture in row] for row in pictures])
-    labels = legend(sorted(found), class_names, page.width)
-    whole = Image.new("RGB", (page.width, page.height + labels.height), _WHITE)
+    key = legend(found, class_names, page.width)
+    whole = Image.new("RGB", (page.width, page.height + key.height), _WHITE)
     whole.paste(page, (0, 0))
-    whole.paste(labels, (0, page.height))
+    whole.paste(key, (0, page.height))
     return whole

@@ -4,6 +4,7 @@ import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,12 @@ FILE_LIMIT = 1 << 30
 Check = Callable[[Path, bytes], None]
 """Is called with the path and the bytes of a file before they are used; it may raise InputError."""
 
+TURNED = "turned"
+"""Is in the `info` of a picture that its EXIF orientation has turned or mirrored."""
+
+_ORIENTATION = 0x0112
+_TIFF_BITS, _TIFF_PLANES = 258, 284
+
 
 def _read_bytes(path: Path, check: Check | None) -> bytes:
     data = read_bytes(path, FILE_LIMIT)
@@ -36,6 +43,12 @@ def _read_bytes(path: Path, check: Check | None) -> bytes:
     return data
 
 
+def _check_planes(image: Any) -> None:
+    """Refuses 16-bit TIFFs of a plane a colour: Pillow takes bytes of one plane for all colours."""
+    if image.tag_v2.get(_TIFF_PLANES) == 2 and max(image.tag_v2.get(_TIFF_BITS, (8,))) > 8:
+        raise ValueError("a TIFF of 16 bits with a plane for each colour; save it interleaved")
+
+
 def _decode(path: Path, data: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -43,6 +56,8 @@ def _decode(path: Path, data: bytes) -> Image.Image:
         raise InputError(
             f"{path}: no image, or a damaged one: begins with {data[:15]!r}"
         ) from error
+    if image.format == "TIFF":
+        _check_planes(image)
     image.load()  # open() reads the header alone and takes a truncated file
     return image
 
@@ -65,7 +80,7 @@ def open_image(path: Path, check: Check | None = None) -> Image.Image:
     """A picture in mode RGB, upright, of one of `FORMATS`, decoded to its end.
 
     Grey, palette and CMYK become RGB, 16-bit grey is scaled to 8 bits, alpha is dropped, and
-    the EXIF orientation is applied.
+    the EXIF orientation is applied; `info[TURNED]` says whether it changed anything.
 
     Raises:
         InputError: there is no such file, or it is empty, truncated, too large or no image, or
@@ -73,8 +88,11 @@ def open_image(path: Path, check: Check | None = None) -> Image.Image:
     """
     with naming(path):
         image = _decode(path, _read_bytes(path, check))
+        turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
         ImageOps.exif_transpose(image, in_place=True)
-        return _rgb(image)
+        image = _rgb(image)
+        image.info[TURNED] = turned
+        return image
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -86,22 +104,21 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     return np.asarray(open_image(path))
 
 
-def find_images(folder: Path) -> list[Path]:
-    """The files of a folder whose names end as those of pictures do, sorted; hidden ones are not.
+def find_images(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The files of a folder that end as pictures do, and those that do not, sorted; none hidden.
+
+    A link to nowhere counts as a file.
 
     Raises:
         InputError: there is none.
     """
     endings = {name for name, kind in Image.registered_extensions().items() if kind in FORMATS}
     with naming(folder):
-        paths = sorted(
-            path
-            for path in folder.iterdir()
-            if path.suffix.lower() in endings and path.name[0] != "." and path.is_file()
-        )
-    if not paths:
+        files = [p for p in sorted(folder.iterdir()) if p.name[0] != "." and not p.is_dir()]
+    images = [path for path in files if path.suffix.lower() in endings]
+    if not images:
         raise InputError(f"{folder}: a folder without images")
-    return paths
+    return images, [path for path in files if path.suffix.lower() not in endings]
 
 
 def _check_mask_kind(path: Path, image: Image.Image, data: bytes) -> None:
@@ -136,3 +153,20 @@ def open_mask(path: Path, num_classes: int, check: Check | None = None) -> Image
             f"{path}: label {listed} is neither a class (0 to {num_classes - 1}) nor void ({VOID})"
         )
     return image
+
+
+def read_palette(path: Path) -> bytes:
+    """The colours of a palette PNG, three bytes each; empty where it is no such file.
+
+    No pixel is read.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    with naming(path):
+        data = _read_bytes(path, None)
+        try:
+            image = Image.open(io.BytesIO(data), formats=["PNG"])
+        except UnidentifiedImageError:
+            return b""
+        return bytes(image.getpalette() or ()) if image.mode == "P" else b""

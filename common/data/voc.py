@@ -27,6 +27,9 @@ VOC_CLASSES = (
     "tvmonitor",
 )
 
+BACKGROUND = ("background", "_background_")
+"""What a class 0 that is none is called; the second by labelme."""
+
 
 def voc_palette() -> NDArray[np.uint8]:
     """VOC's colour of each label value, (256, 3) uint8 RGB.

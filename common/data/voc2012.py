@@ -12,8 +12,9 @@ import hashlib
 import io
 import itertools
 import os
+import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
@@ -30,6 +31,7 @@ from common.data.dataset import (
     keep_manifest,
     survey,
 )
+from common.data.doubts import MEASURED
 from common.data.download import MEGABYTE, Report, download, is_url
 from common.data.drawing import overlay, sheet
 from common.data.manifest import MANIFEST, Entry, Manifest, entry, read_manifest
@@ -119,17 +121,26 @@ def _archive_readers(files: Readers, path: Path) -> Readers:
 
 def _pick(readers: Readers, source: str) -> tuple[list[str], list[str]]:
     """The images and masks that the splits name, as the source orders them, and the splits."""
-    splits = [name for name in readers if name.startswith(f"{SPLITS}/") and name.endswith(".txt")]
-    if not splits:
-        raise InputError(f"{source}: holds no {TREE / SPLITS}/*.txt: not VOC2012")
+    lists = [PurePosixPath(n) for n in readers if n.startswith(f"{SPLITS}/") and n.endswith(".txt")]
     pairs: set[str] = set()
-    faults = []
-    for split in splits:
-        for line in readers[split]().decode("utf-8-sig", "replace").splitlines():
-            name = line.strip()
-            pair = {f"{IMAGES}/{name}.jpg", f"{MASKS}/{name}.png"} if name else set()
+    faults, splits = [], []
+    for split in lists:
+        if split.name[0] == ".":  # a Mac writes one beside each file of a zip
+            continue
+        lines = readers[f"{split}"]().decode("utf-8-sig", "replace").splitlines()
+        names = [line.strip() for line in lines if line.strip()]
+        masks = {f"{MASKS}/{name}.png" for name in names}
+        if split.stem not in MEASURED and masks.isdisjoint(readers):
+            told = f"{source}: {split} names no mask: left out, as a list of test images"
+            warnings.warn(told, stacklevel=2)
+            continue
+        splits.append(f"{split}")
+        for name in names:
+            pair = {f"{IMAGES}/{name}.jpg", f"{MASKS}/{name}.png"}
             pairs |= pair
             faults += [f"{split} names {name!r}, but there is no {p}" for p in pair - set(readers)]
+    if not splits:
+        raise InputError(f"{source}: holds no {TREE / SPLITS}/*.txt: not VOC2012")
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise InputError(f"{source}: {min(faults)}{more}")

@@ -65,11 +65,16 @@ class Weights:
         return width_of(self.arrays)
 
 
+def unnamed(num_classes: int) -> tuple[str, ...]:
+    """What classes of which nothing is known are called: class_0, class_1, ..."""
+    return tuple(f"class_{k}" for k in range(num_classes))
+
+
 def default_class_names(num_classes: int) -> tuple[str, ...]:
     """VOC's names if there are 21 classes, else class_0, class_1, ..."""
     if num_classes == len(VOC_CLASSES):
         return VOC_CLASSES
-    return tuple(f"class_{k}" for k in range(num_classes))
+    return unnamed(num_classes)
 
 
 _AT_ONCE = 64

@@ -22,6 +22,7 @@ from common.data.dataset import (
 )
 from common.data.images import read_image
 from common.data.manifest import MANIFEST
+from common.data.shapes import SHAPES_CLASSES
 from common.data.voc import VOC_CLASSES, voc_palette
 from common.errors import InputError
 from parity_tests.bad_input.files import (
@@ -109,6 +110,15 @@ def mask_of(size: Size, label: int = 1) -> Image.Image:
     return mask
 
 
+def every_class(size: Size) -> Image.Image:
+    """A mask that holds all classes, one pixel after the other."""
+    width, height = size
+    labels = np.arange(width * height) % len(SHAPES_CLASSES)
+    mask = mask_of(size)
+    mask.putdata(labels.tolist())
+    return mask
+
+
 def pair(
     image: Image.Image, kind: str = "PNG", at: str = IMAGE.stem, **how: Any
 ) -> Callable[[], None]:
@@ -116,7 +126,7 @@ def pair(
     size = how.pop("size", image.size)
     return several(
         partial(image.save, IMAGE.with_stem(at), kind, **how),
-        lambda: mask_of(size).save(MASK.with_stem(at)),
+        lambda: every_class(size).save(MASK.with_stem(at)),
     )
 
 
@@ -165,10 +175,11 @@ ODD: dict[str, tuple[dict[str, Any], Image.Image]] = {
         ({"image": flat(225, 165, 55, 0), "kind": "JPEG", "quality": 100}, flat(30, 90, 200)),
     "alpha channel": ({"image": ALPHA}, stripes()),
     "16-bit grey": ({"image": WIDE_GREY}, flat(90, 90, 90)),
-    "EXIF: turned by a quarter": ({"image": stripes(), "exif": TURNED, "size": TALL.size}, TALL),
 }
 """A picture, how it is saved, and what it is to be read as."""
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 56 40\n%%EndComments\nshowpage\n"
+EXIF = {"image": stripes(), "exif": TURNED, "size": TALL.size}
+"""A picture turned by a quarter, to be read as `TALL`."""
 EXTREMES = ((1, 1), (1, 2000), (2000, 1), (5, 7), (48, 20))
 """Widths and heights."""
 
@@ -193,6 +204,11 @@ ROWS = [
     Row("all of these in one split", split(*(how for how, _ in ODD.values())),
         arguments=f"--batch-size {len(ODD)}", by=(opened,), accepts="train",
         like=split(*({"image": same} for _, same in ODD.values()))),
+    Row("EXIF: turned by a quarter", pair(**EXIF), by=(partial(read_image, IMAGE), opened),
+        accepts="evaluate predict", like=pair(TALL)),
+    Row("EXIF: turned by a quarter", split(EXIF, {"image": stripes()}),
+        f"{SPLIT}: 1 image is turned or mirrored, as EXIF asks; .*", notes="train",
+        like=split({"image": TALL}, {"image": stripes()})),
     Row("EXIF: turned, and the mask is not", pair(stripes(), exif=TURNED),
         f"{MASK}: 48x40 pixels, but its image has 40x48", by=READ, refuses=SCORE),
     *(Row(f"{width}x{height} pixels", pair(stripes((width, height))), accepts=PICTURES)

@@ -11,9 +11,11 @@ from PIL import Image
 
 from common.config import VOID, Void
 from common.data.dataset import Dataset, open_dataset
-from common.data.shapes import write_shapes
+from common.data.shapes import SHAPES_CLASSES, write_shapes
 from common.data.voc import voc_palette
 from common.evaluation.counting import Counting
+from common.network.initial import initial_weights
+from common.weights.checkpoint import Weights, write_weights
 from parity_tests.conftest import start
 
 Command = Callable[..., tuple[int, str, str]]
@@ -165,3 +167,30 @@ def test_the_data_s_own_masks_are_not_written_over(data: Path, run_command: Comm
     code, _, err = run_command("evaluate", *arguments, "--save-masks", masks)
     assert (code, err) == (2, f"error: --save-masks {masks}: holds the data's own masks\n")
     assert {path: path.read_bytes() for path in masks.iterdir()} == before
+
+
+@pytest.mark.parametrize("command", ["evaluate", "train"])
+def test_the_class_names_of_weights_and_data_are_held_against_each_other(
+    command: str, data: Path, tmp_path: Path, run_command: Command
+) -> None:
+    def run(*names: str) -> tuple[int, str]:
+        arrays = initial_weights("resnet18", len(names), seed=0, width=8)
+        write_weights(tmp_path / "W", Weights(arrays, "resnet18", names))
+        arguments = ("--backend", "torch", "--weights", tmp_path / "W", "--data", data)
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        small = ("--steps", 1, "--batch-size", 2, "--crop", 32, 64, "--workers", 0, "--out", out)
+        code, _, err = run_command(command, *arguments, *(small if command == "train" else ()))
+        return code, "".join(
+            line for line in err.splitlines(True) if "no mask it names" not in line
+        )
+
+    a, b, c, *rest = SHAPES_CLASSES[1:]
+    assert run("background", a, b, c, *rest) == (0, "")
+    assert run("_background_", a, b, c, *rest) == (0, "")
+    assert run(*(f"class_{k}" for k in range(len(SHAPES_CLASSES)))) == (0, "")
+    code, err = run("background", a, "box", "ball", *rest)
+    told = f"its classes are not named as those of {data}: box for {b}, ball for {c}"
+    assert (code, err) == (0, f"note: {tmp_path / 'W'}: {told}\n")
+    code, err = run("background", b, a, c, *rest)
+    told = f"its class 2 is {a}, which is class 1 of {data}: the classes are in another order"
+    assert (code, err) == (2, f"error: {tmp_path / 'W'}: {told}\n")

@@ -1,6 +1,8 @@
 """Data read from files: what is read, and that every fault is one line that names its file."""
 
 import io
+import struct
+import unicodedata
 import warnings
 import zlib
 from collections.abc import Callable
@@ -11,7 +13,15 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from common.data.dataset import IMAGES, MASKS, SPLITS, check_split, open_dataset, survey
+from common.data.dataset import (
+    CLASS_NAMES,
+    IMAGES,
+    MASKS,
+    SPLITS,
+    check_split,
+    open_dataset,
+    survey,
+)
 from common.data.images import open_mask, read_image
 from common.data.voc import VOC_CLASSES, voc_palette
 from common.errors import InputError
@@ -46,6 +56,7 @@ def folder(tmp_path: Path) -> Path:
         save_mask(tmp_path / MASKS / f"{name}.png", label_of(index))
     for split, names in {"train": "ab", "val": "c", "trainval": "abc"}.items():
         (tmp_path / SPLITS / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+    (tmp_path / CLASS_NAMES).write_text("\n".join(VOC_CLASSES))
     return tmp_path
 
 
@@ -132,6 +143,21 @@ def test_a_picture_stands_upright(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "x.png"), np.rot90(RGB, -1))
 
 
+def planar(image: NDArray[np.uint16]) -> bytes:
+    """A TIFF of 16 bits, a plane a colour, which Pillow does not write; uncompressed, one strip."""
+    height, width, _ = image.shape
+    planes = image.transpose(2, 0, 1).astype("<u2").tobytes()
+    size = 2 * height * width
+    arrays = struct.pack("<3H3I3I", 16, 16, 16, *(200 + k * size for k in range(3)), *[size] * 3)
+    # tag, type (3: two bytes, 4: four), count, value or offset; the arrays begin at byte 150
+    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, 150), (259, 3, 1, 1)]
+    tags += [(262, 3, 1, 2), (273, 4, 3, 156), (277, 3, 1, 3), (278, 4, 1, height)]
+    tags += [(279, 4, 3, 168), (284, 3, 1, 2)]
+    entries = b"".join(struct.pack("<2H2I", *tag) for tag in tags)
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+    return (head.ljust(150, b"\0") + arrays).ljust(200, b"\0") + planes
+
+
 def truncated(data: bytes) -> bytes:
     return data[: len(data) // 2]
 
@@ -147,6 +173,7 @@ BAD_FILES = {
     "truncated jpeg": (truncated(JPEG), "truncated"),
     "truncated png": (truncated(PNG), "truncated"),
     "header only": (JPEG[:20], "no image, or a damaged one"),
+    "planar tiff": (planar(picture().astype(np.uint16) * 257), "a plane for each colour"),
     "float tiff": (encoded(Image.fromarray(np.ones(SIZE, np.float32)), "TIFF"), "floating-point"),
 }
 
@@ -320,3 +347,62 @@ def test_void_everywhere_stops_no_training_but_where_all_masks_are(folder: Path)
     check_split(open_dataset(folder, "trainval"))
     message = fault(lambda: check_split(open_dataset(folder, "val")))
     assert message == f"{folder / SPLITS / 'val.txt'}: every mask it names is void everywhere"
+
+
+# Endings and lists as people have them
+
+
+@pytest.mark.parametrize("ending", [".JPG", ".jpeg", ".png", ".tif", ".webp"])
+@pytest.mark.parametrize("mask", [".PNG", "_mask.png"])
+def test_files_of_other_endings_are_read(folder: Path, ending: str, mask: str) -> None:
+    (folder / IMAGES / "a.jpg").unlink()
+    Image.fromarray(RGB).save(folder / IMAGES / f"a{ending}")
+    (folder / MASKS / "a.png").unlink()
+    save_mask(folder / MASKS / f"a{mask}", np.full(RGB.shape[:2], 2))
+    assert survey(folder).faults == []
+    image, label = open_dataset(folder, "train").read(0)
+    np.testing.assert_array_equal(image, Image.open(folder / IMAGES / f"a{ending}"))
+    assert (label == 2).all()
+
+
+@pytest.mark.parametrize("lines", ["a.jpg\nb.jpg\n", "a.png\nb.JPG\n", "a\nb.jpg\na.jpg\n"])
+def test_names_with_an_ending_are_names_without(folder: Path, lines: str) -> None:
+    (folder / SPLITS / "train.txt").write_text(lines)
+    assert open_dataset(folder, "train").names == ("a", "b")
+    assert survey(folder).splits["train"] == 2
+
+
+@pytest.mark.parametrize(("file", "line"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_are_found_in_either_unicode_form(folder: Path, file: str, line: str) -> None:
+    name = unicodedata.normalize(file, "é")
+    (folder / IMAGES / "a.jpg").rename(folder / IMAGES / f"{name}.jpg")
+    (folder / MASKS / "a.png").rename(folder / MASKS / f"{name}.png")
+    (folder / SPLITS / "train.txt").write_text(f"{unicodedata.normalize(line, 'é')}\nb\n")
+    assert open_dataset(folder, "train").names == (name, "b")
+
+
+def test_a_missing_file_s_like_is_named(folder: Path) -> None:
+    (folder / MASKS / "b.png").rename(folder / MASKS / "b.npy")
+    message = fault(lambda: open_dataset(folder, "train"))
+    assert message == f"{folder / MASKS / 'b.png'}: no such file, but b.npy is there"
+
+
+def test_a_list_of_main_is_told(folder: Path) -> None:
+    (folder / SPLITS / "train.txt").write_text("a -1\nb  1\n")
+    message = fault(lambda: open_dataset(folder, "train"))
+    assert "line 1: 'a -1' ends in a flag, as in the lists of ImageSets/Main" in message
+
+
+def test_lists_that_are_none_are_left_out(folder: Path) -> None:
+    (folder / SPLITS / "._train.txt").write_bytes(b"\0\5\x16\7\xff")
+    (folder / SPLITS / "test.txt").write_text("x\ny\n")
+    found = survey(folder)
+    assert (list(found.splits), found.faults) == (["train", "trainval", "val"], [])
+    told = "no name in it has a mask: left out, as a list of test images"
+    assert f"{folder / SPLITS / 'test.txt'}: {told}" in found.doubts
+    (folder / SPLITS / "val.txt").write_text("x\n")
+    assert fault(lambda: open_dataset(folder, "test")).startswith(f"{folder}: 4 files of test are")
+    assert survey(folder).faults == [
+        f"{folder / IMAGES / 'x.jpg'}: no such file",
+        f"{folder / MASKS / 'x.png'}: no such file",
+    ]

@@ -226,6 +226,18 @@ def copied(unpacked: Path, folder: Path) -> Path:
     return folder
 
 
+def test_lists_without_masks_are_left_out(tmp_path: Path, unpacked: Path) -> None:
+    """VOC2012's own list of test images, unpacked beside, and what a Mac leaves in a zip."""
+    folder = copied(unpacked, tmp_path / "from")
+    (folder / SPLITS / "test.txt").write_text("2008_000006\n")
+    (folder / SPLITS / "._train.txt").write_bytes(b"\0\5\x16\7\xff")
+    told = "ImageSets/Segmentation/test.txt names no mask: left out, as a list of test images"
+    with pytest.warns(UserWarning, match=told):
+        assert prepare(tmp_path / "out", folder)
+    splits = sorted(path.name for path in (tmp_path / "out" / TREE / SPLITS).iterdir())
+    assert splits == ["train.txt", "trainval.txt", "val.txt"]
+
+
 def test_links_in_a_folder(tmp_path: Path, unpacked: Path) -> None:
     folder = copied(unpacked, tmp_path / "dir")
     image = folder / IMAGES / f"{NAMES[0]}.jpg"

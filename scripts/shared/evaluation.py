@@ -1,6 +1,7 @@
 """What a network makes of a split, image by image, each in its own size."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,14 @@ from numpy.typing import NDArray
 from backends import load_backend
 from common.config import TRIMAP, Config, Inference, Void
 from common.data.dataset import Dataset
-from common.errors import InputError
+from common.data.voc import BACKGROUND
+from common.errors import InputError, listed
 from common.evaluation.ahead import map_ahead
 from common.evaluation.counting import WHOLE, Counting
 from common.evaluation.metrics import confusion_matrix, summarize, trimap
 from common.evaluation.views import Predictor, predictor
-from common.weights.checkpoint import Weights
-from scripts.shared.cli import console, fraction
+from common.weights.checkpoint import Weights, default_class_names, unnamed
+from scripts.shared.cli import console, fraction, note
 
 Mask = NDArray[np.uint8]
 
@@ -72,11 +74,38 @@ def check_background(dataset: Dataset, void: Void) -> None:
     Raises:
         InputError: it is another class.
     """
-    first = dataset.class_names[0]
-    if void == Void.background and first != "background":
+    if void == Void.background and not dataset.has_background:
+        first = dataset.class_names[0]
         raise InputError(
             f"{dataset.root}: --void background, but class 0 is {first}, not background"
         )
+
+
+def check_names(path: Path, weights: Weights, dataset: Dataset) -> None:
+    """Holds the names of the classes of weights and data, as many, against each other.
+
+    A class that has another name is told; it may be `airplane` for `aeroplane`. Names that are
+    given where a file has none are not held against the data's order.
+
+    Raises:
+        InputError: both have a class, at different places.
+    """
+    theirs, ours = (
+        ("background" if names[0] in BACKGROUND else names[0], *names[1:])
+        for names in (weights.class_names, dataset.class_names)
+    )
+    if theirs == unnamed(len(theirs)):
+        return
+    for label, name in enumerate(ours):
+        there = theirs.index(name) if name in theirs else label
+        if there != label and theirs != default_class_names(len(theirs)):
+            raise InputError(
+                f"{path}: its class {there} is {name}, which is class {label} of {dataset.root}:"
+                " the classes are in another order"
+            )
+    differing = [f"{a} for {b}" for a, b in zip(theirs, ours, strict=True) if a != b]
+    if differing:
+        note(f"{path}: its classes are not named as those of {dataset.root}: {listed(differing)}")
 
 
 def config_of(weights: Weights, config: Config | None = None, **more: Any) -> Config:

@@ -22,13 +22,14 @@ from backends import load_backend
 from common.config import Config
 from common.data.batches import Batch, steps_per_epoch, total_steps, training_batches
 from common.data.dataset import Dataset, check_split, open_dataset
+from common.data.doubts import overlap
 from common.errors import InputError, StoppedError, WorkerError
 from common.network.grid import check_batch
 from common.network.schedule import learning_rates
 from common.protocol import Backend, Trainer
 from common.runs.run_folder import LAST, Checkpoint, RunFolder
 from common.weights.checkpoint import Weights
-from scripts.shared.cli import Heartbeat, fraction, progress
+from scripts.shared.cli import Heartbeat, fraction, note, progress
 from scripts.shared.evaluation import METRICS, check_background, evaluate_dataset
 
 RECENT, SLOW_DATA = 20, 0.05
@@ -285,6 +286,8 @@ def data_digest(dataset: Dataset) -> str:
 def open_data(folder: Path, config: Config) -> tuple[Dataset, Dataset | None]:
     """The train split and, where there is one, the val split, every file of both checked.
 
+    What is allowed and seldom meant is said.
+
     Raises:
         InputError: a file or a label is bad, a batch too small, or `--void background` has no
             background to go to.
@@ -295,7 +298,12 @@ def open_data(folder: Path, config: Config) -> tuple[Dataset, Dataset | None]:
     check_background(train, config.void)
     total_steps(train, config)
     check_batch(config, config.batch_size, *config.crop)
+    doubts = []
     for dataset in (train, val):
         if dataset is not None:
-            check_split(dataset)
+            doubts += check_split(dataset)
+    if val is not None:
+        doubts += overlap(val.split_path, val.names, train.names)
+    for doubt in doubts:
+        note(doubt)
     return train, val

@@ -21,7 +21,7 @@ from common.runs.recipes import RECIPES, description, find_recipe, read_recipe, 
 from common.runs.run_folder import RunFolder, run_files
 from common.weights.checkpoint import Weights
 from scripts.shared import cli
-from scripts.shared.evaluation import config_of, evaluate_dataset, print_metrics
+from scripts.shared.evaluation import check_names, config_of, evaluate_dataset, print_metrics
 from scripts.shared.outputs import JSON, check_places
 from scripts.shared.plots import plot_classes, plot_confusion, plot_run
 from scripts.shared.training import Training, data_digest, open_data
@@ -65,6 +65,7 @@ def start_weights(
     )
     for line in loaded.notes:
         cli.note(f"{path}: {line}")
+    check_names(path, loaded.weights, train)
     return loaded.weights
 
 

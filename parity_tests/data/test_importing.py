@@ -1,0 +1,251 @@
+"""Other programs' exports, written here as they write them, from one truth: it comes back."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from common.data.dataset import open_dataset, survey
+from common.data.formats import CITYSCAPES, Format
+from common.data.importing import SHEET, import_data
+from common.errors import InputError
+
+Labels = NDArray[np.uint8]
+CLASSES = ("background", "ball", "box")
+COLOURS = ((0, 0, 0), (250, 50, 83), (51, 221, 255))
+NAMES = [f"im{k}" for k in range(6)]
+
+
+def truth(name: str) -> Labels:
+    """A rectangle of each class, elsewhere in each picture; void in a corner."""
+    k = int(name[-1])
+    label = np.zeros((24, 36), np.uint8)
+    label[2 + k : 9 + k, 3:14] = 1
+    label[5 : 12 + k, 20 : 25 + k] = 2
+    return label
+
+
+def write_image(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (36, 24), (90, 60, 7 * int(path.stem[2]))).save(path)
+
+
+def write_indices(path: Path, label: Labels) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(label).save(path)
+
+
+def write_colours(path: Path, label: Labels) -> None:
+    write_indices(path, np.array(COLOURS, np.uint8)[label])
+
+
+def write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def cvat(folder: Path) -> None:
+    lines = [f"{n}:{','.join(map(str, c))}::" for n, c in zip(CLASSES, COLOURS, strict=True)]
+    write_text(folder / "labelmap.txt", "\n".join(["# label:color_rgb:parts:actions", *lines]))
+    write_text(folder / "ImageSets/Segmentation/default.txt", "\n".join(NAMES))
+    for name in NAMES:
+        write_image(folder / "JPEGImages" / f"{name}.jpg")
+        write_colours(folder / "SegmentationClass" / f"{name}.png", truth(name))
+
+
+def labelme_json(folder: Path) -> None:
+    for name in NAMES:
+        write_image(folder / f"{name}.jpg")
+        shapes = []
+        for label in (1, 2):
+            rows, columns = np.nonzero(truth(name) == label)
+            corners = [
+                [float(columns.min()), float(rows.min())],
+                [float(columns.max()), float(rows.max())],
+            ]
+            (x0, y0), (x1, y1) = corners
+            box = {"label": CLASSES[label], "points": corners, "shape_type": "rectangle"}
+            polygon = {"label": CLASSES[label], "points": [[x0, y0], [x1, y0], [x1, y1], [x0, y1]]}
+            shapes.append(box if label == 1 else polygon | {"shape_type": "polygon"})
+        content = {"version": "5.4.1", "shapes": shapes, "imagePath": f"..\\raw\\{name}.jpg"}
+        write_text(folder / f"{name}.json", json.dumps(content))
+
+
+def labelme2voc(folder: Path, masks: str = "SegmentationClass") -> None:
+    write_text(folder / "class_names.txt", "\n".join(["__ignore__", "_background_", *CLASSES[1:]]))
+    for name in NAMES:
+        write_image(folder / "JPEGImages" / f"{name}.jpg")
+        write_indices(folder / masks / f"{name}.png", truth(name))
+
+
+def roboflow(folder: Path) -> None:
+    for part, names in {"train": NAMES[:3], "valid": NAMES[3:5], "test": NAMES[5:]}.items():
+        rows = [f"{k}, {name}" for k, name in enumerate(CLASSES)]
+        write_text(folder / part / "_classes.csv", "\n".join(["Pixel Value, Class", *rows]))
+        for name in names:
+            write_image(folder / part / f"{name}.jpg")
+            write_indices(folder / part / f"{name}_mask.png", truth(name))
+
+
+def folders_in_colours(folder: Path) -> None:
+    rows = [f"{n},{r},{g},{b}" for n, (r, g, b) in zip(CLASSES, COLOURS, strict=True)]
+    write_text(folder / "classes.csv", "\n".join(["name,red,green,blue", *rows]))
+    for name in NAMES:
+        write_image(folder / "images" / f"{name}.PNG")
+        write_colours(folder / "masks" / f"{name}.png", truth(name))
+
+
+def folders_of_indices(folder: Path) -> None:
+    write_text(folder / "classes.txt", "\n".join(CLASSES))
+    for name in NAMES:
+        write_image(folder / "images" / f"{name}.jpeg")
+        write_indices(folder / "masks" / f"{name}_mask.png", truth(name))
+
+
+EXPORTS: dict[str, tuple[Format, Callable[[Path], None]]] = {
+    "cvat": (Format.cvat, cvat),
+    "labelme json": (Format.labelme, labelme_json),
+    "labelme2voc": (Format.labelme, labelme2voc),
+    "labelme2voc of old": (Format.labelme, lambda f: labelme2voc(f, "SegmentationClassPNG")),
+    "roboflow": (Format.roboflow, roboflow),
+    "folders in colours": (Format.folders, folders_in_colours),
+    "folders of indices": (Format.folders, folders_of_indices),
+}
+
+
+@pytest.mark.parametrize("export", EXPORTS)
+def test_an_export_comes_back_as_it_was_drawn(export: str, tmp_path: Path) -> None:
+    kind, write = EXPORTS[export]
+    write(tmp_path / "src")
+    found = import_data(kind, tmp_path / "src", tmp_path / "dst", seed=0)
+    first = "_background_" if "labelme" in export else "background"
+    assert found.class_names == (first, *CLASSES[1:])
+    given = {"train": NAMES[:3], "val": NAMES[3:5], "test": NAMES[5:]}
+    splits = {s: list(open_dataset(tmp_path / "dst", s).names) for s in found.splits}
+    if export == "roboflow":
+        assert splits == given
+    assert sorted(name for names in splits.values() for name in names) == NAMES
+    for split in splits:
+        dataset = open_dataset(tmp_path / "dst", split)
+        for k, name in enumerate(dataset.names):
+            np.testing.assert_array_equal(dataset.read(k)[1], truth(name))
+    assert survey(tmp_path / "dst").faults == []
+    with Image.open(tmp_path / "dst" / SHEET) as page:
+        assert page.width > 2 * 36
+
+
+def test_the_seed_draws_val_where_there_are_no_lists(tmp_path: Path) -> None:
+    cvat(tmp_path / "src")
+    vals = set()
+    for seed in (0, 0, 1, 2, 3):
+        out = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        found = import_data(Format.cvat, tmp_path / "src", out, seed)
+        assert found.splits == {"train": 5, "val": 1}
+        vals.add((seed, open_dataset(out, "val").names))
+    assert len(vals) == 4
+    assert len({names for _, names in vals}) > 1
+
+
+def test_cityscapes_ids_become_the_classes_that_count(tmp_path: Path) -> None:
+    ids = np.arange(34, dtype=np.uint8)[None].repeat(2, 0)
+    for split in ("train", "val"):
+        image = tmp_path / "src/leftImg8bit" / split / "ulm" / f"{split}_leftImg8bit.png"
+        image.parent.mkdir(parents=True)
+        Image.new("RGB", (34, 2)).save(image)
+        mask = tmp_path / "src/gtFine" / split / "ulm" / f"{split}_gtFine_labelIds.png"
+        write_indices(mask, ids)
+    found = import_data(Format.cityscapes, tmp_path / "src", tmp_path / "dst", seed=0)
+    assert (len(found.class_names), found.splits) == (19, {"train": 1, "val": 1})
+    _, label = open_dataset(tmp_path / "dst", "val").read(0)
+    for id_, train_id in zip(ids[0].tolist(), label[0].tolist(), strict=True):
+        name = found.class_names[train_id] if train_id != 255 else None
+        assert CITYSCAPES.get(name or "", -1) in ((id_,) if name else (-1,))
+    assert (label[0] == 255).sum() == 34 - 19
+
+
+def change(path: str, text: str) -> Callable[[Path], None]:
+    return lambda folder: write_text(folder / path, text)
+
+
+SPOILT: dict[str, tuple[str, Callable[[Path], None], str]] = {
+    "a colour of no class": (
+        "cvat",
+        change("labelmap.txt", "background:0,0,0::\nball:250,50,83::\n"),
+        "SegmentationClass/im0.png: colours of no class: #33ddff",
+    ),
+    "a colour that is none": (
+        "cvat",
+        change("labelmap.txt", "background:0,0::\n"),
+        r"labelmap.txt: background: no colour of three numbers",
+    ),
+    "no labelmap": ("cvat", lambda f: (f / "labelmap.txt").unlink(), "labelmap.txt: no such file"),
+    "names that lead out": (
+        "cvat",
+        change("ImageSets/Segmentation/default.txt", "../../im0\n"),
+        "names that lead out of it: ../../im0",
+    ),
+    "an image that is missing": (
+        "cvat",
+        lambda folder: (folder / "JPEGImages/im1.jpg").unlink(),
+        "JPEGImages/im1.jpg: no such file",
+    ),
+    "json of another program": ("labelme json", change("im0.json", "[1]"), "im0.json: cannot be"),
+    "json nested deep": ("labelme json", change("im0.json", "[" * 99999), "im0.json: cannot be"),
+    "a class that labels.txt lacks": (
+        "labelme json",
+        change("labels.txt", "__ignore__\n_background_\nball\n"),
+        "labels.txt: lacks box, as which shapes are labelled",
+    ),
+    "pixel values out of order": (
+        "roboflow",
+        change("valid/_classes.csv", "Pixel Value, Class\n1, background\n0, ball\n"),
+        "_classes.csv: its pixel values are not 0, 1, 2",
+    ),
+    "classes that differ": (
+        "roboflow",
+        change("valid/_classes.csv", "Pixel Value, Class\n0, background\n1, box\n"),
+        "valid/_classes.csv: other classes than",
+    ),
+    "no classes": (
+        "folders in colours",
+        lambda folder: (folder / "classes.csv").unlink(),
+        "which classes are there",
+    ),
+    "masks of another size": (
+        "folders of indices",
+        lambda f: Image.new("L", (3, 4)).save(f / "masks/im2_mask.png"),
+        "of what was made of it, SegmentationClass/im2.png: 3x4 pixels",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_a_bad_export_is_one_line_and_makes_nothing(what: str, tmp_path: Path) -> None:
+    export, spoil, says = SPOILT[what]
+    kind, write = EXPORTS[export]
+    write(tmp_path / "src")
+    spoil(tmp_path / "src")
+    with pytest.raises(InputError, match=says) as refused:
+        import_data(kind, tmp_path / "src", tmp_path / "dst", seed=0)
+    assert "\n" not in str(refused.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["src"]
+
+
+@pytest.mark.parametrize("kind", Format)
+def test_an_empty_folder_is_of_no_format(kind: Format, tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    with pytest.raises(InputError, match=str(tmp_path / "src")):
+        import_data(kind, tmp_path / "src", tmp_path / "dst", seed=0)
+
+
+def test_the_command(tmp_path: Path, run_command: Callable[..., tuple[int, str, str]]) -> None:
+    roboflow(tmp_path / "src")
+    code, out, err = run_command("data", "import", "roboflow", tmp_path / "src", tmp_path / "dst")
+    assert (code, err) == (0, "")
+    assert "pairs    test 1, train 3, val 2" in out
+    code, _, err = run_command("data", "import", "roboflow", tmp_path / "src", tmp_path / "dst")
+    assert (code, err) == (2, f"error: {tmp_path / 'dst'}: exists and is not an empty folder\n")
