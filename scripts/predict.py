@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from common.config import Config, Inference
 from common.data.drawing import mask_image, overlay
-from common.data.images import find_images, read_image
+from common.data.images import MAX_PIXELS, find_images, read_image, set_max_pixels
 from common.errors import InputError
 from common.evaluation.ahead import map_ahead
 from common.files import write_whole, writing
@@ -97,6 +97,7 @@ def predict(
     scales: cli.ScalesOption = None,
     tile: cli.TileOption = Inference.tile,
     overlap: cli.OverlapOption = Inference.overlap,
+    max_pixels: cli.MaxPixelsOption = MAX_PIXELS,
     json_path: cli.JsonOption = None,
     force: cli.ForceOption = False,
 ) -> None:
@@ -104,6 +105,7 @@ def predict(
 
     An image that cannot be read is reported at the end, with exit code 2; the rest are done.
     """
+    set_max_pixels(max_pixels)
     options = Inference(flip, tuple(scales or Inference.scales), tile, overlap)
     listed = (find_images(given) if given.is_dir() else [given] for given in images)
     paths = list(itertools.chain.from_iterable(listed))

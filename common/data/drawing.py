@@ -12,6 +12,7 @@ from common.config import VOID
 from common.data.voc import voc_palette
 
 _MARGIN = 6
+_ROWS = 256
 _WHITE, _INK = (255, 255, 255), (40, 40, 40)
 
 
@@ -65,7 +66,9 @@ def overlay(
     found = [int(label) for label in np.unique(mask) if label != VOID]
     labels = legend(found, class_names, max(width, 160))
     picture = Image.new("RGB", (labels.width, height + labels.height), _WHITE)
-    picture.paste(Image.fromarray(blend(image, mask)), (0, 0))
+    for top in range(0, height, _ROWS):  # `blend` takes many times the memory of what it mixes
+        rows = slice(top, top + _ROWS)
+        picture.paste(Image.fromarray(blend(image[rows], mask[rows])), (0, top))
     picture.paste(labels, (0, height))
     return picture
 
