@@ -9,6 +9,7 @@ import typer
 from common.config import Config, Inference, Void
 from common.data.dataset import contents, open_dataset
 from common.data.drawing import mask_image
+from common.data.images import MAX_PIXELS, set_max_pixels
 from common.errors import InputError
 from common.evaluation.counting import WHOLE, Counting
 from common.files import write_whole, writing
@@ -61,6 +62,7 @@ def evaluate(
             " server takes them.",
         ),
     ] = None,
+    max_pixels: cli.MaxPixelsOption = MAX_PIXELS,
     json_path: cli.JsonOption = None,
     confusion: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the confusion matrix, a PNG.")
@@ -68,6 +70,7 @@ def evaluate(
     force: cli.ForceOption = False,
 ) -> None:
     """Measure a network on a split: pixel and mean accuracy, IoU, per class and in all."""
+    set_max_pixels(max_pixels)
     options = Inference(flip, tuple(scales or Inference.scales), tile, overlap)
     counting = Counting(void, crop, seed)
     if crop is not None and min(crop) < 1:

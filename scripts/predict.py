@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from common.config import Config, Inference
 from common.data.colours import Palette
 from common.data.drawing import mask_image, overlay
-from common.data.images import find_images, read_image
+from common.data.images import MAX_PIXELS, find_images, read_image, set_max_pixels
 from common.errors import InputError, listed
 from common.evaluation.ahead import map_ahead
 from common.files import write_whole, writing
@@ -106,6 +106,7 @@ def predict(
         Palette,
         typer.Option(help="The colours: Pascal VOC's, or some that are told apart more easily."),
     ] = Palette.voc,
+    max_pixels: cli.MaxPixelsOption = MAX_PIXELS,
     json_path: cli.JsonOption = None,
     force: cli.ForceOption = False,
 ) -> None:
@@ -113,6 +114,7 @@ def predict(
 
     An image that cannot be read is reported at the end, with exit code 2; the rest are done.
     """
+    set_max_pixels(max_pixels)
     options = Inference(flip, tuple(scales or Inference.scales), tile, overlap)
     given_files = [find_images(given) if given.is_dir() else ([given], []) for given in images]
     paths = [path for found, _ in given_files for path in found]

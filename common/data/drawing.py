@@ -16,6 +16,7 @@ from common.text import shorten
 _MARGIN = 6
 _LONGEST = 20
 """Characters of a class's name in a legend."""
+_ROWS = 256
 _WHITE, _INK = (255, 255, 255), (40, 40, 40)
 
 
@@ -88,7 +89,10 @@ def overlay(
     found = [int(label) for label in np.unique(mask) if label != VOID]
     labels = legend(found, class_names, max(width, 160), palette)
     picture = Image.new("RGB", (labels.width, height + labels.height), _WHITE)
-    picture.paste(Image.fromarray(blend(image, mask, class_names, palette)), (0, 0))
+    for top in range(0, height, _ROWS):  # `blend` takes many times the memory of what it mixes
+        rows = slice(top, top + _ROWS)
+        mixed = blend(image[rows], mask[rows], class_names, palette)
+        picture.paste(Image.fromarray(mixed), (0, top))
     picture.paste(labels, (0, height))
     return picture
 

@@ -3,7 +3,6 @@
 import csv
 import enum
 import functools
-import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from common.data.colours import codes_of
 from common.data.dataset import CLASS_NAMES, IMAGES, MASKS, SPLITS, find_image
 from common.data.images import find_images, open_image, open_mask
 from common.errors import InputError, listed
-from common.files import naming
+from common.files import JSON_LIMIT, TEXT_LIMIT, naming, parse_json, read_bytes
 
 Label = NDArray[np.uint8]
 
@@ -60,7 +59,7 @@ class Format(enum.StrEnum):
 
 def _lines(path: Path) -> list[str]:
     with naming(path):
-        text = path.read_text("utf-8-sig")
+        text = read_bytes(path, TEXT_LIMIT).decode("utf-8-sig")
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
@@ -184,7 +183,7 @@ def _read_labelme_json(folder: Path, paths: list[Path]) -> Foreign:
     drawn: dict[Path, tuple[Path, list[_Shape]]] = {}
     for path in paths:
         with naming(path):
-            content = json.loads(path.read_bytes())
+            content = parse_json(read_bytes(path, JSON_LIMIT))
             image = folder / PureWindowsPath(content["imagePath"]).name  # knows / and \\
             drawn[path] = image, [_shape(shape) for shape in content["shapes"]]
     found = {shape.label for _, shapes in drawn.values() for shape in shapes} - {_IGNORED}

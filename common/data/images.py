@@ -1,6 +1,7 @@
 """One picture or one label mask: read with every check."""
 
 import io
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,9 @@ warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 """What is read, by Pillow's names. Of its others one starts a program: EPS does Ghostscript."""
+
+MAX_PIXELS = 89_478_485
+"""Of a picture: Pillow's own limit, a quarter of a gigabyte."""
 
 FILE_LIMIT = 1 << 30
 """Of a picture's file, in bytes."""
@@ -49,9 +53,20 @@ def _check_planes(image: Any) -> None:
         raise ValueError("a TIFF of 16 bits with a plane for each colour; save it interleaved")
 
 
+def set_max_pixels(count: int) -> None:
+    """Pictures of more pixels are refused by this process: a small file may claim any number."""
+    Image.MAX_IMAGE_PIXELS = count
+
+
 def _decode(path: Path, data: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        told = re.search(r"\d+", str(error))
+        raise InputError(
+            f"{path}: {told[0] if told else 'too many'} pixels, more than {Image.MAX_IMAGE_PIXELS};"
+            " `predict` and `evaluate` take more with --max-pixels, and little memory with --tile"
+        ) from error
     except UnidentifiedImageError as error:
         raise InputError(
             f"{path}: no image, or a damaged one: begins with {data[:15]!r}"

@@ -19,8 +19,9 @@ from common.data.dataset import (
 from common.data.doubts import TRAIN
 from common.data.drawing import mask_image, overlay, sheet
 from common.data.formats import READERS, Foreign, Format
+from common.data.images import FILE_LIMIT
 from common.errors import InputError, listed
-from common.files import naming, write_folder, writing
+from common.files import read_bytes, write_folder, writing
 
 SHEET = "sheet.png"
 _VAL_SHARE = 0.2
@@ -47,8 +48,7 @@ def _write(root: Path, source: Foreign, splits: dict[str, list[str]]) -> None:
     for split, names in splits.items():
         (root / SPLITS / f"{split}.txt").write_text("".join(f"{n}\n" for n in names), "utf-8")
     for pair in source.pairs:
-        with naming(pair.image):
-            data = pair.image.read_bytes()
+        data = read_bytes(pair.image, FILE_LIMIT)
         (root / IMAGES / f"{pair.name}{pair.image.suffix.lower()}").write_bytes(data)
         mask_image(pair.label()).save(root / MASKS / f"{pair.name}.png")
 

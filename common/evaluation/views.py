@@ -4,9 +4,9 @@ A picture is looked at in several scales, and in each also mirrored; each view m
 tiles. All of it needs one function, the logits of a picture of any size, and no framework.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,14 +50,20 @@ def tiles(length: int, size: int, overlap: int) -> list[Tile]:
     padded = -(-length // OUTPUT_STRIDE) * OUTPUT_STRIDE
     step = (size - overlap) // OUTPUT_STRIDE * OUTPUT_STRIDE
     size = min(size, padded)
-    starts = np.array([*range(0, padded - size, step), padded - size])[:, None]
-    before, after = np.arange(length) - starts, starts + size - 1 - np.arange(length)
-    before[0] = after[-1] = length + overlap  # far: the picture's own edges are no inner ones
-    inside = np.minimum(before, after)  # pixels to the nearest inner edge; outside below 0
-    counts = np.clip((inside + 0.5 - overlap * 3 / 8) / max(overlap / 4, 0.5), 0, 1)
-    weights = counts / counts.sum(axis=0)
-    places = [slice(start, min(start + size, length)) for start in starts[:, 0].tolist()]
-    return [Tile(at, weight[at]) for at, weight in zip(places, weights, strict=True)]
+    last = padded - size
+    total, parts = np.zeros(length), []
+    for start in (*range(0, last, step), last):
+        at = slice(start, min(start + size, length))
+        x, far = np.arange(at.start, at.stop), length + overlap
+        # pixels to the nearest inner edge; the picture's own edges are none
+        before = far if start == 0 else x - start
+        after = far if start == last else start + size - 1 - x
+        inside = np.minimum(before, after)
+        counts = np.clip((inside + 0.5 - overlap * 3 / 8) / max(overlap / 4, 0.5), 0, 1)
+        counts = np.broadcast_to(counts, x.shape)
+        total[at] += counts
+        parts.append((at, counts))
+    return [Tile(at, counts / total[at]) for at, counts in parts]
 
 
 def _side_by_side(logits: Logits, image: Picture, columns: list[Tile]) -> Array:
@@ -159,7 +165,13 @@ def scores(logits: Logits, image: Picture, options: Inference) -> Iterator[Array
             yield np.mean([_softmax(x) for x in rows], axis=0)
 
 
-@dataclass(frozen=True)
+def _labels(x: Array) -> Picture:
+    """The most likely class of each pixel (n, W), of scores (classes, n, W)."""
+    labels: Picture = x.argmax(axis=0).astype(np.uint8)
+    return labels
+
+
+@dataclasses.dataclass(frozen=True)
 class Views:
     """A trainer that is shown each picture in the views that the options ask for."""
 
@@ -172,8 +184,25 @@ class Views:
         return np.stack([self._predict(image) for image in images])
 
     def _predict(self, image: Picture) -> Picture:
+        tile = self.options.tile
+        if tile is not None and self._by_columns(image):
+            options = dataclasses.replace(self.options, tile=tile[::-1])
+            rows = scores(self._turned_logits, image.swapaxes(0, 1), options)
+            return np.concatenate([_labels(x) for x in rows]).T
         rows = scores(self._logits, image, self.options)
-        return np.concatenate([x.argmax(axis=0).astype(np.uint8) for x in rows])
+        return np.concatenate([_labels(x) for x in rows])
+
+    def _by_columns(self, image: Picture) -> bool:
+        """Whether a band of tiles lies across the shorter side, where it takes less memory.
+
+        Mirrored views would come from the other end.
+        """
+        one_view = not self.options.flip and self.options.scales == Inference.scales
+        return one_view and image.shape[1] > image.shape[0]
+
+    def _turned_logits(self, images: Picture) -> Array:
+        """As `_logits`, of pictures whose rows are columns: (N, W, H, 3) to (N, classes, W, H)."""
+        return self._logits(images.swapaxes(1, 2)).swapaxes(2, 3)
 
     def _logits(self, images: Picture) -> Array:
         return self.backend.to_numpy(self.trainer.logits(images))

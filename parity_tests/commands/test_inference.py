@@ -3,8 +3,10 @@
 import functools
 import itertools
 import json
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from backends import load_backend
 from common.config import Architecture, Dtype, Inference
 from common.data.shapes import SHAPES_CLASSES, write_shapes
 from common.errors import InputError
-from common.evaluation.views import predictor, resized, scores, tiled_logits, tiles
+from common.evaluation.views import Views, predictor, resized, scores, tiled_logits, tiles
 from common.network.initial import generic_weights
 from common.parity.compare import relative_l2
 from common.protocol import Trainer
@@ -189,6 +191,32 @@ def test_rows_are_finished_before_the_tiles_below_them_are_seen() -> None:
     assert next(found).shape == (3, 32, 70)
     assert seen == [96] * 2 * 2  # two tiles side by side, in either view
     assert sum(rows.shape[1] for rows in found) == 640 - 32
+
+
+def shares(images: np.ndarray) -> np.ndarray:
+    """Logits of 20 classes, which differ from pixel to pixel and with the corner of a tile."""
+    grey = images.astype(np.float32).sum(axis=3)[:, None] + images[:, 0, 0].sum()
+    return np.cos(grey * np.arange(1, 21, dtype=np.float32)[:, None, None])
+
+
+@pytest.mark.parametrize("size", [(40, 300), (100, 290), (300, 100)])
+def test_tiles_in_columns_find_what_tiles_in_rows_do(size: tuple[int, int]) -> None:
+    image, options = picture(*size), Inference(tile=(64, 96), overlap=32)
+    seen = Views(SimpleNamespace(to_numpy=np.asarray), SimpleNamespace(logits=shares), options)
+    expected = whole(scores(shares, image, options)).argmax(axis=0)
+    assert np.array_equal(seen.predict(image[None])[0], expected)
+
+
+@pytest.mark.parametrize("size", [(40, 60_000), (60_000, 40)])
+def test_memory_is_that_of_a_row_of_tiles_across_the_shorter_side(size: tuple[int, int]) -> None:
+    options = Inference(tile=(64, 64), overlap=32)
+    seen = Views(SimpleNamespace(to_numpy=np.asarray), SimpleNamespace(logits=shares), options)
+    image = np.zeros((1, *size, 3), np.uint8)
+    tracemalloc.start()
+    seen.predict(image)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60_000_000  # all logits are 192 MB
 
 
 @pytest.fixture(scope="module")

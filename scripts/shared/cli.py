@@ -145,6 +145,9 @@ OverlapOption = Annotated[
         help="Pixels that tiles share; with 640 (resnet34: 1344) the result is the whole image's."
     ),
 ]
+MaxPixelsOption = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Refuse pictures of more pixels.")
+]
 JsonOption = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON.")
 ]
