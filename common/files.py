@@ -48,7 +48,8 @@ def writing(path: Path, fault: str = "cannot be written") -> Iterator[None]:
     """Turns a full disk and the like into an InputError of one line that names `path`."""
     try:
         yield
-    except (OSError, safetensors.SafetensorError) as error:
+    # a name that is no text has no code
+    except (OSError, safetensors.SafetensorError, UnicodeEncodeError) as error:
         raise InputError(f"{path}: {fault}: {reason_of(error)}") from error
 
 

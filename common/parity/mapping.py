@@ -124,24 +124,34 @@ class Map:
         Raises:
             InputError: the file cannot be written.
         """
-        lines = [f"# {line}" for line in about.splitlines()] + ["tensor = ["]
+        lines = [f"# {_printable(line)}" for line in about.splitlines()] + ["tensor = ["]
         for e in self.entries:
             sizes = ", ".join(f"{name} = {size}" for name, size in e.sizes.items())
-            told = [f"a = {json.dumps(e.a)}", f"b = {json.dumps(e.b)}"]
-            told += [f"axes = {json.dumps(e.axes)}"] if e.axes else []
+            told = [f"a = {_quoted(e.a)}", f"b = {_quoted(e.b)}"]
+            told += [f"axes = {_quoted(e.axes)}"] if e.axes else []
             told += [f"sizes = {{{sizes}}}"] if sizes else []
-            told += [f"flip = {json.dumps(e.flip)}"] if e.flip else []
+            told += [f"flip = {_quoted(e.flip)}"] if e.flip else []
             told += [f"part = {list(e.part)}"] if e.part != (0, 1) else []
             told += [f"into = {list(e.into)}"] if e.into != (0, 1) else []
             told += [f"along = {e.along}"] if e.along else []
-            told += [f"addend = {json.dumps(e.addend)}"] if e.addend else []
+            told += [f"addend = {_quoted(e.addend)}"] if e.addend else []
             lines.append(f"  {{{', '.join(told)}}},")
         lines.append("]")
         for side, reasons in self.unmatched.items():
             lines += ["", f"[unmatched.{side}]"] if reasons else []
-            lines += [f"{json.dumps(n)} = {json.dumps(why)}" for n, why in reasons.items()]
+            lines += [f"{_quoted(n)} = {_quoted(why)}" for n, why in reasons.items()]
         text = "\n".join(lines) + "\n"
         write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _printable(text: str) -> str:
+    """A comment; TOML wants it without control characters, UTF-8 without half ones."""
+    return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in text)
+
+
+def _quoted(text: str) -> str:
+    """A string of TOML, which unlike JSON escapes DEL, and no character in two halves."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def read_map(path: Path) -> Map:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 from PIL import Image
@@ -108,13 +109,14 @@ def test_what_is_gone_and_what_is_new(folder: Path) -> None:
 
 
 def test_each_file_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, seen = Path.read_bytes, []
+    opened, seen = Path.open, []
 
-    def counted(path: Path) -> bytes:
-        seen.append(path)
-        return read(path)
+    def counted(path: Path, mode: str = "r", **how: Any) -> IO[Any]:
+        if mode == "rb":
+            seen.append(path)
+        return opened(path, mode, **how)
 
-    monkeypatch.setattr(Path, "read_bytes", counted)
+    monkeypatch.setattr(Path, "open", counted)
     assert survey(folder).faults == []
     assert len(seen) == len(set(seen)) == 2 * 4 + 3 + 2
     (folder / MANIFEST).unlink()

@@ -516,6 +516,9 @@ def test_read_trace_tells_what_is_wrong(tmp_path: Path) -> None:
         ({"architecture": "resnet50"}, "architecture 'resnet50' is unknown"),
         ({"dtype": "float16"}, "dtype 'float16' is unknown"),
         ({"num_classes": "many"}, "num_classes 'many' is not a number"),
+        ({"num_classes": "\N{SUPERSCRIPT TWO}"}, "num_classes '.' is not a number"),
+        ({"num_classes": "1000000000"}, "num_classes '1000000000' is not a number"),
+        ({"num_classes": "9" * 5000}, "num_classes '9*...' is not a number"),
     ):
         path = write(
             tmp_path / "t.safetensors",

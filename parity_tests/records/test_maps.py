@@ -70,6 +70,24 @@ def test_a_map_s_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "name", ["\N{GRINNING FACE}", "a\x7f", "a\x1b[31m", 'a"\\', "a\nb", "\xe4"]
+)
+def test_a_map_of_any_name(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "map.toml"
+    found = Map((Entry(a=name, b="b"),), {"b": {name: name}})
+    found.write(path, about=f"{name}, half a character: \udcff, and \0")
+    again = read_map(path)
+    assert (again.entries, again.unmatched) == (found.entries, found.unmatched)
+
+
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"map\.toml: cannot be written: .* surrogates") as refused:
+        Map((Entry(a="\ud800", b="b"),)).write(tmp_path / "map.toml")
+    assert "\n" not in str(refused.value)
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
     "text, message",
     [
         ("tensor = 3", "no map: it has no list `tensor`"),
@@ -78,6 +96,8 @@ def test_a_map_s_file(tmp_path: Path) -> None:
         ("[[tensor]]\na = 'x'\nb = 'y'\nc = 3", "tensor 1: "),
         ("[[tensor]]\na = 'x'\nb = 'y'\npart = [3, 3]", r"tensor 1: part \[3, 3\] is not \[k, n\]"),
         ("tensor = [", "no map: "),
+        ("tensor = " + 10_000 * "[", "no map: nested too deep"),
+        ("tensor = " + 5_000 * "9", "no map: "),
     ],
 )
 def test_what_is_no_map(tmp_path: Path, text: str, message: str) -> None:
@@ -88,7 +108,7 @@ def test_what_is_no_map(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_a_map_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"map\.toml: No such file"):
+    with pytest.raises(InputError, match=r"map\.toml: no such file"):
         read_map(tmp_path / "map.toml")
 
 

@@ -1,15 +1,18 @@
-"""What is written: whole or not at all, into what bears the name, with its permissions."""
+"""What is read and written: whole or not at all, of files alone, with their permissions."""
 
+import json
 import os
+import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from common.errors import InputError
-from common.files import write_folder, write_whole
+from common.files import check_file, parse_json, read_bytes, write_folder, write_whole
 
 
 def put(path: Path, text: str) -> None:
@@ -104,3 +107,63 @@ def test_standard_output_is_written_into_in_turn(tmp_path: Path, to_file: bool) 
     else:
         said = subprocess.run(run, stdout=subprocess.PIPE, check=True).stdout
     assert said == b"before\ntext\nafter\n"
+
+
+DEVICE = os.stat_result((stat.S_IFCHR | 0o666, *([0] * 9)))
+
+
+@pytest.fixture
+def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that the system calls a device; a real one may do anything when it is opened."""
+    path, real = tmp_path / "device", Path.stat
+    path.write_text("what is in a device")
+
+    def told(self: Path, **how: bool) -> os.stat_result:
+        return DEVICE if self == path else real(self, **how)
+
+    monkeypatch.setattr(Path, "stat", told)
+    return path
+
+
+def test_a_device_is_written_into_and_stays(device: Path) -> None:
+    other_name = device.with_name("other")
+    other_name.hardlink_to(device)
+    put(device, "text")
+    assert other_name.read_text() == "text is in a device"  # a file keeps the rest
+
+
+@pytest.mark.parametrize("read", [check_file, lambda path: read_bytes(path, 100)])
+def test_a_device_is_not_opened_for_reading(
+    device: Path, read: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "open", lambda *_: pytest.fail("it is opened"))
+    with pytest.raises(InputError, match="device: no file, but a device"):
+        read(device)
+
+
+def test_a_file_may_have_as_many_bytes_as_it_may(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"12345")
+    assert read_bytes(path, 5) == b"12345"
+    with pytest.raises(InputError, match="file: too large: 5 bytes, and 4 are the limit"):
+        read_bytes(path, 4)
+
+
+@pytest.mark.parametrize("depth", [64, 65, 100_000])
+def test_json_is_nested_so_deep_and_no_deeper(depth: int) -> None:
+    text = "[" * depth + "]" * depth
+    if depth == 64:
+        assert json.dumps(parse_json(text)) == text
+    else:
+        with pytest.raises(ValueError, match="nested too deep"):
+            parse_json(text)
+
+
+@pytest.mark.parametrize("digits", [20, 21, 5_000])
+def test_json_has_integers_of_so_many_digits(digits: int) -> None:
+    text = '{"a": [-' + "9" * (digits - 1) + "]}"
+    if digits == 20:
+        assert parse_json(text) == {"a": [-(10**19 - 1)]}
+    else:
+        with pytest.raises(ValueError, match=f"a number of {digits} digits"):
+            parse_json(text)
