@@ -321,7 +321,7 @@ ROWS = [
         ("the data is gone", lambda: DATA.rename("moved"), "data: no such folder"),
         ("the split in another order", text(SPLIT, "train_00001\ntrain_00000\n"),
          "data: its train split or its classes are not those of the run in run"),
-        ("other data", lambda: write_shapes(Path("other"), 3, 1, seed=0),
+        ("other data", lambda: write_shapes(Path("other"), 4, 1, seed=0),
          "other: its train split or its classes are not those of the run in run", "--data other"),
         refuses="resume",
     ),

@@ -288,6 +288,12 @@ ROWS = [
     ),
     Row("an image that is not there", as_it_is, "none.jpg: no such file", "none.jpg",
         finishes="predict"),
+    Row("a link to nowhere among the images",
+        lambda: IMAGE.with_stem("gone").symlink_to("nowhere"), ".*gone.jpg: no such",
+        finishes="predict"),
+    Row("files of no picture's ending among the images",
+        several(text(IMAGE.with_suffix(".HEIC"), "x"), text(IMAGE.with_suffix(".xmp"), "x")),
+        "2 files left out, no pictures by their endings: .*00.HEIC, .*00.xmp", notes="predict"),
     Row("folder without images", Path("bare").mkdir, "bare: a folder without images", "bare",
         refuses="predict"),
     *(Row(f"{kind} as {path.name}", make(path), f"{path}: {says}", by=READ, refuses="check train")
