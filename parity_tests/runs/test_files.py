@@ -100,12 +100,13 @@ print("after")
 def test_standard_output_is_written_into_in_turn(tmp_path: Path, to_file: bool) -> None:
     out = tmp_path / "out"
     run = [sys.executable, "-c", PROGRAM]
+    buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     if to_file:  # which must not be replaced, nor overwritten by what comes later
         with out.open("wb") as file:
-            subprocess.run(run, stdout=file, check=True)
+            subprocess.run(run, stdout=file, check=True, env=buffered)
         said = out.read_bytes()
     else:
-        said = subprocess.run(run, stdout=subprocess.PIPE, check=True).stdout
+        said = subprocess.run(run, stdout=subprocess.PIPE, check=True, env=buffered).stdout
     assert said == b"before\ntext\nafter\n"
 
 
