@@ -73,8 +73,8 @@ def evaluate(
     if crop is not None and save_masks is not None:
         raise InputError("--save-masks: not with --crop, for it wants whole images")
     cli.check_places(json_path, confusion, made=save_masks)
+    start = load_network(weights)
     dataset = open_dataset(data, split)
-    start = load_network(weights, dataset.class_names)
     if start.num_classes != dataset.num_classes:
         has = f"{dataset.root} has {dataset.num_classes}"
         raise InputError(f"{weights}: {start.num_classes} classes, {has}")
