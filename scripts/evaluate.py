@@ -80,8 +80,8 @@ def evaluate(
     read = [weights, *contents(data)]
     places = (json_path, JSON), (confusion, PNG)
     check_places(*places, reads=read, made=save_masks, force=force)
+    start = load_network(weights)
     dataset = open_dataset(data, split)
-    start = load_network(weights, dataset.class_names)
     if start.num_classes != dataset.num_classes:
         has = f"{dataset.root} has {dataset.num_classes}"
         raise InputError(f"{weights}: {start.num_classes} classes, {has}")

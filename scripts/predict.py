@@ -119,13 +119,13 @@ def predict(
     given_files = [find_images(given) if given.is_dir() else ([given], []) for given in images]
     paths = [path for found, _ in given_files for path in found]
     left_out = [path for _, others in given_files for path in others]
-    if left_out:
-        files = "1 file" if len(left_out) == 1 else f"{len(left_out)} files"
-        cli.note(f"{files} left out, no pictures by their endings: {listed(left_out)}")
     _check_outputs(out, paths)
     pictures = [(path, PNG) for image in paths for path in outputs(out, image)]
     check_places((json_path, JSON), *pictures, reads=[weights, *paths], made=out, force=force)
     start = load_network(weights)
+    if left_out:
+        files = "1 file" if len(left_out) == 1 else f"{len(left_out)} files"
+        cli.note(f"{files} left out, no pictures by their endings: {listed(left_out)}")
     trainer = build_predictor(backend, start, options, device=device, dtype=dtype)
 
     def mask_of(image: Picture | InputError) -> Picture | None:

@@ -244,7 +244,9 @@ def test_predict_does_a_folder_and_reports_what_is_broken(
     arguments = ("--weights", initial, "--out", out, "--json", result, tmp_path / "z.png", folder)
     code, said, err = run_command("predict", "--backend", "torch", *arguments, image)
     assert code == 2
-    missing, broken = err.splitlines()
+    left_out, missing, broken = err.splitlines()
+    assert left_out.startswith("note: 1 file left out")
+    assert left_out.endswith("notes.txt")
     assert missing == f"error: {tmp_path / 'z.png'}: no such file"
     assert broken.startswith(f"error: {folder / 'aa.png'}: no image, or a damaged one")
     assert f"3 of 5 images done, in {out}" in said
@@ -306,7 +308,7 @@ def test_predict_holds_few_of_many_images_and_prints_few(
             hold_up("network")
             return np.zeros((1, 4, 6), np.uint8)
 
-    def overlay(image: np.ndarray, mask: np.ndarray, names: object) -> Image.Image:
+    def overlay(image: np.ndarray, *_: object) -> Image.Image:
         hold_up("disk")
         return Image.fromarray(image)
 

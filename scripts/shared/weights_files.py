@@ -246,13 +246,13 @@ def load_weights(
     return Loaded(weights, source.container, renamed.naming, renamed.has_head, notes)
 
 
-def load_network(path: Path, class_names: tuple[str, ...] | None = None) -> Weights:
-    """The weights of a network that has its head, from any file; `class_names` as `load_weights`.
+def load_network(path: Path) -> Weights:
+    """The weights of a network that has its head, from any file.
 
     Raises:
         InputError: as `load_weights`, or there is no head in it.
     """
-    loaded = load_weights(path, class_names=class_names)
+    loaded = load_weights(path)
     if not loaded.has_head:
         raise InputError(f"{path}: a backbone without the head; train one with --weights {path}")
     return loaded.weights
