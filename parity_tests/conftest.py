@@ -14,6 +14,7 @@ from typing import Any
 import filelock
 import numpy as np
 import pytest
+from PIL import Image
 
 from backends import BACKENDS, load_backend
 from common.config import Architecture, Config, Dtype, Head, float32
@@ -140,6 +141,12 @@ def trace(
 
 
 _SHARED: list[Path] = []
+
+
+@pytest.fixture(autouse=True)
+def pixel_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `--max-pixels` sets holds for a process: for a test, here."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -110,7 +110,9 @@ def import_(
     ] = 0,
     json: cli.JsonOption = None,
 ) -> None:
-    """Makes VOC's layout of another program's export, checks it and draws a sheet of some pairs.
+    """Makes our layout of another program's export.
+
+    What is made is checked, and a sheet of some pairs is drawn.
 
     cvat: "Segmentation mask 1.1" with images. labelme: .json files beside their images, or the
     folder that labelme2voc.py makes. roboflow: "Semantic Segmentation Masks". cityscapes:

@@ -33,7 +33,7 @@ SMALL = ("--steps", 1, "--batch-size", 2, "--crop", 32, 64, "--workers", 0)
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     folder = tmp_path / "set [/b]"
-    write_shapes(folder, 2, 1, seed=0)
+    write_shapes(folder, 12, 1, seed=0)  # so many hold each class
     (folder / "class_names.txt").write_text("\n".join(ODD), encoding="utf-8")
     return folder
 

@@ -112,4 +112,4 @@ def test_as_a_command(tmp_path: Path, run_command: Callable[..., tuple[int, str,
     }
     code, _, err = run_command(*options[:-1], tmp_path / "none" / "T.safetensors")
     assert code == 2
-    assert err.startswith(f"error: {tmp_path}/none/T.safetensors: cannot be written")
+    assert err.startswith(f"error: {tmp_path}/none/T.safetensors: no such folder")

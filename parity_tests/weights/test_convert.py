@@ -504,17 +504,19 @@ def test_a_full_disk_leaves_the_old_file(convert: Callable[..., Outcome], arrays
     import signal
 
     write_weights(Path("in"), Weights(arrays, "resnet18", list("abcde")))
-    Path("old").write_text("old")
+    old = Weights(arrays, "resnet18", list("vwxyz"))
+    write_weights(Path("old"), old)
+    before = Path("old").read_bytes()
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
         for naming in ("canonical", "torchvision"):
-            refused(convert("in", "old", "--to", naming), "old: cannot be written")
+            refused(convert("in", "old", "--to", naming, "--force"), "old: cannot be written")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
-    assert Path("old").read_text() == "old"
+    assert Path("old").read_bytes() == before
 
 
 @pytest.mark.needs("jax")

@@ -98,8 +98,8 @@ def print_parted(report: Report, trace: str) -> None:
 
 def print_verdict(passed: bool, verdict: str) -> None:
     """The last line."""
-    word = "[bold green]PASSED[/]" if passed else "[bold red]FAILED[/]"
-    console.print(word, end=" ")
+    word, colour = ("PASSED", "green") if passed else ("FAILED", "red")
+    console.print(word, style=f"bold {colour}", end=" ")
     say(verdict)
 
 
