@@ -24,9 +24,7 @@ SINGLE = 3e-9, 3e-7
 LITTLE = 1e-11
 """Beyond this, one number in float32 among all that a layer computes with can be seen."""
 
-_IN_SINGLE = (
-    "so little is an attribute in float32, as MXNet's operators hold theirs: a slope, an eps"
-)
+_IN_SINGLE = "probably an attribute in float32, as MXNet's operators hold theirs: a slope, an eps"
 
 
 @dataclass(frozen=True)
