@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import resource
 import sys
 from pathlib import Path
 
@@ -20,6 +21,12 @@ def cpu_info() -> dict[str, str]:
         return {}
     pairs = (line.partition(":") for line in first.splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def peak_memory() -> float:
+    """The most memory that this process has held so far, in MiB."""
+    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10  # macOS counts bytes, others KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def keep_pages() -> None:

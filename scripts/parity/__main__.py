@@ -7,7 +7,6 @@ and compares: in float64 with one another, in float32 with the float64 reference
 import contextlib
 import importlib.util
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from rich.table import Column
 
 from common.config import OUTPUT_STRIDE, Config, Dtype
 from common.errors import InputError, WorkerError
+from common.machine import peak_memory
 from common.parity.judge import Files, Result, judge, layer_run, noise_run, whole_run
 from common.parity.traces import Trace, read_trace, write_generic
 from scripts.parity.worker import Job
@@ -310,7 +310,7 @@ def parity(
         files = Files(folder, chosen, architecture, head, dtype, steps)
         with console.status("comparing"):
             result = judge(files, seed, witnesses)
-        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        own = peak_memory()
         peaks = sorted(laboratory.peaks)[-2:]  # two runs at a time, then this process
         result.facts |= {"seconds": time.monotonic() - begin, "peak_mb": max(own, sum(peaks))}
         print_result(result)

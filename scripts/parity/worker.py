@@ -6,7 +6,6 @@ how far it is, and leaves its results as safetensors files in the job's folder.
 
 import dataclasses
 import os
-import resource
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from backends import load_backend
 from common.config import VOID, Config, Device, Dtype, Schedule
 from common.files import sha256
+from common.machine import peak_memory
 from common.network.grid import pad_images
 from common.network.schedule import learning_rates
 from common.network.tensors import layer_sources
@@ -167,7 +167,7 @@ def work(job: dict[str, Any], say: Say) -> None:
     if job["backend"] == "jax" and threads > 1:
         keep_to_cores(threads)
     run(Job(**job), say)
-    say(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    say(peak_memory())
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ import hashlib
 import json
 import math
 import os
-import resource
 import shlex
 import signal
 import statistics
@@ -24,6 +23,7 @@ from common.data.batches import Batch, steps_per_epoch, total_steps, training_ba
 from common.data.dataset import Dataset, check_split, open_dataset
 from common.data.doubts import overlap
 from common.errors import InputError, StoppedError, WorkerError
+from common.machine import peak_memory
 from common.network.grid import check_batch
 from common.network.schedule import learning_rates
 from common.protocol import Backend, Trainer
@@ -261,7 +261,7 @@ class Training:
 
 def _speed(seconds: float, images: int) -> dict[str, float]:
     """The time of so many images, their number a second, and this process's most memory in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_memory()
     rate = images / seconds if seconds else 0.0
     return {"seconds": seconds, "images_per_second": rate, "peak_mb": peak}
 
