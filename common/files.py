@@ -256,6 +256,17 @@ def _write_into(
             shutil.copyfileobj(made, file)
 
 
+def check_new_folder(path: Path) -> None:
+    """That a folder can be made here.
+
+    Raises:
+        InputError: there is something already, and it is not an empty folder.
+    """
+    with writing(path):
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"{path}: exists and is not an empty folder")
+
+
 def write_folder(path: Path, write: Callable[[Path], object]) -> None:
     """Has `write` make a folder beside `path`, then moves it there: whole or not at all.
 

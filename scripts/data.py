@@ -16,6 +16,7 @@ from common.data.importing import import_data
 from common.data.manifest import MANIFEST
 from common.data.shapes import SHAPES_TRAIN, SHAPES_VAL, write_shapes
 from common.data.voc2012 import DOWNLOAD, SHEET, VOC2012_MD5, VOC2012_URL, prepare
+from common.parity.settings import SETTINGS, write_settings
 from common.parity.traces import write_generic
 from scripts.shared import cli
 from scripts.shared.outputs import JSON, check_places
@@ -59,9 +60,20 @@ def generic(
         tuple[int, int], typer.Option(min=1, metavar="H W", help="The images' height and width.")
     ] = (64, 96),
     seed: Annotated[int, typer.Option(min=0, help="What the values are drawn from.")] = 0,
+    hard: Annotated[
+        bool, typer.Option("--hard", help="Those that show what ordinary data hide; see below.")
+    ] = False,
     force: cli.ForceOption = False,
 ) -> None:
-    """Makes generic weights and batches to trace."""
+    """Makes generic weights and batches to trace.
+
+    With --hard a folder for each of the settings that `parity --hard` runs: thin networks, ties,
+    150 classes, portraits, void batches and the like, in sizes of their own. settings.json says
+    what each shows and with which options `trace` runs it.
+    """
+    if hard:
+        _hard(folder, force)
+        return
     weights, batches = (folder / f"{name}.safetensors" for name in "WB")
     places = (weights, SAFETENSORS), (batches, SAFETENSORS)
     check_places(*places, made=folder, force=force)
@@ -69,6 +81,15 @@ def generic(
     write_generic(weights, batches, architecture, steps, batch_size, size, seed)
     print(f"{weights}: generic weights of {architecture}")
     print(f"{batches}: {steps} batches of {batch_size} {size[0]}x{size[1]}")
+
+
+def _hard(folder: Path, force: bool) -> None:
+    files = [folder / name / f"{part}.safetensors" for name in SETTINGS for part in "WB"]
+    places = [(file, SAFETENSORS) for file in files]
+    check_places(*places, (folder / "settings.json", JSON), made=folder, force=force)
+    write_settings(folder)
+    for name, setting in SETTINGS.items():
+        print(f"{folder / name}: {setting.why}")
 
 
 @app.command()

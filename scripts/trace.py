@@ -49,6 +49,9 @@ def trace(
     head_rate: HeadRateOption = Config.head_rate,
     freeze: FreezeOption = Config.freeze,
     schedule: ScheduleOption = Schedule.constant,
+    after: Annotated[
+        bool, typer.Option("--after", help="Evaluate the first batch after the last step too.")
+    ] = False,
     device: DeviceOption = Config.device,
     force: ForceOption = False,
 ) -> None:
@@ -77,6 +80,7 @@ def trace(
             config,
             [learning_rates(config, step, steps) for step in range(steps)],
             lambda step, loss: bar.update(task, completed=step + 1, status=f"loss {loss:.6f}"),
+            after=after,
         )
     metadata = trace_metadata(backend, framework, config, steps)
     metadata |= {"weights_sha256": sha256(weights), "batches_sha256": sha256(batches)}

@@ -12,8 +12,7 @@ from PIL import Image
 from common.config import VOID
 from common.data.dataset import CLASS_NAMES, IMAGES, MASKS, SPLITS
 from common.data.drawing import mask_image
-from common.errors import InputError
-from common.files import write_folder, writing
+from common.files import check_new_folder, write_folder, writing
 
 SHAPES_CLASSES = ("background", "circle", "square", "triangle", "ring", "cross")
 
@@ -139,8 +138,7 @@ def write_shapes(folder: Path, train: int, val: int, seed: int) -> None:
         InputError: `folder` exists and is not an empty folder, or cannot be written.
     """
     folder = folder.resolve()
+    check_new_folder(folder)
     with writing(folder):
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError(f"{folder}: exists and is not an empty folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
     write_folder(folder, lambda new: _write_set(new, {"train": train, "val": val}, seed))

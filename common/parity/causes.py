@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.parity.literals import as_written
 from common.parity.records import Layer, Record
 from common.parity.report import Report
 from common.protocol import Array
@@ -183,6 +184,8 @@ def name_causes(
         eps = [fit_eps(r, d.layer) for r in (record, reference)]
         if all(norms) and str(norms[0]) != str(norms[1]):
             d.cause = f"BatchNorm with {norms[0]}; in {reference.label} with {norms[1]}"
+            written = as_written(*(norm.decay for norm in norms if norm))
+            d.cause += f": the decay is {written}" if written else ""
         elif single and d.error < SINGLE[1] and _nearly_same(*eps):
             d.cause = _IN_SINGLE
         elif None not in eps and (told := [f"eps {e:.3g}" for e in eps])[0] != told[1]:

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from common.config import Dtype
 from common.errors import InputError
-from common.parity.order import NetworkOrder, Order
+from common.parity.literals import name_literals
+from common.parity.order import NetworkOrder, Order, stage_of
 from common.parity.records import LOCAL, Record
 from common.parity.report import TRUTH, Difference, Finding, Mask, Report
 from common.parity.tolerances import (
@@ -32,6 +33,10 @@ SETTINGS = (
     *("head_rate", "freeze", "momentum", "weight_decay", "bn_eps", "bn_decay", "device"),
 )
 """Metadata whose differences are said before anything else."""
+
+
+MASKS = {"eval/mask": "eval/logits", "after/mask": "after/logits"}
+"""Class maps, and the logits that they are made of."""
 
 
 def relative_l2(a: Array, b: Array) -> float:
@@ -125,7 +130,7 @@ def _own_findings(trace: Trace, order: Order) -> list[Finding]:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         findings.append(Finding(trace.label, missing[0], f"{missing[0]} is missing{more}"))
     for name, array in found.items():
-        dtype = "uint8" if name == "eval/mask" else Dtype(trace.dtype).storage
+        dtype = "uint8" if name in MASKS else Dtype(trace.dtype).storage
         if name not in order.values or name in trace.frozen:
             findings.append(Finding(trace.label, name, f"{name} is not part of a trace"))
         elif array.dtype.name != dtype:
@@ -152,7 +157,7 @@ def _spoilt(trace: Trace, order: Order) -> list[Finding]:
 
 def _difference(trace: str, name: str, a: Array, b: Array, dtype: str, order: Order) -> Difference:
     """`a`, of `trace`, against `b`, which has the same shape."""
-    if name == "eval/mask":
+    if name in MASKS:
         differ = a != b
         error, gap = float(np.mean(differ)), differ.astype(np.float64)
     else:
@@ -173,7 +178,7 @@ def _difference(trace: str, name: str, a: Array, b: Array, dtype: str, order: Or
         tuple(int(index) for index in place),
         vanishes=bool(rms <= ABSOLUTE_FLOOR[Dtype(dtype).storage]),
     )
-    if a.dtype == np.float32 and name != "eval/mask" and np.isfinite(gap).all():
+    if a.dtype == np.float32 and name not in MASKS and np.isfinite(gap).all():
         apart = ulps(a, b.astype(np.float32))
         result.ulp_median, result.ulp_max = float(np.median(apart)), float(apart.max(initial=0))
     return result
@@ -190,7 +195,7 @@ def stage_tolerance(difference: Difference, trace: Trace, reference: Trace) -> T
         return noise_tolerance(difference.stage, mine, theirs, dtype)
     against = reference.dtype
     dtype = coarser(trace.dtype, against)
-    if difference.name == "eval/mask" and dtype != Dtype.bfloat16:
+    if difference.name in MASKS and dtype != Dtype.bfloat16:
         return Tolerance(0.0, 0.0, "no pixel whose best class is clear may differ")
     tolerance = fixed_tolerance(dtype, difference.stage)
     if tolerance is None:
@@ -222,16 +227,35 @@ def _own_update_error(a: Trace, b: Trace, name: str) -> float | None:
     return float(np.linalg.norm(rests[0] - rests[1])) / norm if norm else None
 
 
-def _mask(a: Trace, reference: Trace) -> Mask:
-    """The class maps, where the reference's logits are further apart than the tolerance allows."""
-    logits = reference.arrays["eval/logits"].astype(np.float64)
+def _lead(trace: Trace, name: str) -> Array | None:
+    """By how much the best class of each pixel of a class map leads; None without its logits."""
+    logits = trace.arrays.get(MASKS[name])
+    shape = trace.arrays[name].shape
+    if logits is None or logits.ndim != 4 or logits[:, 0].shape != shape:
+        return None
+    best = np.sort(logits.astype(np.float64), axis=1)[:, -2:]
+    lead: Array = best[:, -1] - best[:, 0]
+    return lead
+
+
+def _mask(a: Trace, reference: Trace, name: str) -> Mask | None:
+    """A class map, where the reference's logits are further apart than the tolerance allows.
+
+    Or where the two best are equal to the bit in both traces, and the first of them is meant. None
+    where the reference's map is not of its logits.
+    """
+    lead, own = _lead(reference, name), _lead(a, name)
+    if lead is None:
+        return None
     dtype = coarser(a.dtype, reference.dtype)
-    tolerance = fixed_tolerance(dtype, "forward")
+    tolerance = fixed_tolerance(dtype, stage_of(MASKS[name]))
+    scale = float(np.sqrt(np.mean(reference.arrays[MASKS[name]].astype(np.float64) ** 2)))
     # ten times: an error of the tolerance's size as a whole may be several times that at a pixel
-    noise = 10 * (tolerance.limit if tolerance else 0) * float(np.sqrt(np.mean(logits**2)))
-    best = np.sort(logits, axis=1)[:, -2:]
-    clear = best[:, -1] - best[:, 0] > noise
-    differ = a.arrays["eval/mask"] != reference.arrays["eval/mask"]
+    noise = 10 * (tolerance.limit if tolerance else 0) * scale
+    clear = lead > noise
+    if own is not None:
+        clear |= (lead == 0) & (own == 0)
+    differ = a.arrays[name] != reference.arrays[name]
     return Mask(differ.size, int(differ.sum()), int((differ & clear).sum()), noise)
 
 
@@ -258,14 +282,14 @@ def _measure(
             continue
         d = _difference(trace.label, name, a, b, dtype, order)
         d.tolerance = stage_tolerance(d, trace, reference)
-        if name == "eval/mask":
-            logits = theirs.get("eval/logits")
-            if logits is None or logits.ndim != 4 or logits[:, 0].shape != b.shape:
-                text = f"{name} {b.shape} is not of eval/logits, so no pixel can be called clear"
+        if name in MASKS:
+            found = _mask(trace, reference, name)
+            if found is None:
+                text = f"{name} {b.shape} is not of {MASKS[name]}, so no pixel can be called clear"
                 findings.append(Finding(reference.label, name, text))
                 continue
-            mask = _mask(trace, reference)
-            d.error = mask.clear / max(mask.pixels, 1)
+            d.error = found.clear / max(found.pixels, 1)
+            mask = mask or found
         if d.stage == "update":
             d.own = _own_update_error(trace, reference, name)
         differences.append(d)
@@ -308,7 +332,7 @@ def judge_again(report: Report, tolerance_for: ToleranceFor) -> None:
     for trace in report.compared:
         differences = report.of(trace)
         for d in differences:
-            if d.name != "eval/mask":
+            if d.name not in MASKS:
                 d.tolerance = tolerance_for(d)
         _judge(differences, report.order)
     report.odd = [trace for trace in report.compared if report.first(trace) is not None]
@@ -378,7 +402,9 @@ def compare(traces: Sequence[Trace], truth: Trace | None = None) -> Report:
         InputError: they were made from other weights or batches, or are other networks.
     """
     everyone = [*traces, truth] if truth is not None else list(traces)
-    return report_of(everyone, truth, _order_of(everyone))
+    report = report_of(everyone, truth, _order_of(everyone))
+    name_literals(report, everyone)
+    return report
 
 
 def report_of(everyone: Sequence[Trace], truth: Trace | None, order: Order) -> Report:

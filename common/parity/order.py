@@ -17,9 +17,14 @@ _MADE_FROM = {
     "buffer": {"train"},
     "momentum": {"train", "loss", "grad", "update", "buffer"},
     "final": {"train", "loss", "grad", "update", "buffer", "momentum"},
+    "after": {"eval", "train", "loss", "grad", "update", "buffer", "momentum", "final"},
 }
 """From which groups a difference comes down to a group. An update is not here: what its own
 gradient explains of it can be taken away exactly (`common.parity.compare`)."""
+
+
+AFTER = ("after/logits", "after/mask")
+"""What a trace may have of an evaluation after the last step."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,8 @@ def execution_order(
     """Every value of a trace in the order it is made.
 
     Forward in eval mode and in train mode, layer by layer; the loss; the gradients, backward; the
-    updates; the buffers; later steps. `loss` is taken apart: `loss[0]`, `loss[1]`, ...
+    updates; the buffers; later steps; an evaluation after them, of a trace that has one. `loss` is
+    taken apart: `loss[0]`, `loss[1]`, ...
     """
     specs, layers = tensors(architecture, num_classes, head=head), layer_names(architecture, head)
     trained = [name for name, spec in specs.items() if spec.trainable]
@@ -76,6 +82,7 @@ def execution_order(
         *(f"loss[{step}]" for step in range(1, steps)),
         *(f"momentum/{name}" for name in trained),
         *(f"final/{name}" for name in specs),
+        *AFTER,
     ]
 
 

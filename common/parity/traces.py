@@ -23,7 +23,7 @@ from common.network.tensors import (
     layer_names,
     tensors,
 )
-from common.parity.order import group_of
+from common.parity.order import AFTER, group_of
 from common.protocol import Array, Arrays, Backend, Probe
 from common.weights.checkpoint import (
     FLOAT_TYPES,
@@ -114,6 +114,8 @@ class Trace:
         groups = self.metadata.get("groups")
         if name in self.frozen:
             return False
+        if name in AFTER:
+            return name in self.arrays
         if groups is None:
             return True
         if name.startswith("loss[") and int(name[5:-1]) >= self.steps:
@@ -269,12 +271,15 @@ def make_trace(
     config: Config,
     rates: Sequence[tuple[float, float]],
     on_step: Callable[[int, float], None] = lambda step, loss: None,
+    *,
+    after: bool = False,
 ) -> Arrays:
     """Runs a training step for each pair of rates (`learning_rates`): every value on the way.
 
     The probe's trainer is fresh, and is trained afterwards. Names: `eval/<layer>` and `eval/mask`,
     taken first; `train/<layer>`, `grad/<weight>`, `update/<weight>`, `buffer/<name>` of the first
     step; `loss` (steps,), before each update; `final/<name>`, `momentum/<weight>` after the last.
+    With `after` also `after/logits` and `after/mask`: the first batch, evaluated at the end.
 
     `on_step` is told each step and its loss.
     """
@@ -293,17 +298,21 @@ def make_trace(
         losses.append(loss)
         on_step(step, loss)
         if step == 0:
-            after = trainer.weights()
+            weights = trainer.weights()
             trace |= {f"train/{name}": activations[name] for name in layers}
             trace |= {f"grad/{name}": array for name, array in gradients.items()}
             for name, spec in specs.items():
                 if spec.trainable and name not in frozen:
-                    trace[f"update/{name}"] = after[name] - before[name]
+                    trace[f"update/{name}"] = weights[name] - before[name]
                 elif not spec.trainable:
-                    trace[f"buffer/{name}"] = after[name]
+                    trace[f"buffer/{name}"] = weights[name]
     trace["loss"] = np.array(losses, config.dtype.storage)
     trace |= {f"final/{name}": array for name, array in trainer.weights().items()}
-    return trace | {f"momentum/{name}": array for name, array in trainer.momentum().items()}
+    trace |= {f"momentum/{name}": array for name, array in trainer.momentum().items()}
+    if after:
+        trace["after/logits"] = probe.activations(batches.image[0])["logits"]
+        trace["after/mask"] = trainer.predict(batches.image[0])
+    return trace
 
 
 def trace_metadata(name: str, backend: Backend, config: Config, steps: int) -> dict[str, str]:

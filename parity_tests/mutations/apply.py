@@ -53,8 +53,8 @@ class Mutation:
     """A porting mistake: what it is, where it must first be seen, and its patches by backend.
 
     `expected`: patterns (as in `fnmatch`) over the names of a trace, `loss[k]` for a step's loss.
-    `without`: why it cannot be made in a backend that `patches` lacks. `setting`: the data that
-    show it, one of `run.SETTINGS`.
+    `without`: why it cannot be made in a backend that `patches` lacks. `setting`: what
+    shows it, one of `common.parity.settings.SETTINGS`.
     """
 
     name: str

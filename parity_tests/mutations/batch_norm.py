@@ -56,7 +56,7 @@ eps_1e-6: 1e-6 is the default of many JAX code bases.
 eps_in_double: 1e-5 as a double, where the definition rounds it to float32: off by 2.5e-13.
     torch, mxnet: layers.batch_norm: config.bn_eps -> 1e-5
     jax: layers._BatchNorm: config.bn_eps -> 1e-5
-    setting: low_contrast
+    setting: faint
 eps_outside_the_root: sqrt(variance) + eps, as in Adam, instead of sqrt(variance + eps).
     {_by_hand(scale="(1 / (var.sqrt() + self.eps))")}
     {_OPERATOR}
@@ -203,4 +203,28 @@ return y
 }
     mxnet: train.Trainer: self._unbias(...) -> pass
     jax: layers._BatchNorm: __variance * (n / (n - 1)) -> __variance
+
+at train/stem
+statistics_of_two_images: Ghost batches: each pair of images is normalised by itself.
+    {_torch("return torch.cat([nn.BatchNorm2d.forward(self, i) for i in x.split(2)])")}
+    {
+    _mxnet('''
+halves = [F.slice_axis(x, axis=0, begin=k, end=k + 2) for k in (0, 2)]
+return F.concat(*[norm(F, i, gamma, beta, *statistics) for i in halves], dim=0)
+''')
+}
+    jax: layers._BatchNorm: _normalise(...) -> _plain_normalise(...)
+    jax: layers._plain_normalise: (x - mean) * (lax.rsqrt(var + eps) * scale) ->
+        ((pairs := x.reshape(-1, 2, *x.shape[1:])) - pairs.mean((1, 2, 3), keepdims=True)).reshape(
+            x.shape
+        ) * (lax.rsqrt(
+            pairs.var((1, 2, 3), keepdims=True).repeat(2, 1).reshape(-1, 1, 1, x.shape[-1]) + eps
+        ) * scale)
+    setting: portrait
+variance_at_least_1e-3: A floor under the variance keeps a division from growing.
+    {_by_hand("var = var.clamp(min=1e-3)")}
+    {_OPERATOR}
+    jax: layers._BatchNorm: _normalise(...) -> _plain_normalise(...)
+    jax: layers._plain_normalise: jnp.var(x, ...) -> jnp.maximum(jnp.var(x, ...), 1e-3)
+    setting: faint
 """)

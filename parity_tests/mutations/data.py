@@ -85,4 +85,65 @@ label_padded_with_background: The label is padded with 0, as the image is, and l
         label_cells(
             np.pad(labels, ((0, 0), (0, -labels.shape[1] % 32), (0, -labels.shape[2] % 32))), ...
         )
+
+at eval/stem
+padded_once_too_often: 32 - h % 32 pads a side that is a multiple already by 32 more.
+    device.images_to_device: pad_images(images) ->
+        np.pad(images, (
+            (0, 0), (0, 0), (0, 32 - images.shape[2] % 32), (0, 32 - images.shape[3] % 32)
+        ))
+    train.Trainer: label_cells(labels, ...) ->
+        label_cells(np.pad(
+            labels,
+            ((0, 0), (0, 32 - labels.shape[1] % 32), (0, 32 - labels.shape[2] % 32)),
+            constant_values=255,
+        ), ...)
+    setting: portrait
+portrait_turned: A loader lays portraits on their side to fill a landscape batch.
+    device.images_to_device: ->
+        if images.shape[2] > images.shape[3]:
+            images = images[..., ::-1].reshape(images.shape)
+    setting: portrait
+
+at eval/mask
+mask_takes_the_last_of_equals: The class map is searched from its last class.
+    torch: train.Trainer.predict: self._cells(images).max(...).indices ->
+        (self.config.num_classes - 1 - self._cells(images).flip(-1).max(...).indices)
+    mxnet: train.Trainer.predict: nd.argmax(cells, axis=-1) ->
+        (self.config.num_classes - 1 - nd.argmax(cells.flip(-1), axis=-1))
+    jax: train._classes: jnp.argmax(cells, ...) ->
+        (cells.shape[-1] - 1 - jnp.argmax(cells[..., ::-1], ...))
+    setting: ties
+
+at after/mask
+predicts_with_the_first_weights: A compiled prediction keeps the weights that it was made with.
+    train.Trainer.predict: ->
+        now = self.weights()
+        self.first = getattr(self, "first", now)
+        import_weights(self.model, self.first)
+    train.Trainer.predict: return __told ->
+        told = __told
+        import_weights(self.model, now)
+        return told
+predicts_with_averaged_weights: A moving average of the weights is meant for evaluation elsewhere.
+    train.Trainer.step: return __told ->
+        told = __told
+        now = self.weights()
+        before = getattr(self, "average", now)
+        self.average = {k: 0.9 * before[k] + 0.1 * a for k, a in now.items()}
+        return told
+    train.Trainer.predict: ->
+        now = self.weights()
+        import_weights(self.model, getattr(self, "average", now))
+    train.Trainer.predict: return __told ->
+        told = __told
+        import_weights(self.model, now)
+        return told
+train_mode_left_on_after_training: The switch back to eval mode is forgotten once a step was taken.
+    torch, jax: train.Trainer.predict: self.model.eval() ->
+        getattr(self, "trained", False) or self.model.eval()
+    mxnet: train.Trainer.predict: cells = self.cells(__images) ->
+        with autograd.train_mode() if getattr(self, "trained", False) else autograd.predict_mode():
+            cells = self.cells(__images)
+    train.Trainer.step: -> self.trained = True
 """)

@@ -51,4 +51,39 @@ loss_in_float32: The logits are cast to float32 for the loss, a habit from mixed
         nd.log_softmax(logits.astype("float32"), ...).astype(labels.dtype)
     jax: loss.cross_entropy: jax.nn.log_softmax(logits, ...) ->
         jax.nn.log_softmax(logits.astype(jnp.float32), ...).astype(logits.dtype)
+softmax_without_its_maximum: log(sum(exp(x))) as the formula has it, which overflows beyond 709.
+    torch: loss.cross_entropy: functional.cross_entropy(logits, ...) ->
+        functional.nll_loss(logits - logits.exp().sum(1, keepdim=True).log(), ...)
+    mxnet: loss.cross_entropy: nd.log_softmax(logits, ...) ->
+        nd.broadcast_sub(logits, nd.log(nd.exp(logits).sum(axis=1, keepdims=True)))
+    jax: loss.cross_entropy: jax.nn.log_softmax(logits, ...) ->
+        logits - jnp.log(jnp.sum(jnp.exp(logits), axis=1, keepdims=True))
+    setting: loud
+loss_clipped: Losses above 100 are taken for outliers, or a probability is at least 1e-38.
+    torch: loss.cross_entropy: total / __ ->
+        functional.cross_entropy(logits, labels, ignore_index=VOID, reduction="none").clamp(
+            max=200
+        ).sum() / valid.sum().clamp(min=1)
+    mxnet: loss.cross_entropy: log_probability * valid -> nd.maximum(log_probability, -200) * valid
+    jax: loss.cross_entropy: jnp.sum(losses, ...) -> jnp.sum(jnp.minimum(losses, 200), ...)
+    setting: loud
+labels_in_int8: Labels are stored as signed bytes: classes beyond 127 become negative.
+    torch: loss.cross_entropy: -> labels = torch.where(labels > 127, VOID, labels)
+    mxnet: loss.cross_entropy: ->
+        labels = nd.where(labels > 127, nd.full(labels.shape, VOID, dtype=labels.dtype), labels)
+    jax: loss.cross_entropy: -> labels = jnp.where(labels > 127, VOID, labels)
+    setting: many_classes
+valid_counted_in_16_bits: The number of valid pixels overflows beyond 65,535.
+    torch: loss.cross_entropy: valid.sum() -> (valid.sum() % 65536)
+    mxnet: loss.cross_entropy: total / nd.maximum(valid.sum(), 1) ->
+        total / nd.maximum(valid.sum() % 65536, 1)
+    jax: loss.cross_entropy: valid.sum() -> (valid.sum() % 65536)
+    setting: large
+
+at loss[1]
+void_batch_divides_by_zero: The mean over no valid pixel is 0 / 0.
+    torch: loss.cross_entropy: valid.sum().clamp(min=1) -> valid.sum()
+    mxnet: loss.cross_entropy: nd.maximum(valid.sum(), 1) -> valid.sum()
+    jax: loss.cross_entropy: jnp.maximum(valid.sum(), 1) -> valid.sum()
+    setting: portrait
 """)

@@ -152,4 +152,41 @@ at grad/backbone.bn1.bias
 pool_gradient_a_column_off: By hand: a pooling window's gradient goes to the pixel beside.
     torch, mxnet: without: its layer brings its own backward pass
     jax: layers._max_pool_backward: left(won(3)) -> won(3)
+
+at grad/backbone.layer4.1.bn1.bias
+relu_derivative_at_zero: max(x, 0) lets the gradient of a tie through, all of it or half.
+    torch: model.BasicBlock.forward: __relu(self.bn1(...)) -> self.bn1(...).clamp(min=0)
+    mxnet: model.BasicBlock.forward: __relu(self.bn1(...)) -> F.maximum(self.bn1(...), 0)
+    jax: model.BasicBlock.forward: __relu(self.bn1(...)) -> jnp.maximum(self.bn1(...), 0)
+    setting: ties
+
+at grad/backbone.bn1.weight
+pool_shares_among_equals: A maximum over a stacked axis gives each of the equals its share.
+    torch: model.ResNet.stem: self.maxpool(__x) ->
+        (nn.functional.pad(__x, (1, 1, 1, 1), value=float("-inf"))
+         .unfold(2, 3, 2).unfold(3, 3, 2).flatten(-2).amax(-1))
+    mxnet: without: its windows cannot be stacked in one line
+    jax: model.ResNet.stem: self.maxpool(x) ->
+        jnp.max(jnp.stack([
+            jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+            [:, a : a + x.shape[1] - 1 : 2, b : b + x.shape[2] - 1 : 2]
+            for a in range(3) for b in range(3)
+        ]), axis=0)
+    setting: ties
+pool_takes_the_last_of_equals: By hand: the window is searched from its end.
+    torch, mxnet: without: its layer brings its own backward pass
+    jax: layers._max_pool_forward: tap > largest -> tap >= largest
+    setting: ties
+
+at eval/stem
+products_in_tf32: A GPU's default for float32: inputs of products have 10 bits of mantissa.
+    torch: model.ResNet.stem: self.conv1(x) ->
+        self.conv1(x.half().float() if x.dtype is torch.float32 else x)
+    mxnet: model.ResNet.stem: self.conv1(x) ->
+        self.conv1(
+            x if "64" in str(self.bn1.gamma.dtype) else x.astype("float16").astype("float32")
+        )
+    jax: model.ResNet.stem: self.conv1(x) ->
+        self.conv1(x.astype(jnp.float16).astype(x.dtype) if x.dtype == jnp.float32 else x)
+    setting: single
 """)

@@ -1,7 +1,7 @@
 """Mistakes in the backward pass's scale, the optimizer and the learning rate.
 
 Seen in a loss after the second update, the first that a kept momentum buffer takes part in, or,
-where the effect is too small for a loss, in the buffer itself. The rates are `run.RATES`.
+where the effect is too small for a loss, in the buffer itself. The rate falls in each step.
 """
 
 from parity_tests.mutations.apply import parse
@@ -122,7 +122,7 @@ momentum_missing: SGD's momentum is 0 by default.
 momentum_forgotten_between_steps: The optimizer, or its state, is made anew in every step.
     train.Trainer.step: -> self.optimizer = build_optimizer(self.model, self.config)
 
-at loss[3]
+at loss[2]
 rate_inside_momentum: v = m * v + rate * g, as MXNet's own SGD: equal until the rate changes.
     train.Trainer.step: ->
         scale, self.rate = getattr(self, "rate", rate) / rate, rate
@@ -134,10 +134,42 @@ rate_of_the_step_before: The schedule is advanced after the step that should hav
 rate_never_changes: The rate is a constant of the compiled step, or nobody asks the schedule.
     train.Trainer.step: -> rate, head_rate = self.config.learning_rate, None
 
-at loss[2]
-rate_of_the_step_after: The schedule is advanced before the step: k runs at the rate of k + 1.
+rate_drops_after_150_steps: A recipe's step schedule is left on beside the other.
     train.Trainer.step: ->
         self.k = getattr(self, "k", 0) + 1
-        rate = rate * (0.1 if self.k == 2 else 1)
-        head_rate = None
+        rate, head_rate = rate * (0.1 if self.k > 150 else 1), None
+    setting: long
+
+at update/backbone.conv1.weight
+rate_of_the_step_after: The schedule is advanced before the step: k runs at the rate of k + 1.
+    train.Trainer.step: ->
+        from common.network.schedule import learning_rates
+        self.k = getattr(self, "k", 0) + 1
+        rate, head_rate = learning_rates(self.config, self.k, 4)
+gradient_clipped_at_500: A clipping that ordinary batches never reach.
+    torch: train.Trainer.step: self.optimizer.step() ->
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 500)
+        self.optimizer.step()
+    mxnet: optimizer._SGD.update: mx.nd.sgd_mom_update(weight, grad, ...) ->
+        mx.nd.sgd_mom_update(weight, grad * min(1, 500 / grad.norm().asscalar()), ...)
+    jax: train._update: transform.update(gradients, ...) ->
+        transform.update(optax.clip_by_global_norm(500).update(gradients, None)[0], ...)
+    setting: loud
+
+at loss[2]
+void_batch_skipped: Where there is nothing to learn no step is taken: neither decay nor momentum.
+    train.Trainer.step: -> rate, head_rate = rate * bool((labels != 255).any()), None
+    setting: portrait
+
+at final/backbone.bn1.running_mean
+buffers_frozen_after_10_steps: A fine-tuning recipe freezes the statistics once they have settled.
+    train.Trainer.step: return __told ->
+        told = __told
+        self.k, weights = getattr(self, "k", 0) + 1, self.weights()
+        if self.k == 10:
+            self.kept = {k: a for k, a in weights.items() if "running" in k}
+        if self.k > 10:
+            import_weights(self.model, {**weights, **self.kept})
+        return told
+    setting: long
 """)

@@ -8,6 +8,7 @@ import fnmatch
 import functools
 import gc
 import hashlib
+import inspect
 import itertools
 import multiprocessing
 import os
@@ -19,80 +20,54 @@ from typing import Any
 import numpy as np
 
 from backends import load_backend
-from common.config import Config, Dtype, Freeze, Head, float32
-from common.network.initial import generic_weights, initial_weights
+from common.config import Dtype, Head
+from common.network.initial import initial_weights
 from common.network.tensors import layer_names
+from common.parity import settings
 from common.parity.compare import compare, judge_again
 from common.parity.order import execution_order, group_of
 from common.parity.report import Difference, Report
+from common.parity.settings import CONFIG, SETTINGS, names_until
 from common.parity.tolerances import EPS, STAGES, TOLERANCES, Tolerance, fixed_tolerance
-from common.parity.traces import FORMAT, Batches, Trace, generic_batches, make_trace
+from common.parity.traces import FORMAT, Batches, Trace, make_trace
 from common.protocol import Array, Arrays, Backend
 from parity_tests.mutations.apply import Mutation, patched, patched_trees
 
-_EXACT = (1e-2, 1e-2, 1e-3, 1e-3)
-RATES = tuple(float32(rate) for rate in _EXACT)
-CONFIG = Config(num_classes=5, width=8, learning_rate=RATES[0], momentum=0.9, weight_decay=1e-2)
-BATCH, HEIGHT, WIDTH = 2, 24, 72
-"""Two images whose sides 32 does not divide and that are not square, void spread unevenly."""
-
-_FAINT, _BRIGHT = 1 / 64, 2e3
-SETTINGS = ("low_contrast", "large_mean")
-"""Weights and batches other than those that nearly every mutation shows on. `low_contrast`: images
-64 times fainter, and the stem's buffers to match, so that BatchNorm's eps matters. `large_mean`:
-one channel of `layer1.1` shines at 2000, so that the 1x1 convolution after it, which no padding
-disturbs, has a mean far above its deviation: float64 alone has the digits for that."""
-
-NETWORKS: dict[str, dict[str, Any]] = {
-    "generic": {},
-    "fcn8s": {"head": Head.fcn8s},
-    "head_rate": {"head_rate": 1.7},
-    "frozen_norms": {"freeze": Freeze.batch_norm},
-    "frozen_backbone": {"freeze": Freeze.backbone},
-}
-"""Settings whose whole traces are looked at, and what of `CONFIG` they change."""
+NETWORKS = ("generic", "fcn8s", "head_rate", "frozen_norms", "frozen_backbone")
+"""The settings on which a mutation is looked at in float32 too, and by a plain test."""
 
 _STARTS = ("initial", "generic")
-_LATE = ("loss[1", "loss[2", "loss[3", "momentum", "final")
-ORDER = execution_order(CONFIG.architecture, CONFIG.num_classes, len(RATES), Head.fcn8s)
+_LATE = ("loss[1", "loss[2", "momentum", "final", "after")
+ORDER = execution_order(
+    CONFIG.architecture, CONFIG.num_classes, max(s.steps for s in SETTINGS.values()), Head.fcn8s
+)
 """The other head's values are among them."""
 
 
-def _config(setting: str) -> Config:
-    return CONFIG.replace(**NETWORKS.get(setting, {}))
+@functools.cache
+def _made(setting: str) -> tuple[Arrays, Batches]:
+    return SETTINGS[setting].make()
 
 
 @functools.cache
-def _weights(setting: str, start: str = "generic") -> Arrays:
-    config = _config(setting)
-    shape = config.architecture, config.num_classes
-    if start == "initial":
-        initial = initial_weights(*shape, seed=0, width=config.width, head=config.head)
-        return dict(initial)
-    weights = generic_weights(*shape, seed=3, width=config.width, head=config.head)
-    if setting == "large_mean":
-        weights["backbone.layer1.1.bn2.bias"][0] = _BRIGHT
-    if setting == "low_contrast":
-        weights["backbone.bn1.running_mean"] *= _FAINT
-        weights["backbone.bn1.running_var"] *= _FAINT**2
-    return dict(weights)
-
-
-@functools.cache
-def _batches(setting: str) -> Batches:
-    batches = generic_batches(len(RATES), BATCH, HEIGHT, WIDTH, CONFIG.num_classes, seed=4)
-    scale = _FAINT if setting == "low_contrast" else 1
-    return Batches(batches.image * scale, batches.label)
+def _weights(setting: str, start: str) -> Arrays:
+    if start == "generic":
+        return _made(setting)[0]
+    config = SETTINGS[setting].config
+    network = config.architecture, config.num_classes
+    return dict(initial_weights(*network, seed=0, width=config.width, head=config.head))
 
 
 def trace(backend: Backend, setting: str, dtype: Dtype, steps: int) -> Arrays:
     """`make_trace` of so many steps; of none: its evaluation alone."""
-    config = _config(setting).replace(dtype=dtype)
-    trainer, batches = backend.Trainer(config, _weights(setting)), _batches(setting)
+    own, (weights, batches) = SETTINGS[setting], _made(setting)
+    config = own.config.replace(dtype=dtype)
+    trainer = backend.Trainer(config, weights)
+    probe = backend.Probe(trainer)
     if steps:
-        rates = [(float32(r), float32(r * config.head_rate)) for r in _EXACT[:steps]]
-        return make_trace(backend.Probe(trainer), batches, config, rates)
-    activations = backend.Probe(trainer).activations(batches.image[0])
+        last = steps == own.steps
+        return make_trace(probe, batches, config, own.rates[:steps], after=last)
+    activations = probe.activations(batches.image[0])
     arrays = {
         f"eval/{name}": activations[name] for name in layer_names(config.architecture, config.head)
     }
@@ -100,14 +75,14 @@ def trace(backend: Backend, setting: str, dtype: Dtype, steps: int) -> Arrays:
 
 
 def part(arrays: Arrays, setting: str, steps: int) -> Arrays:
-    """What is looked at of a trace of so many steps; all of all steps in `NETWORKS`.
-
-    On other settings its activations alone: the gradients are badly conditioned there.
-    """
-    groups = {"eval"} if steps == 0 else {"eval", "train"}
-    if setting in NETWORKS and steps:
-        groups |= {"loss", "grad", "update", "buffer"}
-        groups |= {"momentum", "final"} if steps == len(RATES) else set()
+    """What is looked at of a trace of so many steps: of all steps, all that the setting holds."""
+    own = SETTINGS[setting]
+    groups = {"eval"}
+    if steps:
+        groups |= {"train", "loss", "grad", "update", "buffer"}
+    if steps == own.steps:
+        groups |= {"momentum", "final", "after"}
+    groups = set(filter(own.holds, groups))
     found = {name: array for name, array in arrays.items() if group_of(name) in groups}
     return found | {"loss": arrays["loss"][:steps]} if "loss" in groups else found
 
@@ -117,9 +92,9 @@ def _plain_logits(backend: Backend, setting: str, start: str) -> Array:
 
     Or from generic ones, where `start` says so.
     """
-    config = _config(setting).replace(dtype=Dtype.float32)
+    config = SETTINGS[setting].config.replace(dtype=Dtype.float32)
     trainer = backend.Trainer(config, _weights(setting, start))
-    return backend.Probe(trainer).activations(_batches("generic").image[0])["logits"]
+    return backend.Probe(trainer).activations(_made("generic")[1].image[0])["logits"]
 
 
 # --- judgement
@@ -154,7 +129,7 @@ class Verdict:
 
 
 def _as_trace(label: str, arrays: Arrays, dtype: Dtype, setting: str) -> Trace:
-    config = _config(setting)
+    config = SETTINGS[setting].config
     told = ("num_classes", "learning_rate", "head", "head_rate", "freeze")
     metadata = FORMAT | {"dtype": str(dtype)} | {key: str(getattr(config, key)) for key in told}
     if not any(name.startswith("final/") for name in arrays):
@@ -225,16 +200,17 @@ def verdict(backend: Backend, change: Mutation, held: Held, setting: str, dtype:
 
     Whatever a mutated backend raises is a way to be caught.
     """
+    all_steps = SETTINGS[setting].steps
     shown_by_eval = any(place.startswith("eval/") for place in change.expected)
-    lengths = [0, 1, len(RATES)] if shown_by_eval else [1, len(RATES)]
+    lengths = [0, 1, all_steps] if shown_by_eval else [1, all_steps]
     if any(place.startswith(_LATE) for place in change.expected):
         lengths = lengths[-1:]
-    if dtype == Dtype.float32 or setting not in NETWORKS:
+    if dtype == Dtype.float32 or SETTINGS[setting].groups:
         lengths = [0, 1] if shown_by_eval else [1]
     found = Verdict(False)
     try:
         with np.errstate(all="ignore"):
-            for steps in lengths:
+            for steps in dict.fromkeys(lengths):
                 found = judge(trace(backend, setting, dtype, steps), held, setting, dtype, steps)
                 if found.caught:
                     break
@@ -277,6 +253,7 @@ def entry(
         **_told(change, double),
         "expected": list(change.expected),
         "setting": setting,
+        "declared": change.setting,
         "float32": _told(change, single),
         "plain": plain,
         "digest": digest(name, change),
@@ -299,15 +276,11 @@ def _prepare(name: str) -> None:
         jax.config.update("jax_disable_jit", True)
 
 
-def _steps(setting: str) -> int:
-    return len(RATES) if setting in NETWORKS else 1
-
-
 def healthy(name: str, settings: Sequence[str]) -> Held:
     """A backend as a reference: its float64 trace on each setting, its plain logits."""
     _prepare(name)
     with patched(name, None) as backend:
-        traces = {s: trace(backend, s, Dtype.float64, _steps(s)) for s in settings}
+        traces = {s: trace(backend, s, Dtype.float64, SETTINGS[s].steps) for s in settings}
         pairs = itertools.product([s for s in settings if s in NETWORKS], _STARTS)
         return Held(traces, {pair: _plain_logits(backend, *pair) for pair in pairs})
 
@@ -320,14 +293,14 @@ def hold(name: str, held: Held) -> tuple[dict[str, float], dict[str, str]]:
     """
     own = healthy(name, list(held.reference)).reference
     for setting, arrays in own.items():
-        found = judge(arrays, held, setting, Dtype.float64, _steps(setting))
+        found = judge(arrays, held, setting, Dtype.float64, SETTINGS[setting].steps)
         if found.caught:
             raise RuntimeError(f"{name} without a mutation is caught: {setting}, {found.where}")
     with patched(name, None) as backend:
         limits = {
             s: float32_tolerances(trace(backend, s, Dtype.float32, 1), held.reference[s], s)
             for s in own
-            if s in NETWORKS
+            if s in (*NETWORKS, "single")
         }
         _HELD[:] = [dataclasses.replace(held, own=own, float32=limits)]
         return limits["generic"], backend.versions()
@@ -338,11 +311,11 @@ def judge_mutation(name: str, change: Mutation) -> dict[str, Any]:
     (held,) = _HELD
     with warnings.catch_warnings(action="ignore"), patched(name, change) as backend:
         network = change.setting if change.setting in NETWORKS else "generic"
-        setting = network
-        double = verdict(backend, change, held, setting, Dtype.float64)
-        if not matches(double.where, change.expected) and change.setting != setting:
-            setting = change.setting
-            double = verdict(backend, change, held, setting, Dtype.float64)
+        for setting in names_until([change.setting]):
+            dtype = SETTINGS[setting].config.dtype
+            double = verdict(backend, change, held, setting, dtype)
+            if double.caught:
+                break
         single = verdict(backend, change, held, network, Dtype.float32)
         plain = {
             start: _plain(backend, held.plain[network, start], network, start) for start in _STARTS
@@ -363,16 +336,7 @@ def _source(name: str) -> str:
 def digest(name: str, change: Mutation) -> str:
     """What a result depends on: the mutation, the backend's source, the numbers of the run."""
     entry = (change.name, change.why, change.expected, change.setting, change.patches[name])
-    numbers = (
-        CONFIG,
-        RATES,
-        BATCH,
-        HEIGHT,
-        WIDTH,
-        _FAINT,
-        _BRIGHT,
-        NETWORKS.get(change.setting, {}),
-    )
+    numbers = inspect.getsource(settings)
     return hashlib.sha256(repr((entry, numbers, _source(name))).encode()).hexdigest()
 
 
@@ -390,14 +354,14 @@ def run(
     """
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     names = list(dict.fromkeys(name for name, _ in wanted))
-    settings = list(dict.fromkeys(["generic", *(change.setting for _, change in wanted)]))
+    needed = names_until([change.setting for _, change in wanted])
     context = multiprocessing.get_context("spawn")
     with contextlib.ExitStack() as stack:
         pools = {}
         for name in {*names, *map(reference_of, names)}:
             pools[name] = concurrent.futures.ProcessPoolExecutor(1, context)
             stack.callback(pools[name].shutdown, cancel_futures=True)
-        references = {n: pools[n].submit(healthy, n, settings) for n in map(reference_of, names)}
+        references = {n: pools[n].submit(healthy, n, needed) for n in map(reference_of, names)}
         ready: dict[concurrent.futures.Future[Any], str] = {}
         for name in names:
             held = references[reference_of(name)].result()
@@ -417,6 +381,8 @@ def failed(entry: Mapping[str, Any]) -> str | None:
         return "dead: it changes no value"
     if not entry["caught"]:
         return "missed"
+    if entry["setting"] != entry["declared"]:
+        return f"first seen in {entry['setting']}, expected in {entry['declared']}"
     if not entry["located"]:
         return f"first at {entry['where']}, expected {' or '.join(entry['expected'])}"
     return None

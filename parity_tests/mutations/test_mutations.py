@@ -17,6 +17,7 @@ import typer
 
 from backends import BACKENDS, load_backend
 from common.config import Dtype
+from common.parity.settings import SETTINGS
 from parity_tests.mutations import __main__ as command
 from parity_tests.mutations import run
 from parity_tests.mutations.apply import Mutation, Patch, parse, patched, patched_trees
@@ -133,7 +134,7 @@ def test_a_mutation_is_in_each_backend_or_says_why_not() -> None:
         assert sorted([*change.patches, *change.without]) == sorted(BACKENDS), change.name
         assert change.patches, change.name
         assert change.why.endswith("."), change.name
-        assert change.setting in (*run.SETTINGS, *run.NETWORKS), change.name
+        assert change.setting in SETTINGS, change.name
 
 
 def test_every_expected_place_is_a_name_of_a_trace() -> None:

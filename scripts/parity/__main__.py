@@ -6,7 +6,6 @@ and compares: in float64 with one another, in float32 with the float64 reference
 
 import contextlib
 import importlib.util
-import os
 import subprocess
 import sys
 import tempfile
@@ -21,9 +20,11 @@ from rich.table import Column
 
 from common.config import OUTPUT_STRIDE, Config, Dtype
 from common.errors import InputError, WorkerError
+from common.files import check_new_folder
 from common.machine import peak_memory
 from common.parity.judge import Files, Result, judge, layer_run, noise_run, whole_run
 from common.parity.traces import Trace, read_trace, write_generic
+from scripts.parity.hard import passed, print_settings, run_settings, to_dict
 from scripts.parity.worker import Job
 from scripts.shared.cli import (
     ArchitectureOption,
@@ -40,6 +41,7 @@ from scripts.shared.cli import (
     new_app,
     progress,
     setting,
+    write_json,
 )
 from scripts.shared.outputs import HTML, JSON, check_places
 from scripts.shared.verdicts import (
@@ -51,7 +53,7 @@ from scripts.shared.verdicts import (
     say,
     write_reports,
 )
-from scripts.shared.workers import Worker
+from scripts.shared.workers import Worker, one_thread
 
 app = new_app()
 
@@ -63,6 +65,8 @@ NETWORK = (Config.num_classes, Config.width)
 
 SIZE = (2 * OUTPUT_STRIDE - 4, 3 * OUTPUT_STRIDE - 6)
 """60x90: no multiple of 32, so padding and cropping take part; computed at 64x96."""
+
+STEPS = 100
 
 PROBES = 6
 """Batches whose first step is looked at alone in float32: on some of them nothing changes."""
@@ -119,10 +123,7 @@ class Laboratory:
             self._pending[label].result()
 
     def _execute(self, label: str, job: Job, threads: int, task: Any) -> None:
-        flags = {}
-        if job.backend == "jax" and threads == 1:
-            one_thread = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
-            flags["XLA_FLAGS"] = one_thread.strip()
+        flags = one_thread(job.backend) if threads == 1 else {}
         with Worker(label, "scripts.parity.worker", job, threads, **flags) as worker:
             self._workers.append(worker)
             for said in worker.answers():
@@ -263,6 +264,19 @@ def print_result(result: Result) -> None:
     print_verdict(result.passed, result.verdict())
 
 
+def _hard(folder: Path, backends: Sequence[str], bar: Any, json_path: Path | None) -> None:
+    try:
+        reports = run_settings(folder, backends, bar)
+    except WorkerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    bar.stop()
+    print_settings(reports, backends)
+    write_json(json_path, to_dict(reports))
+    if not passed(reports):
+        raise typer.Exit(1)
+
+
 @app.command()
 def parity(
     backends: BackendsOption = None,
@@ -271,10 +285,14 @@ def parity(
     dtype: Annotated[
         Dtype, typer.Option(help="float64: with one another; float32: with the float64 reference.")
     ] = Dtype.float64,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps of each run.")] = 100,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each run.")] = STEPS,
     seed: Annotated[int, setting("seed")] = Config.seed,
     head_rate: HeadRateOption = Config.head_rate,
     freeze: FreezeOption = Config.freeze,
+    hard: Annotated[
+        bool,
+        typer.Option("--hard", help="Thin networks on data that show what ordinary data hide."),
+    ] = False,
     keep: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep traces and inputs in a new folder.")
     ] = None,
@@ -288,17 +306,21 @@ def parity(
         raise InputError("--dtype bfloat16: parity judges float64 and float32 alone")
     if dtype is Dtype.float64 and len(chosen) < 2:
         raise InputError(f"--backends {chosen[0]}: alone; float64 is held against another backend")
+    config = Config(
+        architecture=architecture, head=head, seed=seed, head_rate=head_rate, freeze=freeze
+    )
+    if hard and (config, dtype, steps, html_path) != (Config(), Dtype.float64, STEPS, None):
+        raise InputError("--hard: takes --backends, --keep and --json; all else is its own")
     check_places((json_path, JSON), (html_path, HTML), force=force)
     begin = time.monotonic()
     with contextlib.ExitStack() as stack:
         folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parity-")))
+        check_new_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise InputError(f"{folder}: is not empty")
         bar = stack.enter_context(progress("parity"))
-        config = Config(
-            architecture=architecture, head=head, seed=seed, head_rate=head_rate, freeze=freeze
-        )
+        if hard:
+            _hard(folder, chosen, bar, json_path)
+            return
         laboratory = stack.enter_context(Laboratory(folder, config, steps, bar))
         try:
             run_all(laboratory, chosen, dtype)

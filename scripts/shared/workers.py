@@ -30,6 +30,14 @@ QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "
 """Idle threads sleep, where by default they spin for a while: others compute meanwhile."""
 
 
+def one_thread(backend: str) -> dict[str, str]:
+    """What has `Worker` compute with one thread, JAX too, which else takes all cores."""
+    if backend != "jax":
+        return {}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
+    return {"XLA_FLAGS": flags.strip()}
+
+
 class Worker(subprocess.Popen[str]):
     """A process that runs `python -m <module> JOB`, JOB being the dataclass `job` as JSON.
 
