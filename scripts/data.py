@@ -67,12 +67,14 @@ def generic(
 ) -> None:
     """Makes generic weights and batches to trace.
 
-    With --hard a folder for each of the settings that `parity --hard` runs: thin networks, ties,
-    150 classes, portraits, void batches and the like, in sizes of their own. settings.json says
-    what each shows and with which options `trace` runs it.
+    With --hard DIR is new or empty, and gets a folder for each setting that `parity --hard` runs:
+    thin networks, ties, 150 classes, portraits, void batches and the like, in sizes of their own.
+    settings.json says what each shows and with which options `trace` runs it.
     """
     if hard:
-        _hard(folder, force)
+        write_settings(folder)
+        for name, setting in SETTINGS.items():
+            print(f"{folder / name}: {setting.why}")
         return
     weights, batches = (folder / f"{name}.safetensors" for name in "WB")
     places = (weights, SAFETENSORS), (batches, SAFETENSORS)
@@ -81,15 +83,6 @@ def generic(
     write_generic(weights, batches, architecture, steps, batch_size, size, seed)
     print(f"{weights}: generic weights of {architecture}")
     print(f"{batches}: {steps} batches of {batch_size} {size[0]}x{size[1]}")
-
-
-def _hard(folder: Path, force: bool) -> None:
-    files = [folder / name / f"{part}.safetensors" for name in SETTINGS for part in "WB"]
-    places = [(file, SAFETENSORS) for file in files]
-    check_places(*places, (folder / "settings.json", JSON), made=folder, force=force)
-    write_settings(folder)
-    for name, setting in SETTINGS.items():
-        print(f"{folder / name}: {setting.why}")
 
 
 @app.command()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config import VOID, Config, Dtype, Freeze, Head, Schedule
-from common.files import check_new_folder, write_folder
+from common.files import check_new_folder, write_folder, writing
 from common.network.initial import generic_weights
 from common.network.schedule import learning_rates
 from common.parity.traces import Batches, generic_batches
@@ -33,7 +33,7 @@ CONFIG = Config(
 STEPS = 4
 """A kept momentum takes part in the second update, and the third loss shows it."""
 
-FAINT, BRIGHT, LOUD = 1 / 64, 2e3, 150.0
+SMALL, FAINT, BRIGHT, LOUD = 0.01, 1 / 64, 2e3, 150.0
 
 
 _OPTIONS = {
@@ -75,12 +75,13 @@ class Setting:
         return [learning_rates(self.config, step, self.steps) for step in range(self.steps)]
 
     def make(self) -> tuple[Arrays, Batches]:
-        """Generic weights and batches, float64."""
+        """Generic weights and batches, float64; one variance is so small that an eps shows."""
         config = self.config
         network = config.architecture, config.num_classes
         weights: Arrays = dict(
             generic_weights(*network, seed=3, width=config.width, head=config.head)
         )
+        weights["backbone.bn1.running_var"][0] = SMALL
         batches = generic_batches(self.steps, *self.batch, config.num_classes, seed=4)
         return weights, self.spoil(weights, batches)
 
@@ -94,8 +95,7 @@ class Setting:
         config, told = self.config, ["--steps", str(self.steps), "--after"]
         for name, option in _OPTIONS.items():
             value = getattr(config, name)
-            if value != getattr(Config, name) or name == "dtype":
-                told += [option, f"{value:g}" if isinstance(value, float) else str(value)]
+            told += [option, f"{value:g}" if isinstance(value, float) else str(value)]
         return told
 
 
@@ -184,15 +184,18 @@ def write_settings(folder: Path) -> None:
     Raises:
         InputError: `folder` exists and is not an empty folder, or cannot be written.
     """
+    folder = folder.resolve()
     check_new_folder(folder)
-    write_folder(folder.resolve(), _write_settings)
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    write_folder(folder, _write_settings)
 
 
 def _write_settings(folder: Path) -> None:
     for name, setting in SETTINGS.items():
         weights, batches = setting.make()
         architecture, names = Config.architecture, default_class_names(setting.config.num_classes)
-        (folder / name).mkdir()
+        (folder / name).mkdir(parents=True)
         write_weights(folder / name / "W.safetensors", Weights(weights, architecture, names))
         write_tensors(folder / name / "B.safetensors", vars(batches), {})
     about = {name: {"why": s.why, "trace": s.options} for name, s in SETTINGS.items()}

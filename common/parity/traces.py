@@ -310,8 +310,9 @@ def make_trace(
     trace |= {f"final/{name}": array for name, array in trainer.weights().items()}
     trace |= {f"momentum/{name}": array for name, array in trainer.momentum().items()}
     if after:
-        trace["after/logits"] = probe.activations(batches.image[0])["logits"]
+        # the class map first, as a training loop would: nothing has left train mode before
         trace["after/mask"] = trainer.predict(batches.image[0])
+        trace["after/logits"] = probe.activations(batches.image[0])["logits"]
     return trace
 
 

@@ -56,7 +56,6 @@ eps_1e-6: 1e-6 is the default of many JAX code bases.
 eps_in_double: 1e-5 as a double, where the definition rounds it to float32: off by 2.5e-13.
     torch, mxnet: layers.batch_norm: config.bn_eps -> 1e-5
     jax: layers._BatchNorm: config.bn_eps -> 1e-5
-    setting: faint
 eps_outside_the_root: sqrt(variance) + eps, as in Adam, instead of sqrt(variance + eps).
     {_by_hand(scale="(1 / (var.sqrt() + self.eps))")}
     {_OPERATOR}

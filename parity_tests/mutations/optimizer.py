@@ -28,6 +28,15 @@ gradient_clipped: A recipe's clipping of the gradient's norm comes along.
         mx.nd.sgd_mom_update(weight, grad.clip(-1e-4, 1e-4), ...)
     jax: train._update: transform.update(gradients, ...) ->
         transform.update(optax.clip_by_global_norm(0.1).update(gradients, None)[0], ...)
+gradient_clipped_at_500: A clipping that ordinary batches never reach.
+    torch: train.Trainer.step: self.optimizer.step() ->
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 500)
+        self.optimizer.step()
+    mxnet: optimizer._SGD.update: mx.nd.sgd_mom_update(weight, grad, ...) ->
+        mx.nd.sgd_mom_update(weight, grad * min(1, 10 / grad.norm().asscalar()), ...)
+    jax: train._update: transform.update(gradients, ...) ->
+        transform.update(optax.clip_by_global_norm(500).update(gradients, None)[0], ...)
+    setting: loud
 
 at loss[2]
 gradient_not_cleared: zero_grad is forgotten, or grad_req='add' left on: gradients add up.
@@ -132,8 +141,9 @@ rate_of_the_step_before: The schedule is advanced after the step that should hav
         rate, self.rate = getattr(self, "rate", rate), rate
         head_rate = None
 rate_never_changes: The rate is a constant of the compiled step, or nobody asks the schedule.
-    train.Trainer.step: -> rate, head_rate = self.config.learning_rate, None
+    train.Trainer.step: -> rate, head_rate = self.__dict__.setdefault("first", rate), None
 
+at loss[151]
 rate_drops_after_150_steps: A recipe's step schedule is left on beside the other.
     train.Trainer.step: ->
         self.k = getattr(self, "k", 0) + 1
@@ -146,15 +156,6 @@ rate_of_the_step_after: The schedule is advanced before the step: k runs at the 
         from common.network.schedule import learning_rates
         self.k = getattr(self, "k", 0) + 1
         rate, head_rate = learning_rates(self.config, self.k, 4)
-gradient_clipped_at_500: A clipping that ordinary batches never reach.
-    torch: train.Trainer.step: self.optimizer.step() ->
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 500)
-        self.optimizer.step()
-    mxnet: optimizer._SGD.update: mx.nd.sgd_mom_update(weight, grad, ...) ->
-        mx.nd.sgd_mom_update(weight, grad * min(1, 500 / grad.norm().asscalar()), ...)
-    jax: train._update: transform.update(gradients, ...) ->
-        transform.update(optax.clip_by_global_norm(500).update(gradients, None)[0], ...)
-    setting: loud
 
 at loss[2]
 void_batch_skipped: Where there is nothing to learn no step is taken: neither decay nor momentum.

@@ -11,14 +11,14 @@ from common.config import Dtype
 from common.errors import InputError
 from common.network.tensors import tensors
 from common.parity.compare import compare, ulps
-from common.parity.order import execution_order, layer_of
+from common.parity.order import AFTER, execution_order, layer_of
 from common.parity.report import Report
 from common.parity.tolerances import ABSOLUTE_FLOOR, TOLERANCES
 from common.parity.traces import Trace, read_trace
 from common.weights.checkpoint import write_tensors
 
 CLASSES, STEPS = 3, 4
-ORDER = execution_order("resnet18", CLASSES, STEPS)
+ORDER = [n for n in execution_order("resnet18", CLASSES, STEPS) if n not in AFTER]
 RATE = 0.0625
 Command = Callable[..., tuple[int, str, str]]
 Change = Callable[[np.ndarray], np.ndarray]
@@ -501,6 +501,47 @@ def test_odd_labels_and_settings_are_shown_as_they_are(
     assert "differs: learning_rate: 0.0625 (a), slow ([b])" in out
     assert "[b]: first divergence at update/final_conv.bias" in out
     assert "[b] against a" in out
+
+
+def test_of_classes_that_are_equal_to_the_bit_the_first_is_meant() -> None:
+    def tie(logits: np.ndarray) -> np.ndarray:
+        logits[0, :, 0, 0] = (0.0, 1.0, 1.0)
+        return logits
+
+    def first(mask: np.ndarray) -> np.ndarray:
+        mask[0, 0, 0] = 1
+        return mask
+
+    def last(mask: np.ndarray) -> np.ndarray:
+        mask[0, 0, 0] = 2
+        return mask
+
+    def nearly(logits: np.ndarray) -> np.ndarray:
+        logits[0, :, 0, 0] = (0.0, 1.0, 1.0 + 1e-15)
+        return logits
+
+    good = changed_all(make("good"), {"eval/logits": tie, "eval/mask": first})
+    bad = changed_all(make("bad"), {"eval/logits": tie, "eval/mask": last})
+    assert statuses(compare([good, bad])) == {"eval/mask": "new"}
+    rounded = changed_all(make("rounded"), {"eval/logits": nearly, "eval/mask": last})
+    assert compare([good, rounded]).passed
+
+
+def test_what_is_evaluated_after_training_may_be_there_and_comes_last() -> None:
+    def with_after(label: str, by: float = 0.0) -> Trace:
+        trace = make(label)
+        logits = trace.arrays["eval/logits"] * 2
+        more = {"after/logits": logits * (1 + by), "after/mask": logits.argmax(1).astype(np.uint8)}
+        return Trace(label, {**trace.arrays, **more}, trace.metadata)
+
+    assert compare([with_after("good"), make("without")]).passed
+    assert compare([with_after("good"), with_after("bad", 5e-10)]).passed
+    report = compare([with_after("good"), with_after("bad", 1e-8)])
+    assert statuses(report) == {"after/logits": "new"}
+    assert report.differences[-1].name == "after/mask"
+    bad = with_after("bad", 1e-8)
+    later = changed_all(bad, {"final/final_conv.bias": worse(1e-3)})
+    assert statuses(compare([with_after("good"), later]))["after/logits"] == "follows"
 
 
 def test_a_mask_that_is_not_of_the_logits_is_a_finding() -> None:

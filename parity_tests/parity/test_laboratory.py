@@ -134,6 +134,8 @@ def test_float32_is_judged_by_the_float64_truth(tmp_path: Path, run_command: Com
         (("--json", "no/such/folder.json"), "no such folder: no/such"),
         (("--backends", "torch", "caffe"), "caffe"),
         (("--steps", 0), "--steps"),
+        (("--hard", "--steps", 3), "--hard: takes --backends, --keep and --json"),
+        (("--hard", "--html", "page.html"), "--hard: takes --backends, --keep and --json"),
     ],
 )
 def test_bad_arguments_are_one_line(
@@ -149,7 +151,7 @@ def test_a_folder_with_something_in_it_is_refused(tmp_path: Path, run_command: C
     (tmp_path / "mine").touch()
     code, _, err = run_command("parity", "--dtype", "float32", "--keep", tmp_path)
     assert code == 2
-    assert "is not empty" in err
+    assert "exists and is not an empty folder" in err
 
 
 def test_a_run_that_fails_is_one_line(

@@ -7,9 +7,11 @@ from typing import Any
 
 from rich.table import Column
 
-from common.parity.compare import compare
-from common.parity.report import Report, finite
+from common.config import Dtype
+from common.parity.compare import compare, judge_again
+from common.parity.report import Difference, Report, finite
 from common.parity.settings import SETTINGS, write_settings
+from common.parity.tolerances import Tolerance, fixed_tolerance, ratio_tolerance
 from common.parity.traces import Trace, read_trace
 from scripts.parity.hard_worker import Job
 from scripts.shared.cli import console
@@ -20,18 +22,20 @@ PROCESSES = 2
 """Backends that run at a time."""
 
 
-def run_settings(folder: Path, backends: Sequence[str], bar: Any) -> dict[str, Report]:
-    """Every setting in every backend: a report of each setting.
+def run_settings(
+    folder: Path, backends: Sequence[str], bar: Any, names: Sequence[str] = tuple(SETTINGS)
+) -> dict[str, Report]:
+    """Each of these settings in every backend: a report of each setting.
 
     Raises:
         InputError: `folder` is not a new or empty one.
         WorkerError: a run has failed.
     """
     write_settings(folder)
-    task = bar.add_task("", total=len(backends) * len(SETTINGS), status="")
+    task = bar.add_task("", total=len(backends) * len(names), status="")
 
     def run(name: str) -> None:
-        job = Job(name, str(folder), reference=name == backends[0])
+        job = Job(name, str(folder), names, reference=name == backends[0])
         with Worker(name, "scripts.parity.hard_worker", job, 1, **one_thread(name)) as worker:
             for said in worker.answers():
                 bar.update(task, advance=1, status=f"{name}: {said}")
@@ -39,7 +43,7 @@ def run_settings(folder: Path, backends: Sequence[str], bar: Any) -> dict[str, R
     slow_first = sorted(backends, key=lambda name: name != "jax")
     with ThreadPoolExecutor(PROCESSES) as pool:
         list(pool.map(run, slow_first))
-    return {name: _report(folder / name, backends) for name in SETTINGS}
+    return {name: _report(folder / name, backends) for name in names}
 
 
 def _report(folder: Path, backends: Sequence[str]) -> Report:
@@ -48,8 +52,23 @@ def _report(folder: Path, backends: Sequence[str]) -> Report:
     def trace(label: str) -> Trace:
         return read_trace(folder / f"{label}.safetensors")
 
-    truth = trace("reference") if (folder / "reference.safetensors").exists() else None
-    return compare([trace(name) for name in backends], truth)
+    traces = [trace(name) for name in backends]
+    if not (folder / "reference.safetensors").exists():
+        return compare(traces)
+    report = compare(traces, trace("reference"))
+    errors: dict[str, dict[str, float]] = {}
+    for d in report.differences:
+        errors.setdefault(d.name, {})[d.trace] = d.error
+
+    def tolerance(d: Difference) -> Tolerance | None:
+        """The fixed one, which larger images have, or twice what the others are off here."""
+        fixed = fixed_tolerance(Dtype.float32, d.stage)
+        others = [error for label, error in errors[d.name].items() if label != d.trace]
+        ratio = ratio_tolerance(max(others), 0.0, Dtype.float32)
+        return max(filter(None, (fixed, ratio)), key=lambda t: t.limit)
+
+    judge_again(report, tolerance)
+    return report
 
 
 def print_settings(reports: Mapping[str, Report], backends: Sequence[str]) -> None:

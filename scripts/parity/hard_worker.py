@@ -1,6 +1,7 @@
 """What `parity --hard` runs in a process of its own: every setting in one backend."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,24 @@ from scripts.shared.workers import Say, serve
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """Writes `<folder>/<setting>/<backend>.safetensors` for what `write_settings` has left there.
+    """Writes each setting's trace, of the files that `write_settings` has left in `folder`.
+
+    It is `<folder>/<setting>/<backend>.safetensors`.
 
     A `reference` computes in float64 whatever a setting says.
     """
 
     backend: str
     folder: str
+    settings: Sequence[str]
     reference: bool = False
 
 
 def run(job: Job, say: Say) -> None:
     """Says the name of each setting that is done."""
     backend = load_backend(job.backend)
-    for name, setting in SETTINGS.items():
+    for name in job.settings:
+        setting = SETTINGS[name]
         folder = Path(job.folder) / name
         weights, batches = folder / "W.safetensors", folder / "B.safetensors"
         config = setting.config.replace(device=Device.cpu)
