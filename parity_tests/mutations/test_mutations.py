@@ -275,11 +275,13 @@ def test_what_a_result_already_has_is_not_run_again(
         ({"dead": True, "caught": False}, "dead"),
         ({"dead": False, "caught": False}, "missed"),
         ({"caught": True, "located": False, "where": "loss[0]"}, "first at loss"),
+        ({"caught": True, "located": True, "setting": "loud"}, "first seen in loud, expected in"),
         ({"caught": True, "located": True}, None),
     ],
 )
 def test_dead_missed_and_misplaced_are_told_apart(result: dict[str, Any], told: str | None) -> None:
-    entry = {"dead": False, "expected": ["eval/stem"], **result}
+    places = {"expected": ["eval/stem"], "setting": "ties", "declared": "ties"}
+    entry = {"dead": False, **places, **result}
     assert (run.failed(entry) or "").startswith(told or "")
     assert (run.failed(entry) is None) == (told is None)
 
