@@ -147,7 +147,7 @@ at loss[151]
 rate_drops_after_150_steps: A recipe's step schedule is left on beside the other.
     train.Trainer.step: ->
         self.k = getattr(self, "k", 0) + 1
-        rate, head_rate = rate * (0.1 if self.k > 150 else 1), None
+        rate, head_rate = (r * (0.1 if self.k > 150 else 1) for r in (rate, head_rate))
     setting: long
 
 at update/backbone.conv1.weight
