@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -304,6 +305,20 @@ def make_trace(
     trace["loss"] = np.array(losses, config.dtype.storage)
     trace |= {f"final/{name}": array for name, array in trainer.weights().items()}
     return trace | {f"momentum/{name}": array for name, array in trainer.momentum().items()}
+
+
+def weights_size(config: Config) -> int:
+    """The bytes of a trace without its layers, whose values are as many as the images are large."""
+    specs, frozen = config_tensors(config), frozen_tensors(config)
+    values = 0
+    for name, spec in specs.items():
+        groups = ["final"]
+        if not spec.trainable:
+            groups += ["buffer"]
+        elif name not in frozen:
+            groups += TRAINED
+        values += len(groups) * math.prod(spec.shape)
+    return values * np.dtype(config.dtype.storage).itemsize
 
 
 def trace_metadata(name: str, backend: Backend, config: Config, steps: int) -> dict[str, str]:
