@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from common.config import VOID, Architecture, Config, Dtype, Freeze, Head, float32
 from common.errors import InputError
-from common.files import parse_json, shortened
+from common.files import naming, parse_json, shortened
 from common.network.initial import generic_weights
 from common.network.tensors import (
     ARCHITECTURES,
@@ -170,6 +170,25 @@ def trace_of(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> Trace:
     if fault:
         raise InputError(f"{path}: {fault}")
     return Trace(path.stem, arrays, metadata)
+
+
+def map_tensors(path: Path) -> tuple[Arrays, dict[str, str]]:
+    """As `read_tensors`, but the arrays stay in the file, and can't be written to.
+
+    However many files are open so, the system keeps of them in memory what there is room for.
+
+    Raises:
+        InputError: as `read_tensors`.
+    """
+    arrays, metadata = read_tensors(path)  # whole, once: it is checked
+    with naming(path):
+        content = np.memmap(path, np.uint8, "r").view(np.ndarray)
+        start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+        header = parse_json(content[8:start].tobytes())
+        for name, array in arrays.items():
+            begin, end = (start + offset for offset in header[name]["data_offsets"])
+            arrays[name] = content[begin:end].view(array.dtype).reshape(array.shape)
+    return arrays, metadata
 
 
 @dataclass(frozen=True)
