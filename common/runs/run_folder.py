@@ -237,8 +237,9 @@ class RunFolder:
 
         A damaged last checkpoint is set aside, so that it never takes the place of the good one.
         """
-        for name in (LAST, PREVIOUS, BEST):
-            for path in self.folder.glob(f".{name}.*"):
+        ours = [f".{name}.*" for name in (LAST, PREVIOUS, BEST)]
+        for pattern in (*ours, ".tmp??????"):  # the last is safetensors' own
+            for path in self.folder.glob(pattern):
                 path.unlink()
         if self._fell_back and (self.folder / LAST).exists():
             (self.folder / LAST).replace(self.folder / DAMAGED)
