@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from multiprocessing.heap import Arena
@@ -32,7 +33,7 @@ from common.runs.run_folder import BEST, LAST, PREVIOUS, RunFolder
 from common.weights.checkpoint import write_tensors
 from parity_tests.conftest import new_config, start, trace
 from scripts.bench.turns import threads
-from scripts.shared.cli import time_left
+from scripts.shared.cli import main, new_app, time_left
 from scripts.shared.outputs import check_room
 
 Command = Callable[..., tuple[int, str, str]]
@@ -123,6 +124,23 @@ def test_without_docstrings_and_with_warnings_as_errors(backend: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith(" (2, 32, 32)\n")
+
+
+def test_a_note_is_one_line_where_warnings_are_errors(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = new_app()
+
+    @app.command()
+    def command() -> None:
+        warnings.warn("this is slow", stacklevel=2)
+
+    monkeypatch.setattr("sys.argv", ["command"])
+    for action, code, said in (("error", 2, "error: "), ("always", 0, "note: ")):
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+            warnings.simplefilter(action)  # type: ignore[arg-type]
+            main(app)
+        assert (ended.value.code, capsys.readouterr().err) == (code, f"{said}this is slow\n")
 
 
 # Threads

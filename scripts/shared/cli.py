@@ -304,7 +304,7 @@ def main(app: typer.Typer, numbers: Sequence[str] = ()) -> None:
     try:
         with _ending_in_order():
             code = app(_spread(sys.argv[1:], numbers), standalone_mode=False)
-    except (InputError, WorkerError) as error:
+    except (InputError, WorkerError, Warning) as error:  # a note is an error under `-W error`
         fail(str(error))
     except StoppedError as error:
         print(visible(str(error)), file=sys.stderr)
