@@ -102,8 +102,8 @@ def relay(
         raise InputError("relay: needs all three frameworks")
     settings = ("--data", data, "--batch-size", batch_size, "--crop", *crop)
     orders = list(itertools.permutations(BACKENDS))
-    # the ends of three runs, and of the one on its way the last two and the one that is written
-    size = 6 * _checkpoint_size(open_dataset(data, "train").num_classes)
+    # three runs' last; of the one on its way last, previous, best and the one that is written
+    size = 7 * _checkpoint_size(open_dataset(data, "train").num_classes)
     check_room(out, size)
     count = len(BACKENDS) + len(orders)
     say(f"{out}: {count} runs of {steps} steps each, {size_in_words(size)} at most")
