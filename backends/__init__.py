@@ -5,6 +5,7 @@ import importlib.util
 from typing import cast
 
 from common.errors import InputError
+from common.machine import thread_limit
 from common.protocol import Backend
 
 BACKENDS = ("torch", "mxnet", "jax")
@@ -22,7 +23,7 @@ def load_backend(name: str) -> Backend:
 
     Raises:
         InputError: there is no such backend, or its framework is not installed or cannot be
-            imported here.
+            imported here, or OMP_NUM_THREADS is no number.
     """
     if name not in BACKENDS:
         raise InputError(f"--backend {name}: no such backend, have {', '.join(BACKENDS)}")
@@ -32,6 +33,7 @@ def load_backend(name: str) -> Backend:
             f"--backend {name}: {', '.join(missing)} not installed;"
             f" install with: pip install '.[{name}]'"
         )
+    thread_limit()
     try:
         module = importlib.import_module(f"backends.{name}")
     except (ImportError, AttributeError, OSError) as error:

@@ -1,6 +1,7 @@
 """Files and folders: written whole or not at all, with one line for what goes wrong."""
 
 import contextlib
+import fcntl
 import hashlib
 import itertools
 import json
@@ -10,9 +11,10 @@ import shutil
 import stat
 import tempfile
 import tomllib
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import safetensors
 
@@ -154,6 +156,21 @@ def sha256(path: Path) -> str:
     """The file's SHA-256, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def lock(file: IO[Any], path: Path) -> bool:
+    """Keeps an open file for this process until it is closed; False where another one does.
+
+    On a file system without locks nothing is kept, and a warning says so of `path`.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        told = f"{path}: cannot be locked ({reason_of(error)}); see that nothing else writes there"
+        warnings.warn(told, stacklevel=2)
+    return True
 
 
 def _second_name(path: Path, name: Path) -> None:

@@ -3,9 +3,12 @@
 import ctypes
 import os
 import platform
+import re
 import resource
 import sys
 from pathlib import Path
+
+from common.errors import InputError
 
 _LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -21,6 +24,20 @@ def cpu_info() -> dict[str, str]:
         return {}
     pairs = (line.partition(":") for line in first.splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def thread_limit() -> int | None:
+    """How many threads OMP_NUM_THREADS allows; None where it is not set.
+
+    Raises:
+        InputError: it is no number of threads. MXNet would abort, others pass over it.
+    """
+    text = os.environ.get("OMP_NUM_THREADS")
+    if text is None:
+        return None
+    if not re.fullmatch("[1-9][0-9]{0,3}", text.strip()):
+        raise InputError(f"OMP_NUM_THREADS={text!r}: is no number of threads; set it to 1 or more")
+    return int(text)
 
 
 def peak_memory() -> float:

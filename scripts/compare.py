@@ -10,7 +10,7 @@ from common.parity.compare import compare
 from common.parity.compare_records import compare_records
 from common.parity.mapping import read_map
 from common.parity.records import Record, read_any
-from common.parity.traces import Trace
+from common.parity.traces import Trace, map_tensors
 from scripts.shared.cli import ForceOption, JsonOption, main, new_app
 from scripts.shared.outputs import HTML, JSON, check_places
 from scripts.shared.verdicts import HtmlOption, print_report, write_reports
@@ -49,7 +49,7 @@ def run(
         raise InputError(f"{paths[0]}: one trace alone: give another, or a --truth")
     places = (json_path, JSON), (html_path, HTML)
     check_places(*places, reads=[*paths, *(maps or ())], force=force)
-    read = _relabelled([read_any(path) for path in paths], paths)
+    read = _relabelled([read_any(path, map_tensors) for path in paths], paths)
     records = [trace for trace in read if isinstance(trace, Record)]
     if 0 < len(records) < len(read):
         other = next(trace for trace in read if trace not in records)

@@ -16,7 +16,7 @@ from common.files import sha256, write_folder, write_whole
 from common.network.tensors import in_head
 from common.weights.checkpoint import Weights, default_class_names, metadata_of, write_tensors
 from common.weights.namings import ANY_HEAD, HEAD, NAMINGS, names_in, rename
-from scripts.shared.cli import ForceOption, JsonOption, main, new_app, write_json
+from scripts.shared.cli import ForceOption, JsonOption, main, new_app, say, write_json
 from scripts.shared.outputs import JSON, ONNX, check_places
 from scripts.shared.weights_files import (
     FRAMEWORKS,
@@ -203,8 +203,8 @@ def convert(
     count = write_output(out, loaded.weights, to, container)
     digest = None if out.is_dir() else sha256(out)
     for note in notes:
-        print(note)
-    print(
+        say(note)
+    say(
         f"{source} ({loaded.naming}, {loaded.container}) -> {out} ({to}, {container}):"
         f" {count} tensors" + (f", sha256 {digest[:12]}" if digest else "")
     )

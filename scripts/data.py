@@ -47,7 +47,7 @@ def shapes(
     """Makes a synthetic set: circles, squares, rings and the like."""
     with cli.console.status("drawing"):
         write_shapes(folder, train, val, seed)
-    print(f"{folder}: {train} training and {val} validation pairs")
+    cli.say(f"{folder}: {train} training and {val} validation pairs")
 
 
 @app.command()
@@ -81,8 +81,8 @@ def generic(
     check_places(*places, made=folder, force=force)
     folder.mkdir(parents=True, exist_ok=True)
     write_generic(weights, batches, architecture, steps, batch_size, size, seed)
-    print(f"{weights}: generic weights of {architecture}")
-    print(f"{batches}: {steps} batches of {batch_size} {size[0]}x{size[1]}")
+    cli.say(f"{weights}: generic weights of {architecture}")
+    cli.say(f"{batches}: {steps} batches of {batch_size} {size[0]}x{size[1]}")
 
 
 @app.command()
@@ -95,7 +95,7 @@ def check(folder: VocFolder, json: cli.JsonOption = None, force: cli.ForceOption
     with cli.console.status("reading"):
         found = survey(folder)
     _tell(found, json)
-    print("no faults")
+    cli.say("no faults")
 
 
 @app.command()
@@ -136,7 +136,7 @@ def import_(
     with cli.console.status("importing"):
         found = import_data(kind, source, folder, seed)
     _tell(found, json)
-    print(f"{found.root / IMPORT_SHEET}: some pairs to look at")
+    cli.say(f"{found.root / IMPORT_SHEET}: some pairs to look at")
 
 
 @app.command()
@@ -180,17 +180,17 @@ def voc2012(
     _tell(found, json)
     _tell_manifest(found, made)
     if made and (folder / SHEET).exists():
-        print(
+        cli.say(
             "images without a mask and detection's annotations were left out; SBD is not part of it"
         )
-        print(f"{folder / SHEET}: some pairs to look at")
+        cli.say(f"{folder / SHEET}: some pairs to look at")
     if made and (folder / DOWNLOAD).exists():
-        print(f"{folder / DOWNLOAD}: kept; nothing needs it any more")
+        cli.say(f"{folder / DOWNLOAD}: kept; nothing needs it any more")
 
 
 def _tell_manifest(found: Survey, made: bool) -> None:
     done = "written" if made else "nothing to do, every file is as it says"
-    print(f"{found.root / MANIFEST}: {done}")
+    cli.say(f"{found.root / MANIFEST}: {done}")
 
 
 def _tell(found: Survey, json: Path | None) -> None:
@@ -208,9 +208,9 @@ def _tell(found: Survey, json: Path | None) -> None:
     }
     cli.write_json(json, result)
     pairs = ", ".join(f"{split} {count}" for split, count in found.splits.items())
-    print(f"folder   {found.root}")
-    print(f"classes  {len(found.class_names)}")
-    print(f"pairs    {pairs or 'none'}")
+    cli.say(f"folder   {found.root}")
+    cli.say(f"classes  {len(found.class_names)}")
+    cli.say(f"pairs    {pairs or 'none'}")
     table = rich.table.Table(rich.table.Column("class", overflow="fold"), box=None)
     for column in ("pixels", "share", "images"):
         table.add_column(column, justify="right")
@@ -220,9 +220,9 @@ def _tell(found: Survey, json: Path | None) -> None:
         table.add_row(name, f"{count}", share, f"{images}")
     cli.console.print(table)
     for doubt in found.doubts:
-        print(f"note: {doubt}")
+        cli.say(f"note: {doubt}")
     for fault in found.faults:
-        print(fault)
+        cli.say(fault)
     if found.faults:
         count = len(found.faults)
         cli.fail(f"{found.root}: {count} {'fault' if count == 1 else 'faults'}")

@@ -81,11 +81,11 @@ def save(
 def _print(results: list[dict[str, Any]], folder: Path) -> None:
     done = [item for item in results if "mask" in item]
     for item in done[:_SHOWN]:
-        print(f"{item['mask']}: {', '.join(item['pixels'])}")
+        cli.say(f"{item['mask']}: {', '.join(item['pixels'])}")
     if len(done) > _SHOWN:
-        print(f"... and {len(done) - _SHOWN} more")
+        cli.say(f"... and {len(done) - _SHOWN} more")
     if done:
-        print(f"{len(done)} of {len(results)} images done, in {folder}")
+        cli.say(f"{len(done)} of {len(results)} images done, in {folder}")
 
 
 @app.command()

@@ -9,7 +9,7 @@ from backends import load_backend
 from common.config import Config, Dtype, Schedule
 from common.files import sha256
 from common.network.schedule import learning_rates
-from common.parity.traces import make_trace, read_batches, trace_metadata
+from common.parity.traces import make_trace, read_batches, trace_metadata, weights_size
 from common.weights.checkpoint import read_weights, write_tensors
 from scripts.shared.cli import (
     BackendOption,
@@ -20,14 +20,14 @@ from scripts.shared.cli import (
     FreezeOption,
     HeadRateOption,
     ScheduleOption,
-    console,
     main,
     new_app,
     progress,
+    say,
     setting,
 )
 from scripts.shared.evaluation import config_of
-from scripts.shared.outputs import check_places
+from scripts.shared.outputs import check_places, check_room, size_in_words
 from scripts.shared.weights_files import SAFETENSORS
 
 app = new_app()
@@ -69,7 +69,11 @@ def trace(
         freeze=freeze,
         schedule=schedule,
     )
+    size = weights_size(config)
+    check_room(out, size)
     data = read_batches(batches, start.num_classes, steps)
+    told = size_in_words(size)
+    say(f"{out}: will hold {told} of weights, gradients, updates and momentum, and the layers")
     framework = load_backend(backend)
     probe = framework.Probe(framework.Trainer(config, start.arrays))
     with progress(f"trace {backend}") as bar:
@@ -85,7 +89,7 @@ def trace(
     metadata = trace_metadata(backend, framework, config, steps)
     metadata |= {"weights_sha256": sha256(weights), "batches_sha256": sha256(batches)}
     write_tensors(out, arrays, metadata)
-    console.print(f"{out}: {len(arrays)} arrays, {backend}, {dtype}, {steps} steps", soft_wrap=True)
+    say(f"{out}: {len(arrays)} arrays, {backend}, {dtype}, {steps} steps")
 
 
 if __name__ == "__main__":

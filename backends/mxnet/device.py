@@ -1,6 +1,10 @@
 """MXNet: devices, versions, and the way of an array to the device and back."""
 
+import builtins
+import contextlib
 import os
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,19 +22,45 @@ if int(np.__version__.split(".")[0]) > 1:
         f"MXNet 1.9.1 needs NumPy 1, here is {np.__version__}; install with: pip install 'numpy<2'"
     )
 
-# MXNet 1.9.1 reads numpy.bool while it is imported; NumPy 1.24 took that alias away.
-_lacks_bool = "bool" not in vars(np)
-if _lacks_bool:
-    vars(np)["bool"] = np.bool_
-import mxnet as mx  # noqa: E402
 
-if _lacks_bool:
-    del vars(np)["bool"]
+@contextlib.contextmanager
+def _as_it_expects() -> Iterator[None]:
+    """While MXNet 1.9.1 is imported: what it reads, and others have taken away since.
+
+    That is numpy.bool, and under `python -OO` the docstrings that it builds its own of. What it
+    calls that is deprecated would end it under `python -W error`.
+    """
+    build_class = builtins.__build_class__
+
+    def documented(*arguments: Any, **keywords: Any) -> Any:
+        made = build_class(*arguments, **keywords)
+        if made.__module__.startswith("mxnet.") and made.__doc__ is None:
+            made.__doc__ = ""
+        return made
+
+    lacks_bool = "bool" not in vars(np)
+    if lacks_bool:
+        vars(np)["bool"] = np.bool_
+    builtins.__build_class__ = documented
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        builtins.__build_class__ = build_class
+        if lacks_bool:
+            del vars(np)["bool"]
+
+
+with _as_it_expects():
+    import mxnet as mx
 
 
 def prepare() -> None:
     """Turns on what the backend needs of the framework, for the whole process."""
-    # differs: MXNet has all its types from the start.
+    # differs: MXNet has all its types from the start. What it calls in SciPy is deprecated, which
+    # would end it under `python -W error`.
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"mxnet\.")
 
 
 def select_device(name: str) -> mx.Context:

@@ -3,12 +3,15 @@
 import contextlib
 import multiprocessing
 import multiprocessing.resource_tracker
+import os
 import signal
 import sys
 import types
+import warnings
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.heap import Arena
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,7 @@ from common.config import Config
 from common.data.augment import random_crop
 from common.data.dataset import Dataset
 from common.errors import InputError, WorkerError
+from common.files import reason_of
 from common.machine import keep_pages
 
 
@@ -84,13 +88,13 @@ def training_batch(dataset: Dataset, config: Config, step: int, memory: Any | No
     return Batch(epoch, images, labels, names)
 
 
-def _work(dataset: Dataset, config: Config, memory: Any, pipe: "Connection[Any, Any]") -> None:
+def _work(dataset: Dataset, config: Config, memory: Arena, pipe: "Connection[Any, Any]") -> None:
     """Makes each batch that is asked for in the shared memory, until the other end closes."""
     keep_pages()  # without, page faults cost a third of the time
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             try:
-                batch = training_batch(dataset, config, pipe.recv(), memory)
+                batch = training_batch(dataset, config, pipe.recv(), memory.buffer)
                 pipe.send((batch.epoch, batch.names))
             except InputError as error:
                 pipe.send(error)
@@ -115,14 +119,31 @@ def _quiet_start() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _shared_memory(size: int) -> Arena:
+    """Memory for two processes: in /dev/shm, or where that is too small in a temporary file.
+
+    Raises:
+        OSError: there is no room, or none may be taken.
+    """
+    memory = Arena(size)
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        # else who writes where no room is left is ended by SIGBUS
+        os.posix_fallocate(memory.fd, 0, size)
+    return memory
+
+
 class _Worker:
-    """A process that makes one batch at a time, in memory that it shares with this one."""
+    """A process that makes one batch at a time, in memory that it shares with this one.
+
+    Raises:
+        OSError: there is no memory to share, or no process more.
+    """
 
     def __init__(self, dataset: Dataset, config: Config) -> None:
         # a fork would copy a framework's threads in whatever state they are
         context = multiprocessing.get_context("spawn")
         self._config = config
-        self._memory = context.RawArray("B", 4 * _pixels(config))
+        self._memory = _shared_memory(4 * _pixels(config))
         self._pipe, theirs = context.Pipe()
         arguments = (dataset, config, self._memory, theirs)
         self._process = context.Process(target=_work, args=arguments, daemon=True)
@@ -150,13 +171,28 @@ class _Worker:
         if isinstance(answer, InputError):
             raise answer
         epoch, names = answer
-        return Batch(epoch, *_arrays(bytearray(self._memory), self._config), names)
+        return Batch(epoch, *_arrays(bytearray(self._memory.buffer), self._config), names)
 
     def close(self) -> None:
         """Ends the process at once."""
         self._process.kill()
         self._process.join()
         self._pipe.close()
+
+
+def _start_workers(workers: list[_Worker], dataset: Dataset, config: Config, steps: range) -> None:
+    """Adds `config.workers` processes, each with a step to make, or as many as there is room for.
+
+    A warning says where there is none for all.
+    """
+    for step in steps[: config.workers]:
+        try:
+            workers.append(_Worker(dataset, config))
+        except OSError as error:
+            told = f"--workers {config.workers}: for no more than {len(workers)}"
+            warnings.warn(f"{told}: {reason_of(error)}", stacklevel=2)
+            break
+        workers[-1].ask(step)
 
 
 def training_batches(
@@ -166,24 +202,23 @@ def training_batches(
 
     Each process makes one batch ahead and then waits until it is taken, so that at most
     `config.workers` batches are held besides those that were taken, at 4 bytes a pixel. The
-    bytes do not depend on the number of workers; with 0, each batch is made when it is asked for.
+    bytes do not depend on the number of workers; with 0, each batch is made when it is asked for,
+    as it is where there is no memory for a worker, which a warning says.
 
     Raises:
         InputError: as `training_batch`, when that batch's turn comes.
         WorkerError: a worker is gone.
     """
     steps = range(first_step, total_steps(dataset, config))
-    if config.workers == 0:
-        keep_pages()
-        for step in steps:
-            yield training_batch(dataset, config, step)
-        return
     workers: list[_Worker] = []
     try:
-        for step in steps[: config.workers]:
-            workers.append(_Worker(dataset, config))
-            workers[-1].ask(step)
+        _start_workers(workers, dataset, config, steps)
+        if not workers:
+            keep_pages()
         for k, step in enumerate(steps):
+            if not workers:
+                yield training_batch(dataset, config, step)
+                continue
             worker = workers[k % len(workers)]
             batch = worker.batch()
             if step + len(workers) in steps:

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from common.config import VOID
 from common.data.colours import Palette
 from common.data.voc import BACKGROUND
+from common.fonts import charmap, drawable, font_with
 from common.text import shorten
 
 _MARGIN = 6
@@ -23,6 +24,24 @@ _WHITE, _INK = (255, 255, 255), (40, 40, 40)
 @cache
 def _font(size: int) -> Any:
     return ImageFont.load_default(size)
+
+
+def _has(letter: str) -> bool:
+    """Whether Pillow's own font has a letter: what it lacks looks as U+FFFF does, which is none."""
+    font = _font(13)
+    return bytes(font.getmask(letter)) != bytes(font.getmask("\uffff"))
+
+
+def _named(labels: Sequence[int], class_names: Sequence[str], size: int) -> tuple[Any, list[str]]:
+    """A font for the names of labels, and the names as it can show them."""
+    names = [class_names[label] for label in labels]
+    letters = frozenset("".join(shorten(name, _LONGEST) for name in names))
+    if all(map(_has, letters)):
+        return _font(size), drawable(names, labels, _LONGEST, _has)
+    path = font_with(letters)
+    known = charmap(path)
+    shown = drawable(names, labels, _LONGEST, lambda letter: ord(letter) in known)
+    return ImageFont.truetype(path, size), shown
 
 
 def mask_image(mask: NDArray[np.uint8], palette: Palette = Palette.voc) -> Image.Image:
@@ -57,21 +76,21 @@ def legend(
     palette: Palette = Palette.voc,
 ) -> Image.Image:
     """Colour and name of each label, in as many rows as `width` pixels need."""
-    font, box = _font(13), 13
-    names = {label: shorten(class_names[label], _LONGEST) for label in labels}
+    box = 13
+    font, names = _named(labels, class_names, box)
     places, x, y = [], _MARGIN, _MARGIN
-    for label in labels:
-        length = box + 4 + int(font.getlength(names[label])) + 12
+    for name in names:
+        length = box + 4 + int(font.getlength(name)) + 12
         if x + length > width and x > _MARGIN:
             x, y = _MARGIN, y + box + _MARGIN
         places.append((x, y))
         x += length
     picture = Image.new("RGB", (width, y + box + _MARGIN), _WHITE)
     draw = ImageDraw.Draw(picture)
-    for label, (x, y) in zip(labels, places, strict=True):
+    for label, name, (x, y) in zip(labels, names, places, strict=True):
         colour = tuple(int(c) for c in palette.colours()[label])
         draw.rectangle((x, y, x + box - 1, y + box - 1), fill=colour, outline=_INK)
-        draw.text((x + box + 4, y - 2), names[label], fill=_INK, font=font)
+        draw.text((x + box + 4, y - 2), name, fill=_INK, font=font)
     return picture
 
 

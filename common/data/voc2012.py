@@ -6,7 +6,6 @@ Every file is written beside its place and moved there; the splits come after th
 """
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import io
@@ -37,7 +36,7 @@ from common.data.drawing import overlay, sheet
 from common.data.manifest import MANIFEST, Entry, Manifest, entry, read_manifest
 from common.data.voc import VOC_CLASSES
 from common.errors import InputError
-from common.files import naming, read_bytes, writing
+from common.files import lock, naming, read_bytes, writing
 
 VOC2012_URL = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
 VOC2012_MD5 = "6cd6e144f989b92b3379bac3b3de84fd"
@@ -205,10 +204,8 @@ def _held(out: Path) -> Iterator[None]:
             raise InputError(f"{out}: exists and is not an empty folder")
         file = (out / MARKER).open("a")
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"{out}: another preparation is at work in it") from error
+        if not lock(file, out):
+            raise InputError(f"{out}: another preparation is at work in it")
         try:
             yield
         finally:

@@ -32,7 +32,7 @@ class Tile(NamedTuple):
     weight: NDArray[np.float64]
 
 
-def tiles(length: int, size: int, overlap: int) -> list[Tile]:
+def tiles(length: int, size: int, overlap: int, mirrored: bool = False) -> list[Tile]:
     """Tiles along one axis of a picture; their weights add up to 1 at each of its pixels.
 
     They begin at multiples of 32, as the network's own grid does; neighbours share at least
@@ -41,6 +41,8 @@ def tiles(length: int, size: int, overlap: int) -> list[Tile]:
 
     Beyond an inner edge a tile sees zeros in place of the picture. So near it the neighbour counts
     alone, and only over the middle quarter of the overlap does the one fade into the other.
+
+    Those of a `mirrored` picture lie where they do in the picture itself.
 
     Tiles that overlap by 640 pixels give the logits of the whole picture. `final_conv` at column i
     sees pixels 32 i - 217 to 32 i + 217, and logit x is made of column (x + 16) // 32 and the one
@@ -63,7 +65,21 @@ def tiles(length: int, size: int, overlap: int) -> list[Tile]:
         counts = np.broadcast_to(counts, x.shape)
         total[at] += counts
         parts.append((at, counts))
-    return [Tile(at, counts / total[at]) for at, counts in parts]
+    found = [Tile(at, counts / total[at]) for at, counts in parts]
+    if not mirrored:
+        return found
+    turned = [(slice(length - at.stop, length - at.start), weight[::-1]) for at, weight in found]
+    return [Tile(*tile) for tile in reversed(turned)]
+
+
+def _mirrored(logits: Logits) -> Logits:
+    """Of each picture, what its mirror image has at the same place."""
+    return lambda images: logits(images[:, :, ::-1])[..., ::-1]
+
+
+def _turned(logits: Logits) -> Logits:
+    """Of pictures whose rows are columns: (N, W, H, 3) to (N, classes, W, H)."""
+    return lambda images: logits(images.swapaxes(1, 2)).swapaxes(2, 3)
 
 
 def _side_by_side(logits: Logits, image: Picture, columns: list[Tile]) -> Array:
@@ -78,17 +94,25 @@ def _side_by_side(logits: Logits, image: Picture, columns: list[Tile]) -> Array:
     return sums
 
 
-def tiled_logits(logits: Logits, image: Picture, options: Inference) -> Iterator[Array]:
+def tiled_logits(
+    logits: Logits,
+    image: Picture,
+    options: Inference,
+    mirrored: tuple[bool, bool] = (False, False),
+) -> Iterator[Array]:
     """The logits of a picture (H, W, 3), in bands (classes, n, W) from its top.
 
     Where tiles overlap, their logits are averaged by the tiles' weights. A row of tiles makes a
     band, so that memory does not grow with the height. Without tiles the whole is one band.
+    `mirrored`: the axes along which the tiles are those of the mirrored picture.
     """
     if options.tile is None:
         yield logits(image[None])[0]
         return
-    rows = tiles(image.shape[0], options.tile[0], options.overlap)
-    columns = tiles(image.shape[1], options.tile[1], options.overlap)
+    rows, columns = (
+        tiles(image.shape[axis], options.tile[axis], options.overlap, mirrored[axis])
+        for axis in (0, 1)
+    )
     ends = [row.at.start for row in rows[1:]] + [len(image)]
     shared: Array | None = None
     for (at, weight), end in zip(rows, ends, strict=True):
@@ -133,15 +157,25 @@ def resized(bands: Iterator[Array], height: int, size: tuple[int, int]) -> Itera
 
 
 def _view(
-    logits: Logits, image: Picture, scale: float, mirrored: bool, options: Inference
+    logits: Logits,
+    image: Picture,
+    scale: float,
+    mirrored: bool,
+    options: Inference,
+    by_columns: bool,
 ) -> Iterator[Array]:
-    """The logits of one view, brought back to the picture's own place and size."""
+    """The logits of one view, brought back to the picture's own place and size: see `scores`."""
     height, width = image.shape[:2]
     size = max(1, round(width * scale)), max(1, round(height * scale))
     seen = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-    bands = tiled_logits(logits, seen[:, ::-1] if mirrored else seen, options)
-    own_way = (band[:, :, ::-1] if mirrored else band for band in bands)
-    return resized(own_way, len(seen), (height, width))
+    axes = (False, mirrored)
+    if mirrored:
+        logits = _mirrored(logits)
+    if by_columns:
+        logits, seen, axes = _turned(logits), seen.swapaxes(0, 1), axes[::-1]
+        tile = options.tile and options.tile[::-1]
+        options, height, width = dataclasses.replace(options, tile=tile), width, height
+    return resized(tiled_logits(logits, seen, options, axes), len(seen), (height, width))
 
 
 def _softmax(x: Array) -> Array:
@@ -150,14 +184,20 @@ def _softmax(x: Array) -> Array:
     return x
 
 
-def scores(logits: Logits, image: Picture, options: Inference) -> Iterator[Array]:
+def scores(
+    logits: Logits, image: Picture, options: Inference, by_columns: bool = False
+) -> Iterator[Array]:
     """How likely each class is (classes, n, W), `ROWS` rows at a time: the mean over the views.
+
+    `by_columns`: so many columns at a time, (classes, n, H). Memory grows with what is across.
 
     The mean of the classes' probabilities, as TensorFlow's DeepLab takes it in
     `predict_labels_multi_scale`. Of a single view they are its logits, which have the same order.
     """
     kinds = itertools.product(options.scales, (False, True) if options.flip else (False,))
-    views = [_view(logits, image, scale, mirrored, options) for scale, mirrored in kinds]
+    views = [
+        _view(logits, image, scale, mirrored, options, by_columns) for scale, mirrored in kinds
+    ]
     if len(views) == 1:
         yield from views[0]
     else:
@@ -184,25 +224,11 @@ class Views:
         return np.stack([self._predict(image) for image in images])
 
     def _predict(self, image: Picture) -> Picture:
-        tile = self.options.tile
-        if tile is not None and self._by_columns(image):
-            options = dataclasses.replace(self.options, tile=tile[::-1])
-            rows = scores(self._turned_logits, image.swapaxes(0, 1), options)
-            return np.concatenate([_labels(x) for x in rows]).T
-        rows = scores(self._logits, image, self.options)
-        return np.concatenate([_labels(x) for x in rows])
-
-    def _by_columns(self, image: Picture) -> bool:
-        """Whether a band of tiles lies across the shorter side, where it takes less memory.
-
-        Mirrored views would come from the other end.
-        """
-        one_view = not self.options.flip and self.options.scales == Inference.scales
-        return one_view and image.shape[1] > image.shape[0]
-
-    def _turned_logits(self, images: Picture) -> Array:
-        """As `_logits`, of pictures whose rows are columns: (N, W, H, 3) to (N, classes, W, H)."""
-        return self._logits(images.swapaxes(1, 2)).swapaxes(2, 3)
+        # a band of tiles across the shorter side takes less memory
+        by_columns = self.options.tile is not None and image.shape[1] > image.shape[0]
+        parts = scores(self._logits, image, self.options, by_columns)
+        labels = np.concatenate([_labels(x) for x in parts])
+        return labels.T if by_columns else labels
 
     def _logits(self, images: Picture) -> Array:
         return self.backend.to_numpy(self.trainer.logits(images))

@@ -3,7 +3,7 @@
 import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,14 @@ from common.files import parse_json
 from common.parity.mapping import Map, parse_map
 from common.parity.tolerances import EPS
 from common.parity.traces import Trace, trace_of
-from common.protocol import Array
+from common.protocol import Array, Arrays
 from common.weights.checkpoint import read_tensors, write_tensors
 
 FORMAT = {"format": "rosetta-trace", "schema": "2"}
 """Metadata that says what the file is."""
+
+Reader = Callable[[Path], tuple[Arrays, dict[str, str]]]
+"""As `read_tensors`."""
 
 
 @dataclass(frozen=True)
@@ -240,13 +243,15 @@ def read_record(path: Path) -> Record:
     return record
 
 
-def read_any(path: Path) -> Trace:
+def read_any(path: Path, read: Reader = read_tensors) -> Trace:
     """A trace's file: a `Record`, where it is one.
+
+    `read` may be `map_tensors`, where many are looked at together.
 
     Raises:
         InputError: it cannot be read, is no trace, or is one of another schema.
     """
-    arrays, metadata = read_tensors(path)
+    arrays, metadata = read(path)
     if any(metadata.get(key) != value for key, value in FORMAT.items()):
         return trace_of(path, arrays, metadata)
     record = Record(path.stem, arrays, metadata)

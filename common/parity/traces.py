@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from common.config import VOID, Architecture, Config, Dtype, Freeze, Head, float32
 from common.errors import InputError
-from common.files import parse_json, shortened
+from common.files import naming, parse_json, shortened
 from common.network.initial import generic_weights
 from common.network.tensors import (
     ARCHITECTURES,
@@ -173,6 +174,25 @@ def trace_of(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> Trace:
     return Trace(path.stem, arrays, metadata)
 
 
+def map_tensors(path: Path) -> tuple[Arrays, dict[str, str]]:
+    """As `read_tensors`, but the arrays stay in the file, and can't be written to.
+
+    However many files are open so, the system keeps of them in memory what there is room for.
+
+    Raises:
+        InputError: as `read_tensors`.
+    """
+    arrays, metadata = read_tensors(path)  # whole, once: it is checked
+    with naming(path):
+        content = np.memmap(path, np.uint8, "r").view(np.ndarray)
+        start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+        header = parse_json(content[8:start].tobytes())
+        for name, array in arrays.items():
+            begin, end = (start + offset for offset in header[name]["data_offsets"])
+            arrays[name] = content[begin:end].view(array.dtype).reshape(array.shape)
+    return arrays, metadata
+
+
 @dataclass(frozen=True)
 class Batches:
     """Batches to trace: `image` (steps, N, 3, H, W) float, `label` (steps, N, H, W) uint8."""
@@ -314,6 +334,20 @@ def make_trace(
         trace["after/mask"] = trainer.predict(batches.image[0])
         trace["after/logits"] = probe.activations(batches.image[0])["logits"]
     return trace
+
+
+def weights_size(config: Config) -> int:
+    """The bytes of a trace without its layers, whose values are as many as the images are large."""
+    specs, frozen = config_tensors(config), frozen_tensors(config)
+    values = 0
+    for name, spec in specs.items():
+        groups = ["final"]
+        if not spec.trainable:
+            groups += ["buffer"]
+        elif name not in frozen:
+            groups += TRAINED
+        values += len(groups) * math.prod(spec.shape)
+    return values * np.dtype(config.dtype.storage).itemsize
 
 
 def trace_metadata(name: str, backend: Backend, config: Config, steps: int) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import shutil
@@ -14,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from common.config import Config
 from common.errors import InputError
-from common.files import JSON_LIMIT, parse_json, read_bytes, write_whole, writing
+from common.files import JSON_LIMIT, lock, parse_json, read_bytes, write_whole, writing
 from common.weights.checkpoint import Weights, read_weights, write_weights
 
 if TYPE_CHECKING:
@@ -172,19 +171,17 @@ class RunFolder:
     def lock(self) -> None:
         """Makes the folder this process's own, until it ends, however that comes.
 
+        A file system without locks is said to be one.
+
         Raises:
             InputError: it cannot be written to, or is another process's.
         """
         with writing(self.folder, "cannot be written to"):
             self._lock = (self.folder / LOCK).open("a+")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if not lock(self._lock, self.folder):
             self._lock.seek(0)
             process = self._lock.read().strip()
-            raise InputError(
-                f"{self.folder}: another run, process {process}, writes there"
-            ) from error
+            raise InputError(f"{self.folder}: another run, process {process}, writes there")
         self._lock.truncate(0)
         self._lock.write(f"{os.getpid()}\n")
         self._lock.flush()
@@ -240,8 +237,9 @@ class RunFolder:
 
         A damaged last checkpoint is set aside, so that it never takes the place of the good one.
         """
-        for name in (LAST, PREVIOUS, BEST):
-            for path in self.folder.glob(f".{name}.*"):
+        ours = [f".{name}.*" for name in (LAST, PREVIOUS, BEST)]
+        for pattern in (*ours, ".tmp??????"):  # the last is safetensors' own
+            for path in self.folder.glob(pattern):
                 path.unlink()
         if self._fell_back and (self.folder / LAST).exists():
             (self.folder / LAST).replace(self.folder / DAMAGED)

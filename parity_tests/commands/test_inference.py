@@ -199,17 +199,25 @@ def shares(images: np.ndarray) -> np.ndarray:
     return np.cos(grey * np.arange(1, 21, dtype=np.float32)[:, None, None])
 
 
+VIEWS = {"one": {}, "mirrored": {"flip": True}, "scales": {"flip": True, "scales": (0.6, 1.0)}}
+
+
+@pytest.mark.parametrize("views", VIEWS)
 @pytest.mark.parametrize("size", [(40, 300), (100, 290), (300, 100)])
-def test_tiles_in_columns_find_what_tiles_in_rows_do(size: tuple[int, int]) -> None:
-    image, options = picture(*size), Inference(tile=(64, 96), overlap=32)
+def test_tiles_in_columns_find_what_tiles_in_rows_do(size: tuple[int, int], views: str) -> None:
+    image, options = picture(*size), Inference(tile=(64, 96), overlap=32, **VIEWS[views])
     seen = Views(SimpleNamespace(to_numpy=np.asarray), SimpleNamespace(logits=shares), options)
     expected = whole(scores(shares, image, options)).argmax(axis=0)
     assert np.array_equal(seen.predict(image[None])[0], expected)
 
 
-@pytest.mark.parametrize("size", [(40, 60_000), (60_000, 40)])
-def test_memory_is_that_of_a_row_of_tiles_across_the_shorter_side(size: tuple[int, int]) -> None:
-    options = Inference(tile=(64, 64), overlap=32)
+@pytest.mark.parametrize(
+    "size, views", [((40, 60_000), "one"), ((60_000, 40), "one"), ((40, 60_000), "mirrored")]
+)
+def test_memory_is_that_of_a_row_of_tiles_across_the_shorter_side(
+    size: tuple[int, int], views: str
+) -> None:
+    options = Inference(tile=(64, 64), overlap=32, **VIEWS[views])
     seen = Views(SimpleNamespace(to_numpy=np.asarray), SimpleNamespace(logits=shares), options)
     image = np.zeros((1, *size, 3), np.uint8)
     tracemalloc.start()

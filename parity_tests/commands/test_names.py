@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.font_manager import fontManager
 from PIL import Image
 
 from common.config import VOID
-from common.data.drawing import overlay
+from common.data.drawing import legend, overlay
 from common.data.shapes import write_shapes
+from common.fonts import charmap, font_with, usual_font
 from common.network.initial import initial_weights
 from common.text import shorten, visible
 from common.weights.checkpoint import Weights, write_weights
@@ -126,6 +128,26 @@ def test_a_long_name_is_cut() -> None:
     assert shorten("n" * 9, 9) == "n" * 9
     assert shorten("n" * 10, 9) == "n" * 8 + "…"
     assert visible("ä自 🚲") == "ä自 🚲"
+
+
+def test_a_font_that_has_the_letters_is_found() -> None:
+    usual = usual_font()
+    other = next(font.fname for font in fontManager.ttflist if font.name == "STIXGeneral")
+    assert font_with(frozenset("собака")) == usual
+    letter = chr(max(charmap(other).keys() - charmap(usual).keys()))
+    found = font_with(frozenset(["a", letter]))
+    assert found != usual
+    assert ord(letter) in charmap(found)
+
+
+def test_a_legend_shows_each_letter_or_numbers_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn(name: str) -> bytes:
+        return legend([1], ["", name], 160).tobytes()
+
+    monkeypatch.setattr("common.data.drawing.font_with", lambda letters: usual_font())
+    assert drawn("dog…") != drawn("dog□")
+    assert drawn("собака") != drawn("□" * 6)
+    assert drawn("a自転") == drawn("1: a□□")
 
 
 def test_pictures_take_every_name(tmp_path: Path) -> None:

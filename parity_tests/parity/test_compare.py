@@ -1,6 +1,7 @@
 """`compare` on small traces of our own making: what it must notice, name and refuse."""
 
 import json
+import tracemalloc
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -446,6 +447,18 @@ def test_command(tmp_path: Path, run_command: Command) -> None:
     assert "PyTorch" in row["source"]
     code, _, _ = run_command("compare", b, "--truth", a)
     assert code == 0
+
+
+def test_many_traces_take_the_memory_of_a_few(tmp_path: Path, run_command: Command) -> None:
+    large = {f"final/backbone.layer{k}.0.conv1.weight": np.ones((500, 250)) for k in (1, 2, 3, 4)}
+    trace = changed_all(make("0"), {name: lambda _, a=a: a for name, a in large.items()})
+    paths = [write(tmp_path / f"{k}.safetensors", trace) for k in range(12)]
+    tracemalloc.start()
+    code, _, err = run_command("compare", *paths[1:], "--truth", paths[0])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (code, err) == (0, "")
+    assert peak < 4 * paths[0].stat().st_size
 
 
 def test_bad_files_are_one_line(tmp_path: Path, run_command: Command) -> None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from common.machine import thread_limit
 from scripts.bench.worker import Job
 from scripts.shared.cli import progress
 from scripts.shared.workers import Worker
@@ -34,8 +35,12 @@ def cores() -> int:
 
 
 def threads() -> int:
-    """The threads that each candidate computes with."""
-    return min(int(os.environ.get("OMP_NUM_THREADS", cores())), cores())
+    """The threads that each candidate computes with.
+
+    Raises:
+        InputError: OMP_NUM_THREADS is no number.
+    """
+    return min(thread_limit() or cores(), cores())
 
 
 def take_turns(jobs: Sequence[Job], rounds: int) -> list[Measured]:

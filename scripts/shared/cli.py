@@ -5,11 +5,14 @@ import enum
 import errno
 import io
 import json
+import os
+import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, NoReturn, get_type_hints
 
 import rich.console
@@ -188,6 +191,11 @@ def report(message: str) -> None:
     print(f"error: {visible(' '.join(message.split()))}", file=sys.stderr)
 
 
+def say(message: str) -> None:
+    """One line on standard output; names in it are shown, not obeyed."""
+    print(visible(message))
+
+
 def fail(message: str) -> NoReturn:
     """One line on standard error, and exit code 2."""
     report(message)
@@ -263,6 +271,29 @@ def _open_streams() -> None:
             setattr(sys, name, io.TextIOWrapper(buffer, encoding, escape, line_buffering=True))
 
 
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
+    name = signal.Signals(number).name
+    os.write(2, f"\nended by {name}\n".encode())  # not by print, which may be interrupted
+    raise SystemExit(128 + number)
+
+
+@contextlib.contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """Has SIGTERM and SIGHUP end a command as Ctrl-C does: what it has begun is cleared away.
+
+    A signal that is ignored, as SIGHUP is under nohup, stays ignored.
+    """
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) == signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def main(app: typer.Typer, numbers: Sequence[str] = ()) -> None:
     """Runs a command. Bad input of any kind is one line on standard error and exit code 2.
 
@@ -271,11 +302,12 @@ def main(app: typer.Typer, numbers: Sequence[str] = ()) -> None:
     _open_streams()
     warnings.showwarning = note  # type: ignore[assignment]  # of its parameters, one is shown
     try:
-        code = app(_spread(sys.argv[1:], numbers), standalone_mode=False)
-    except (InputError, WorkerError) as error:
+        with _ending_in_order():
+            code = app(_spread(sys.argv[1:], numbers), standalone_mode=False)
+    except (InputError, WorkerError, Warning) as error:  # a note is an error under `-W error`
         fail(str(error))
     except StoppedError as error:
-        print(error, file=sys.stderr)
+        print(visible(str(error)), file=sys.stderr)
         raise SystemExit(error.code) from None
     except typer.TyperException as error:
         fail(error.format_message().replace("Value error, ", ""))  # pydantic's, of an odd choice
@@ -310,6 +342,11 @@ def write_json(path: Path | None, result: Any) -> None:
         write_whole(path, lambda temporary: temporary.write_text(text))
 
 
+def time_left(seconds: float) -> str:
+    """What a line of progress ends in, where it is a minute or more."""
+    return f", about {seconds / 60:.0f} min left" if seconds >= 60 else ""
+
+
 def progress(description: str) -> rich.progress.Progress:
     """A progress bar with a count, the time left and a free field `status`."""
     return rich.progress.Progress(
@@ -340,6 +377,21 @@ class Heartbeat:
 
 
 @contextlib.contextmanager
+def run_progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar over whole runs; gives what is to be called with the count so far."""
+    heartbeat, start = Heartbeat(), time.monotonic()
+    with progress(description) as bar:
+        task = bar.add_task("", total=total, status="runs")
+
+        def show(count: int) -> None:
+            bar.update(task, completed=count)
+            left = time_left((time.monotonic() - start) * (total - count) / count)
+            heartbeat(f"{description}: {count} of {total} runs{left}", at_once=True)
+
+        yield show
+
+
+@contextlib.contextmanager
 def image_progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar with images a second; gives what is to be called with the count so far."""
     heartbeat = Heartbeat()
@@ -349,6 +401,7 @@ def image_progress(description: str, total: int) -> Iterator[Callable[[int], Non
         def show(count: int) -> None:
             rate = count / (time.perf_counter() - start)
             bar.update(task, completed=count, status=f"{rate:.2f} images/s")
-            heartbeat(f"{description}: {count} of {total}, {rate:.2f} images/s")
+            left = time_left((total - count) / rate)
+            heartbeat(f"{description}: {count} of {total}, {rate:.2f} images/s{left}")
 
         yield show

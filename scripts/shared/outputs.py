@@ -1,5 +1,6 @@
 """Where a command may write, found out before all the work: nothing of anyone's is lost."""
 
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -103,3 +104,22 @@ def check_places(
                 raise InputError(f"{path}: would overwrite the input")
             if not force and not _is_of(path, kind):
                 raise InputError(f"{path}: is there, and is no {kind}; --force writes over it")
+
+
+def size_in_words(size: int) -> str:
+    """A number of bytes as people say it: 424 MB, 1.1 GB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def check_room(path: Path, size: int) -> None:
+    """Refuses work whose result of `size` bytes the disk has no room for.
+
+    Raises:
+        InputError: it has less.
+    """
+    if is_stream(path):
+        return
+    folder = next(above for above in path.absolute().parents if above.exists())
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise InputError(f"{path}: takes {size_in_words(size)}, {size_in_words(free)} are free")

@@ -1,7 +1,6 @@
 """Plots: the curves of a run, curves on top of each other, the confusion matrix."""
 
 import collections
-import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.text import shorten
+from common.fonts import charmap, drawable, usual_font
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,23 +30,10 @@ def smooth(values: Sequence[float], window: int) -> NDArray[np.float64]:
     return means
 
 
-@functools.cache
-def _charmap() -> Mapping[int, int]:
-    """The characters that the font of plots has."""
-    from matplotlib import font_manager
-
-    path = font_manager.findfont(font_manager.FontProperties())
-    return font_manager.get_font(path).get_charmap()
-
-
 def _tick_names(names: Sequence[str]) -> list[str]:
-    """Classes' names as a plot can show them: short, numbered where the font lacks some."""
-    shown = []
-    for number, name in enumerate(names):
-        short = shorten(name, _LONGEST)
-        drawn = "".join(c if ord(c) in _charmap() else "\N{WHITE SQUARE}" for c in short)
-        shown.append(drawn if drawn == short else f"{number}: {drawn}")
-    return shown
+    """Classes' names as a plot can show them."""
+    known = charmap(usual_font())
+    return drawable(names, range(len(names)), _LONGEST, lambda letter: ord(letter) in known)
 
 
 def _series(lines: Lines, key: str) -> tuple[Any, list[Any]]:

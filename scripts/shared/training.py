@@ -29,7 +29,7 @@ from common.network.schedule import learning_rates
 from common.protocol import Backend, Trainer
 from common.runs.run_folder import LAST, Checkpoint, RunFolder
 from common.weights.checkpoint import Weights
-from scripts.shared.cli import Heartbeat, fraction, note, progress
+from scripts.shared.cli import Heartbeat, fraction, note, progress, time_left
 from scripts.shared.evaluation import METRICS, check_background, evaluate_dataset
 
 RECENT, SLOW_DATA = 20, 0.05
@@ -137,7 +137,9 @@ class Training:
                     bar.console.print(f"saved after step {step + 1} of {self.steps}")
                 self._validate(step + 1, bar, requests)
                 done = f"step {step + 1} of {self.steps}, epoch {step // self.per_epoch + 1}"
-                self._heartbeat(f"{done}:  {self.status()}", at_once=self._is_end(step + 1))
+                seconds = (self.steps - step - 1) * statistics.median(self.seconds[-RECENT:])
+                line = f"{done}:  {self.status()}{time_left(seconds)}"
+                self._heartbeat(line, at_once=self._is_end(step + 1))
         return last == self.steps
 
     def how_to_go_on(self) -> str:

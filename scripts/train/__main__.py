@@ -85,13 +85,13 @@ def finish(training: Training, json_path: Path | None) -> None:
         write_whole(at / "classes.png", lambda path: plot_classes(path, rows, mean))
         write_whole(at / "predictions.png", lambda path: _draw_predictions(path, training, val))
         print_metrics(metrics)
-    print(
+    cli.say(
         f"{at}: {len(folder.steps)} steps, loss {folder.steps[-1]['loss']:.4f},"
         f" {summary['images_per_second']:.1f} images/s, {summary['peak_mb']:.0f} MiB"
     )
     if metrics is not None:
         best = max(folder.val, key=lambda line: line["mean_iou"] or 0.0)
-        print(
+        cli.say(
             f"val: mean IoU {cli.fraction(metrics['mean_iou'])}; the best,"
             f" {cli.fraction(best['mean_iou'])}, after step {best['step']}"
         )
@@ -232,7 +232,7 @@ def resume(
         )
     info["history"].append({"step": found.step, **training.made_by})
     folder.write_info({**info, "backend": backend, "versions": training.made_by["versions"]})
-    print(f"{out}: goes on at step {found.step} of {training.steps}")
+    cli.say(f"{out}: goes on at step {found.step} of {training.steps}")
     return training, found.step
 
 
@@ -248,7 +248,8 @@ def _run(training: Training, first: int, stop_after: int | None, json_path: Path
         finish(training, json_path)
     else:
         done = max(first, stop_after or 0)
-        print(f"stopped after step {done} of {training.steps}, saved:", training.how_to_go_on())
+        how = training.how_to_go_on()
+        cli.say(f"stopped after step {done} of {training.steps}, saved: {how}")
 
 
 def _plain(value: Any) -> str:
