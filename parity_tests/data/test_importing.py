@@ -1,6 +1,9 @@
 """Other programs' exports, written here as they write them, from one truth: it comes back."""
 
+import base64
+import io
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -150,6 +153,43 @@ def test_the_seed_draws_val_where_there_are_no_lists(tmp_path: Path) -> None:
     assert len({names for _, names in vals}) > 1
 
 
+def png(mask: NDArray[np.bool_]) -> str:
+    """As labelme keeps a mask in its JSON."""
+    file = io.BytesIO()
+    Image.fromarray(mask).save(file, format="PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+SHAPES: dict[str, tuple[list[list[float]], Callable[[int, int], bool]]] = {
+    # a point has a radius of 5 there, and a line a width of 10; a pixel counts by its middle
+    "polygon": ([[5, 5], [25, 5], [25, 15], [5, 15]], lambda x, y: 5 <= x <= 25 and 5 <= y <= 15),
+    "rectangle": ([[25, 15], [5, 5]], lambda x, y: 5 <= x <= 25 and 5 <= y <= 15),
+    "line": ([[0, 10], [35, 10]], lambda x, y: 6 <= y <= 15),
+    "linestrip": ([[0, 10], [20, 10], [35, 10]], lambda x, y: 6 <= y <= 15),
+    "circle": ([[15, 12], [15, 19]], lambda x, y: math.hypot(x - 15, y - 12) <= 7.5),
+    "point": ([[15, 12]], lambda x, y: math.hypot(x - 15, y - 12) <= 5.5),
+    "points": ([[15, 12]], lambda x, y: math.hypot(x - 15, y - 12) <= 5.5),
+    "mask": ([[5, 6], [8, 9]], lambda x, y: (x, y) in {(5, 6), (8, 7)}),
+}
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_each_shape_of_labelme_is_drawn_as_it_draws(kind: str, tmp_path: Path) -> None:
+    points, inside = SHAPES[kind]
+    mask = np.array([[1, 0, 0, 0], [0, 0, 0, 1]], bool)
+    shape = {"label": "ball", "points": points, "shape_type": kind}
+    shape |= {"mask": png(mask)} if kind == "mask" else {}
+    for name in ("im0", "im1"):
+        write_image(tmp_path / "src" / f"{name}.jpg")
+        content = {"shapes": [shape], "imagePath": f"{name}.jpg"}
+        write_text(tmp_path / "src" / f"{name}.json", json.dumps(content))
+    import_data(Format.labelme, tmp_path / "src", tmp_path / "dst", seed=0)
+    _, label = open_dataset(tmp_path / "dst", "train").read(0)
+    expected = np.array([[inside(x, y) for x in range(36)] for y in range(24)])
+    np.testing.assert_array_equal(label == 1, expected)
+    assert 0 < expected.sum() < expected.size
+
+
 def test_cityscapes_ids_become_the_classes_that_count(tmp_path: Path) -> None:
     ids = np.arange(34, dtype=np.uint8)[None].repeat(2, 0)
     for split in ("train", "val"):
@@ -170,6 +210,11 @@ def test_cityscapes_ids_become_the_classes_that_count(tmp_path: Path) -> None:
 def change(path: str, text: str) -> Callable[[Path], None]:
     return lambda folder: write_text(folder / path, text)
 
+
+OF_ANOTHER_TYPE = {
+    "shapes": [{"label": "box", "points": [], "shape_type": "cuboid"}],
+    "imagePath": "im0.jpg",
+}
 
 SPOILT: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "a colour of no class": (
@@ -195,6 +240,11 @@ SPOILT: dict[str, tuple[str, Callable[[Path], None], str]] = {
     ),
     "json of another program": ("labelme json", change("im0.json", "[1]"), "im0.json: cannot be"),
     "json nested deep": ("labelme json", change("im0.json", "[" * 99999), "im0.json: cannot be"),
+    "a shape of another type": (
+        "labelme json",
+        change("im0.json", json.dumps(OF_ANOTHER_TYPE)),
+        "im0.json: cannot be read: a shape of a type that is not known: cuboid",
+    ),
     "a class that labels.txt lacks": (
         "labelme json",
         change("labels.txt", "__ignore__\n_background_\nball\n"),
