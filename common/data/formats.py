@@ -52,6 +52,8 @@ class Format(enum.StrEnum):
     labelme = "labelme"
     roboflow = "roboflow"
     cityscapes = "cityscapes"
+    coco = "coco"
+    coco_panoptic = "coco-panoptic"
     folders = "folders"
 
 
@@ -337,12 +339,3 @@ def read_folders(folder: Path) -> Foreign:
         mask = at if at.exists() else at.with_stem(f"{image.stem}_mask")
         pairs.append(Pair(image.stem, image, functools.partial(read, mask)))
     return Foreign(names, pairs, {})
-
-
-READERS: dict[Format, Callable[[Path], Foreign]] = {
-    Format.cvat: read_cvat,
-    Format.labelme: read_labelme,
-    Format.roboflow: read_roboflow,
-    Format.cityscapes: read_cityscapes,
-    Format.folders: read_folders,
-}

@@ -182,9 +182,10 @@ def test_what_is_evaluated_is_told(tmp_path: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().err == "".join(f"note: {path}: {line}\n" for line in notes)
 
 
-def test_two_networks_are_not_chosen_from(tmp_path: Path) -> None:
-    path = saved({"student": state(), "teacher": state()}, tmp_path / "in")
-    with pytest.raises(InputError, match="in: holds 2 networks, student, teacher: save one of"):
+@pytest.mark.parametrize("names", [("student", "teacher"), ("model_ema", "model_swa")])
+def test_two_networks_are_not_chosen_from(names: tuple[str, str], tmp_path: Path) -> None:
+    path = saved(dict.fromkeys(names, state()), tmp_path / "in")
+    with pytest.raises(InputError, match=f"in: holds 2 networks, {', '.join(names)}: save one of"):
         load_weights(path)
 
 
