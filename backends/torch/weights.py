@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import io
+import pickle
 import re
 import sys
 import warnings
@@ -112,17 +113,38 @@ def _values(path: Path) -> BinaryIO:
     return copy
 
 
+_CLASSES = 100
+"""So many a file of before PyTorch 1.6 may ask for, which tells them one at a time."""
+
+
+def _load_closed(file: BinaryIO, asked: list[str]) -> Any:
+    """What is in the file, with an inert object for each of the classes that it asks for.
+
+    Raises:
+        Exception: whatever PyTorch makes of a damaged file, or of a class that it lets nobody have.
+    """
+    for _ in range(_CLASSES):
+        file.seek(0)
+        with torch.serialization.safe_globals([(_Inert, name) for name in asked]):
+            try:
+                return torch.load(file, map_location="cpu", weights_only=True)
+            except pickle.UnpicklingError as error:
+                told = re.search(r"GLOBAL (\S+) was not an allowed", str(error))
+                if told is None or told[1] in asked:
+                    raise
+                asked = [*asked, told[1], f"builtins.{told[1]}"]  # of which it leaves that out
+    raise ValueError(f"it asks for more than {_CLASSES} classes")
+
+
 def _load(path: Path) -> Any:
     """What torch.save or torch.jit.save wrote: tensors, plain containers, and inert objects."""
     check_file(path)
     try:
-        asked: list[str] = []
         with _values(path) as file, warnings.catch_warnings(action="ignore"):  # an old pickle
-            if zipfile.is_zipfile(path):  # a file of before PyTorch 1.6 cannot be asked
+            asked: list[str] = []
+            if zipfile.is_zipfile(path):
                 asked = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-                file.seek(0)
-            with torch.serialization.safe_globals([(_Inert, name) for name in asked]):
-                return torch.load(file, map_location="cpu", weights_only=True)
+            return _load_closed(file, asked)
     except Exception as error:  # a damaged pickle may raise anything
         reason = _reason(error)
         raise InputError(f"{path}: not a whole file of tensors by torch.save: {reason}") from error

@@ -72,8 +72,8 @@ def from_polygons(polygons: list[list[float]], height: int, width: int) -> Mask:
         sides = np.abs(corners - np.roll(corners, 1, axis=0))
         if len(corners) < 3 or not sides.sum() < _LONGEST or not np.abs(corners).max() < _LONGEST:
             raise ValueError("a polygon of less than three corners, or a huge one")
-    drawn = mask.decode(mask.merge(mask.frPyObjects(polygons, height, width)))
-    return np.asarray(drawn, bool)
+    runs = mask.merge(mask.frPyObjects(polygons, height, width))
+    return from_runs(runs["counts"].decode(), height, width)
 
 
 def _mask(annotation: dict[str, Any], height: int, width: int) -> Mask:

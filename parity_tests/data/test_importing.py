@@ -311,6 +311,7 @@ def test_run_lengths_are_those_of_coco_s_own_program() -> None:
         np.testing.assert_array_equal(from_runs(counts, 61, 97), mask)
 
 
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of NumPy 2, in `decode`
 def test_polygons_are_those_of_coco_s_own_program() -> None:
     rng = np.random.default_rng(0)
     shapes = rng.uniform(-5, 70, (8, 10)).tolist()

@@ -215,15 +215,21 @@ class Ran:
         return subprocess.check_call, (["touch", "ran"],)
 
 
+@pytest.mark.parametrize("zipped", [True, False])
 def test_nothing_runs_and_nothing_is_imported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    zipped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     Path("theirs.py").write_text("class Theirs:\n    pass\n")
     theirs = importlib.import_module("theirs")
-    content = {"state_dict": state(), "a": Ran(), "b": theirs.Theirs(), "c": [OrderedDict(d=Ran)]}
-    path = saved(content, Path("in"))
+    content = {
+        "state_dict": state(),
+        "a": Ran(),
+        "b": theirs.Theirs(),
+        "c": [OrderedDict(d=Ran, e=eval)],
+    }
+    path = saved(content, Path("in"), _use_new_zipfile_serialization=zipped)
     del sys.modules["theirs"]
     check(load_weights(path))
     assert "theirs" not in sys.modules
