@@ -130,8 +130,9 @@ def import_(
 
     cvat: "Segmentation mask 1.1" with images. labelme: .json files beside their images, or the
     folder that labelme2voc.py makes. roboflow: "Semantic Segmentation Masks". cityscapes:
-    leftImg8bit and gtFine, the 19 classes that count. folders: images and masks, with classes.csv
-    (name,red,green,blue), labelmap.txt or classes.txt.
+    leftImg8bit and gtFine, the 19 classes that count. coco, coco-panoptic: annotations/instances_*
+    and panoptic_*.json, or a JSON file or Roboflow's beside their images. folders: images and
+    masks, with classes.csv (name,red,green,blue), labelmap.txt or classes.txt.
     """
     with cli.console.status("importing"):
         found = import_data(kind, source, folder, seed)

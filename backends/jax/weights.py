@@ -1,9 +1,11 @@
 """JAX: weights between the canonical names and the model, and Orbax checkpoints."""
 
+import contextlib
 import functools
+import logging
 import math
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +154,19 @@ def _check_sizes(path: Path, tree: Any) -> None:
         raise InputError(f"{path}: its arrays claim {total} bytes, and {_MOST} are the limit")
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what Orbax warns of: that no sharding is asked for, that a step has no metadata."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
 def _name(at: Any) -> str:
     """`backbone.conv1.kernel`, of a path in a tree."""
     return jax.tree_util.keystr(at, simple=True, separator=".")
@@ -159,6 +174,8 @@ def _name(at: Any) -> str:
 
 def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """The arrays of an Orbax checkpoint (a folder), nested names joined by dots, and its metadata.
+
+    bfloat16, which NumPy lacks, is made float32.
 
     Raises:
         InputError: not such a folder, or damaged, or it holds something else than arrays of a type
@@ -168,10 +185,7 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
 
     check_folder(path)
     try:
-        with (
-            warnings.catch_warnings(action="ignore"),  # that no sharding is asked for
-            orbax.checkpoint.PyTreeCheckpointer() as checkpointer,
-        ):
+        with _quiet(), orbax.checkpoint.PyTreeCheckpointer() as checkpointer:
             _read_once(path)
             told = checkpointer.metadata(path.absolute())
             if told.item_metadata is not None:  # else `restore` says why
@@ -186,7 +200,9 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         _name(at): np.asarray(array) for at, array in jax.tree_util.tree_leaves_with_path(tree)
     }
     for name, array in arrays.items():
-        if array.dtype.kind not in "biuf":  # a text, bfloat16, int4
+        if array.dtype == jnp.bfloat16:
+            arrays[name] = array.astype(np.float32)
+        elif array.dtype.kind not in "biuf":  # a text, int4
             raise InputError(f"{path}: {name} is {array.dtype}, which NumPy lacks")
     return arrays, {key: str(value) for key, value in (told.custom_metadata or {}).items()}
 

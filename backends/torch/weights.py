@@ -3,13 +3,15 @@
 import hashlib
 import importlib
 import io
+import pickle
 import re
 import sys
 import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -17,8 +19,9 @@ from numpy.typing import NDArray
 
 from backends.torch.device import to_numpy
 from backends.torch.model import FCN
-from common.errors import InputError
+from common.errors import InputError, listed
 from common.files import check_file
+from common.text import shorten
 from common.weights.checkpoint import check_shape
 
 _COUNTER = "num_batches_tracked"
@@ -62,25 +65,86 @@ def export_weights(model: FCN) -> dict[str, NDArray[Any]]:
     return {name: to_numpy(tensor) for name, tensor in named_tensors(model).items()}
 
 
-def _check_stored(path: Path) -> None:
-    """Refuses a zip archive that is compressed, as PyTorch's never are: it may grow a thousandfold.
+class _Lenient(dict[Any, Any]):
+    """What a pickle sets on an object, as far as it is by name."""
+
+    def update(self, state: Any) -> None:  # type: ignore[override]
+        if isinstance(state, dict):
+            super().update(state)
+
+
+class _Inert:
+    """Stands for every class and function that a pickle asks for and PyTorch does not allow.
+
+    Made or called, it is an empty OrderedDict, the one kind of object that PyTorch lets a pickle
+    give items and attributes, and keeps both. Nothing is imported, and nothing runs.
+    """
+
+    def __new__(cls, *_: Any) -> Any:
+        inert: OrderedDict[Any, Any] = OrderedDict()
+        inert.__dict__ = _Lenient()
+        return inert
+
+
+def _values(path: Path) -> BinaryIO:
+    """The file, opened; of TorchScript's a copy without its code.
 
     Raises:
-        ValueError: it is.
+        ValueError: a zip archive that is compressed, as PyTorch's values never are: it may grow a
+            thousandfold.
     """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise ValueError("a compressed archive, which torch.save does not write")
+    if not zipfile.is_zipfile(path):
+        return path.open("rb")
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        scripted = any(entry.filename.endswith("/constants.pkl") for entry in entries)
+        if scripted:
+            wanted = re.compile(r"[^/]+/(data\.pkl|version|byteorder|data/\d+)")
+            entries = [entry for entry in entries if wanted.fullmatch(entry.filename)]
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError("a compressed archive, which torch.save does not write")
+        if not scripted:
+            return path.open("rb")
+        copy = io.BytesIO()
+        with zipfile.ZipFile(copy, "w") as values:
+            for entry in entries:
+                values.writestr(entry.filename, archive.read(entry))
+    copy.seek(0)
+    return copy
+
+
+_CLASSES = 100
+"""So many a file of before PyTorch 1.6 may ask for, which tells them one at a time."""
+
+
+def _load_closed(file: BinaryIO, asked: list[str]) -> Any:
+    """What is in the file, with an inert object for each of the classes that it asks for.
+
+    Raises:
+        Exception: whatever PyTorch makes of a damaged file, or of a class that it lets nobody have.
+    """
+    for _ in range(_CLASSES):
+        file.seek(0)
+        with torch.serialization.safe_globals([(_Inert, name) for name in asked]):
+            try:
+                return torch.load(file, map_location="cpu", weights_only=True)
+            except pickle.UnpicklingError as error:
+                told = re.search(r"GLOBAL (\S+) was not an allowed", str(error))
+                if told is None or told[1] in asked:
+                    raise
+                asked = [*asked, told[1], f"builtins.{told[1]}"]  # of which it leaves that out
+    raise ValueError(f"it asks for more than {_CLASSES} classes")
 
 
 def _load(path: Path) -> Any:
-    """What torch.save wrote, as far as it is tensors and plain containers."""
+    """What torch.save or torch.jit.save wrote: tensors, plain containers, and inert objects."""
     check_file(path)
     try:
-        _check_stored(path)
-        with warnings.catch_warnings(action="ignore"):  # an old pickle, TorchScript: said below
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with _values(path) as file, warnings.catch_warnings(action="ignore"):  # an old pickle
+            asked: list[str] = []
+            if zipfile.is_zipfile(path):
+                asked = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+            return _load_closed(file, asked)
     except Exception as error:  # a damaged pickle may raise anything
         reason = _reason(error)
         raise InputError(f"{path}: not a whole file of tensors by torch.save: {reason}") from error
@@ -111,25 +175,56 @@ def _check_sizes(path: Path, state: Mapping[str, torch.Tensor]) -> None:
         check_shape(path, name, tensor.shape)
 
 
+_DEPTH, _PARTS, _NAME = 32, 100_000, 1000
+"""Levels, things and letters of a name: what is more is a pickle that holds itself."""
+
+
+def _named(path: Path, loaded: Any) -> dict[str, torch.Tensor]:
+    """All tensors in dicts, lists and inert objects, nested names joined by dots."""
+    found: dict[str, torch.Tensor] = {}
+    ahead: list[tuple[tuple[str, ...], Any]] = [((), loaded)]
+    for _ in range(_PARTS):
+        if not ahead:
+            return found
+        at, value = ahead.pop()
+        if len(ahead) > _PARTS or len(at) > _DEPTH or sum(map(len, at)) > _NAME:
+            break
+        if isinstance(value, torch.Tensor):
+            found[".".join(at)] = value
+            continue
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        ahead += [
+            ((*at, str(key)), part)
+            for key, part in reversed([*getattr(value, "__dict__", {}).items(), *items])
+            if isinstance(key, str | int) and isinstance(part, torch.Tensor | dict | list | tuple)
+        ]
+    raise InputError(f"{path}: nested too deep, or more than {_PARTS} things")
+
+
 def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """The arrays of a state dict saved by `torch.save`, by its own names, and no metadata.
+    """The arrays that `torch.save` or `torch.jit.save` wrote, by its own names, and no metadata.
+
+    Nested names are joined by dots. Of an object of a class, what it holds is read, and the class
+    is not. bfloat16, which NumPy lacks, is made float32.
 
     Raises:
-        InputError: not such a file, damaged, or it holds more than tensors by name, or a tensor
-            of a type or layout that NumPy lacks.
+        InputError: not such a file, damaged, or it holds no tensors by name, or a tensor of a type
+            or layout that NumPy lacks.
     """
-    state = _load(path)
-    if not isinstance(state, dict) or not all(
-        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()
-    ):
+    loaded = _load(path)
+    if not isinstance(loaded, dict):
         raise InputError(f"{path}: not a state dict (tensors by name)")
+    state = _named(path, loaded)
+    if not state:
+        holds = listed([shorten(str(key), 40) for key in loaded]) or "nothing"
+        raise InputError(f"{path}: not a state dict (tensors by name); it holds {holds}")
     _check_sizes(path, state)
     arrays = {}
     for name, tensor in state.items():
+        wide = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
         try:
-            # not `to_numpy`: a file of bfloat16 is not one of float32
-            arrays[name] = tensor.detach().contiguous().numpy().copy()
-        except (TypeError, RuntimeError) as error:  # bfloat16, quantized; sparse, no data
+            arrays[name] = wide.detach().contiguous().numpy().copy()
+        except (TypeError, RuntimeError) as error:  # quantized; sparse, no data
             kind = f"{tensor.dtype} {tensor.layout}".replace("torch.", "")
             raise InputError(f"{path}: {name} is {kind}, which NumPy lacks") from error
     return arrays, {}

@@ -1,5 +1,6 @@
 """Segmentation data as other programs write it: classes, images, and label masks made of theirs."""
 
+import base64
 import csv
 import enum
 import functools
@@ -16,7 +17,7 @@ from PIL import Image, ImageDraw
 from common.config import VOID
 from common.data.colours import codes_of
 from common.data.dataset import CLASS_NAMES, IMAGES, MASKS, SPLITS, find_image
-from common.data.images import find_images, open_image, open_mask
+from common.data.images import decode, find_images, open_image, open_mask
 from common.errors import InputError, listed
 from common.files import JSON_LIMIT, TEXT_LIMIT, naming, parse_json, read_bytes
 
@@ -51,6 +52,8 @@ class Format(enum.StrEnum):
     labelme = "labelme"
     roboflow = "roboflow"
     cityscapes = "cityscapes"
+    coco = "coco"
+    coco_panoptic = "coco-panoptic"
     folders = "folders"
 
 
@@ -145,37 +148,54 @@ def read_cvat(folder: Path) -> Foreign:
 
 @dataclass(frozen=True)
 class _Shape:
-    """A shape of labelme's, of which each kind has its own points."""
+    """A shape of labelme's, of which each kind has its own points; `mask` is one's PNG."""
 
     label: str
     kind: str
     points: list[tuple[float, float]]
+    mask: bytes
 
 
 def _shape(content: Any) -> _Shape:
     points = [(float(x), float(y)) for x, y in content["points"]]
-    return _Shape(str(content["label"]), content.get("shape_type") or "polygon", points)
+    mask = base64.b64decode(content.get("mask") or "", validate=True)
+    return _Shape(str(content["label"]), content.get("shape_type") or "polygon", points, mask)
 
 
-def _draw(shapes: list[_Shape], size: tuple[int, int], names: tuple[str, ...]) -> Label:
+_LINE_WIDTH, _POINT_RADIUS = 10, 5
+"""In pixels, with which labelme draws what has no area."""
+
+
+def _round(x: float, y: float, radius: float) -> tuple[float, float, float, float]:
+    return x - radius, y - radius, x + radius, y + radius
+
+
+def _draw(path: Path, shapes: list[_Shape], size: tuple[int, int], names: tuple[str, ...]) -> Label:
     """The shapes one over the other, as labelme's `shape_to_mask` draws them."""
     mask = Image.new("L", size)
     draw = ImageDraw.Draw(mask)
     for shape in shapes:
         label = VOID if shape.label == _IGNORED else names.index(shape.label)
-        if shape.kind == "polygon":
-            draw.polygon(shape.points, fill=label, outline=label)
-        elif shape.kind == "rectangle":
-            (x0, y0), (x1, y1) = shape.points
-            box = (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
-            draw.rectangle(box, fill=label, outline=label)
-        elif shape.kind == "circle":
-            (x, y), (edge_x, edge_y) = shape.points
-            radius = math.hypot(x - edge_x, y - edge_y)
-            box = (x - radius, y - radius, x + radius, y + radius)
-            draw.ellipse(box, fill=label, outline=label)
-        else:
-            raise ValueError(f"a shape of type {shape.kind}: polygon, rectangle, circle are known")
+        match shape.kind:
+            case "polygon":
+                draw.polygon(shape.points, fill=label, outline=label)
+            case "rectangle":
+                (x0, y0), (x1, y1) = shape.points
+                box = (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
+                draw.rectangle(box, fill=label, outline=label)
+            case "circle":
+                (x, y), edge = shape.points
+                draw.ellipse(_round(x, y, math.dist((x, y), edge)), fill=label, outline=label)
+            case "line" | "linestrip":
+                draw.line(shape.points, fill=label, width=_LINE_WIDTH)
+            case "point" | "points":
+                for x, y in shape.points:
+                    draw.ellipse(_round(x, y, _POINT_RADIUS), fill=label, outline=label)
+            case "mask":
+                (x, y), _ = shape.points
+                mask.paste(label, (round(x), round(y)), decode(path, shape.mask).convert("1"))
+            case _:
+                raise ValueError(f"a shape of a type that is not known: {shape.kind}")
     return np.asarray(mask)
 
 
@@ -196,7 +216,7 @@ def _read_labelme_json(folder: Path, paths: list[Path]) -> Foreign:
         image, shapes = drawn[path]
         size = open_image(image).size
         with naming(path):
-            return _draw(shapes, size, names)
+            return _draw(path, shapes, size, names)
 
     pairs = [Pair(p.stem, image, functools.partial(label, p)) for p, (image, _) in drawn.items()]
     return Foreign(names, pairs, {})
@@ -319,12 +339,3 @@ def read_folders(folder: Path) -> Foreign:
         mask = at if at.exists() else at.with_stem(f"{image.stem}_mask")
         pairs.append(Pair(image.stem, image, functools.partial(read, mask)))
     return Foreign(names, pairs, {})
-
-
-READERS: dict[Format, Callable[[Path], Foreign]] = {
-    Format.cvat: read_cvat,
-    Format.labelme: read_labelme,
-    Format.roboflow: read_roboflow,
-    Format.cityscapes: read_cityscapes,
-    Format.folders: read_folders,
-}

@@ -58,7 +58,12 @@ def set_max_pixels(count: int) -> None:
     Image.MAX_IMAGE_PIXELS = count
 
 
-def _decode(path: Path, data: bytes) -> Image.Image:
+def decode(path: Path, data: bytes) -> Image.Image:
+    """A picture of one of `FORMATS`, as it stands in a file's bytes, decoded to its end.
+
+    Raises:
+        InputError: it is none, or too large.
+    """
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -102,7 +107,7 @@ def open_image(path: Path, check: Check | None = None) -> Image.Image:
             `check` refuses its bytes.
     """
     with naming(path):
-        image = _decode(path, _read_bytes(path, check))
+        image = decode(path, _read_bytes(path, check))
         turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
         ImageOps.exif_transpose(image, in_place=True)
         image = _rgb(image)
@@ -158,7 +163,7 @@ def open_mask(path: Path, num_classes: int, check: Check | None = None) -> Image
     """
     with naming(path):
         data = _read_bytes(path, check)
-        image = _decode(path, data)
+        image = decode(path, data)
         _check_mask_kind(path, image, data)
         label: NDArray[np.uint8] = np.asarray(image)
     if (label + np.uint8(1)).max() > num_classes:  # void wraps around to 0

@@ -1,11 +1,13 @@
 """Another program's data in our layout, whole and checked, or not at all."""
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from common.data.coco import read_coco, read_coco_panoptic
 from common.data.dataset import (
     CLASS_NAMES,
     IMAGES,
@@ -18,10 +20,28 @@ from common.data.dataset import (
 )
 from common.data.doubts import TRAIN
 from common.data.drawing import mask_image, overlay, sheet
-from common.data.formats import READERS, Foreign, Format
+from common.data.formats import (
+    Foreign,
+    Format,
+    read_cityscapes,
+    read_cvat,
+    read_folders,
+    read_labelme,
+    read_roboflow,
+)
 from common.data.images import FILE_LIMIT
 from common.errors import InputError, listed
 from common.files import read_bytes, write_folder, writing
+
+_READERS: dict[Format, Callable[[Path], Foreign]] = {
+    Format.cvat: read_cvat,
+    Format.labelme: read_labelme,
+    Format.roboflow: read_roboflow,
+    Format.cityscapes: read_cityscapes,
+    Format.coco: read_coco,
+    Format.coco_panoptic: read_coco_panoptic,
+    Format.folders: read_folders,
+}
 
 SHEET = "sheet.png"
 _VAL_SHARE = 0.2
@@ -79,7 +99,7 @@ def import_data(kind: Format, folder: Path, out: Path, seed: int) -> Survey:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise InputError(f"{out}: exists and is not an empty folder")
         out.parent.mkdir(parents=True, exist_ok=True)
-    source = READERS[kind](folder)
+    source = _READERS[kind](folder)
     twice = [name for name, count in Counter(p.name for p in source.pairs).items() if count > 1]
     if twice:
         raise InputError(f"{folder}: images of the same name: {listed(twice)}")

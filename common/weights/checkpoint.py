@@ -99,8 +99,19 @@ def check_shape(path: Path, name: str, shape: Sequence[int]) -> None:
         raise InputError(f"{path}: {name} is {tuple(shape)}: huge, and holds nothing")
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
+def _bfloat16(path: Path, names: Sequence[str]) -> dict[str, Array]:
+    """Tensors of bfloat16 as float32, of which it is the upper half."""
+    if not names:
+        return {}
+    told = dict(safetensors.deserialize(path.read_bytes()))  # type: ignore[no-untyped-call]
+    halves = {name: np.frombuffer(told[name]["data"], "<u2").astype("<u4") for name in names}
+    return {n: (half << 16).view("<f4").reshape(told[n]["shape"]) for n, half in halves.items()}
+
+
+def read_tensors(path: Path, bfloat16: bool = False) -> tuple[dict[str, Array], dict[str, str]]:
     """The arrays and the metadata of a safetensors file; of a checkpoint, held to its digest.
+
+    With `bfloat16` tensors of that type are read, as float32.
 
     Raises:
         InputError: there is no such file, or it is no safetensors file, or is truncated, or a bit
@@ -109,16 +120,19 @@ def read_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     check_file(path)
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            names = list(file.keys())
+            names, halves = list(file.keys()), []
             for name in names:
                 told = file.get_slice(name)
                 kind = told.get_dtype()
-                if kind not in _NUMPY_TYPES:
+                if kind == "BF16" and bfloat16:
+                    halves.append(name)
+                elif kind not in _NUMPY_TYPES:
                     kind = {"BF16": "bfloat16"}.get(kind, kind)
                     raise InputError(f"{path}: {name} is {kind}, not float32 or float64")
                 check_shape(path, name, told.get_shape())
             metadata = file.metadata() or {}
-        arrays: dict[str, Array] = {}
+        arrays = _bfloat16(path, halves)
+        names = [name for name in names if name not in arrays]
         for start in range(0, len(names), _AT_ONCE):
             # opened anew: what is read stays in memory as long as the file is open
             with safetensors.safe_open(path, framework="numpy") as file:

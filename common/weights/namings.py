@@ -17,9 +17,10 @@ kernels are (kh, kw, in, out). `NAMINGS` lists what is known:
 Only `canonical` and `flax` have the tensors of FCN-16s and FCN-8s.
 """
 
+import functools
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,9 @@ CLASSIFIER = {
 }
 """What the classification networks have and the FCN has not."""
 
+_INSIDE = ("backbone.fc.weight", "backbone.fc.bias")
+"""The classifier of a whole torchvision network that is somebody's `backbone`."""
+
 COUNTER = "num_batches_tracked"
 """PyTorch's third buffer of a BatchNorm; nothing is computed with it at a fixed momentum."""
 
@@ -84,8 +88,8 @@ class Renamed:
     """A file's tensors under canonical names.
 
     `arrays` is the backbone, with the head or without, unchecked; `left_out` and `ignored` are
-    the file's own names of what the FCN has no use for: the classifier; BatchNorm's counters, and
-    a gamma and beta that change nothing.
+    the file's own names of what the FCN has no use for: the classifier, or a head of another kind;
+    BatchNorm's counters, and a gamma and beta that change nothing.
     """
 
     architecture: str
@@ -212,16 +216,15 @@ def rename(arrays: Mapping[str, Array], naming: str, architecture: str) -> dict[
     } | renamed
 
 
-def _plain(names: Mapping[str, Array]) -> dict[str, str]:
+def _plain(names: Iterable[str]) -> dict[str, str]:
     """The file's names without what depends on how it was saved, as `names_in` has them.
 
-    That is `module.` of PyTorch's DataParallel before every name, `.value` of Flax's variables
-    after it, the list `layers` of its Sequential inside it, and the prefix and the counters that
-    Gluon makes up: `resnetv13_conv0_weight`, `conv7_bias`.
+    That is `.value` of Flax's variables after every name, the list `layers` of its Sequential
+    inside it, and the prefix and the counters that Gluon makes up: `resnetv13_conv0_weight`,
+    `conv7_bias`.
     """
+    names = list(names)
     plain = {name: name for name in names}
-    if all(name.startswith("module.") for name in names):
-        plain = {name: name.removeprefix("module.") for name in names}
     if all(name.endswith(".value") for name in names):
         plain = {name: name.removesuffix(".value") for name in names}
     plain = {name: re.sub(r"\.layers\.(\d)", r"_\1", other) for name, other in plain.items()}
@@ -240,6 +243,29 @@ def _plain(names: Mapping[str, Array]) -> dict[str, str]:
     return plain | inside
 
 
+@functools.cache
+def _backbones() -> dict[tuple[str, str], frozenset[str]]:
+    """The names of each backbone, by architecture and naming."""
+    return {
+        (architecture, naming): frozenset(
+            other
+            for name, other in names_in(naming, architecture).items()
+            if name.startswith(BACKBONE)
+        )
+        for architecture in ARCHITECTURES
+        for naming in NAMINGS[architecture]
+    }
+
+
+def backbone_of(names: Iterable[str]) -> tuple[float, frozenset[str]]:
+    """How much of some known backbone is among the names, from 0 to 1, and which they are."""
+    plain = {other: name for name, other in _plain(names).items()}
+    found = {key: backbone & plain.keys() for key, backbone in _backbones().items()}
+    best = max(found, key=lambda key: len(found[key]) / len(_backbones()[key]))
+    share = len(found[best]) / len(_backbones()[best])
+    return share, frozenset(plain[other] for other in found[best])
+
+
 def _naming(path: Path, names: Mapping[str, str]) -> tuple[str, str]:
     """The architecture and naming whose names are most of the file's, and the file's most of.
 
@@ -247,12 +273,9 @@ def _naming(path: Path, names: Mapping[str, str]) -> tuple[str, str]:
     """
     found, shared = {}, {}
     plain = set(names.values())
-    for architecture in ARCHITECTURES:
-        for naming in NAMINGS[architecture]:
-            table = names_in(naming, architecture)
-            backbone = {other for name, other in table.items() if name.startswith(BACKBONE)}
-            found[architecture, naming] = len(backbone & plain) / len(backbone | plain)
-            shared[architecture, naming] = len(backbone & plain) / len(backbone)
+    for whose, backbone in _backbones().items():
+        found[whose] = len(backbone & plain) / len(backbone | plain)
+        shared[whose] = len(backbone & plain) / len(backbone)
     best = max(found, key=found.__getitem__)
     if shared[best] < 0.5:
         few = ", ".join(list(names)[:3]) or "none at all"
@@ -279,7 +302,8 @@ def recognise(path: Path, arrays: Mapping[str, Array]) -> Renamed:
     names = names_in(naming, architecture, Head.fcn8s)  # and those of every other head
     canonical = {other: name for name, other in names.items()}
     fixed = fixed_in(naming, architecture)
-    renamed, left_out, ignored, faults = {}, {}, [], []
+    classifier = _INSIDE if naming == "canonical" else CLASSIFIER.get(naming, ())
+    renamed, left_out, strange, ignored = {}, {}, {}, []
     for name, array in arrays.items():
         other = plain[name]
         if other in canonical:
@@ -292,10 +316,13 @@ def recognise(path: Path, arrays: Mapping[str, Array]) -> Renamed:
             if other.endswith("beta") and np.any(array != fixed[other]):
                 raise InputError(f"{path}: {name} is not 0: the network adds none at its input")
             ignored.append(name)
-        elif other in CLASSIFIER.get(naming, ()):
+        elif other in classifier:
             left_out[name] = array.shape
         else:
-            faults.append(f"{name} {array.shape}")
+            strange[name] = array.shape
+    if naming == "canonical" and not any(map(in_head, renamed)):  # a head of their own
+        left_out |= {name: shape for name, shape in strange.items() if in_head(name)}
+    faults = [f"{name} {shape}" for name, shape in strange.items() if name not in left_out]
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         whose = "" if naming == "canonical" else f" with the names of {naming}"

@@ -1,14 +1,21 @@
 """Other programs' exports, written here as they write them, from one truth: it comes back."""
 
+import base64
+import io
 import json
+import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pycocotools.mask
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from common.data.coco import from_polygons, from_runs
 from common.data.dataset import open_dataset, survey
 from common.data.formats import CITYSCAPES, Format
 from common.data.importing import SHEET, import_data
@@ -106,12 +113,104 @@ def folders_of_indices(folder: Path) -> None:
         write_indices(folder / "masks" / f"{name}_mask.png", truth(name))
 
 
+def polygons(mask: Labels) -> list[list[float]]:
+    """A rectangle, by the edges of its pixels."""
+    rows, columns = np.nonzero(mask)
+    x0, y0, x1, y1 = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    return [[float(n) for n in (x0, y0, x1, y0, x1, y1, x0, y1)]]
+
+
+def run_lengths(mask: Labels) -> dict[str, Any]:
+    """COCO's run lengths as numbers, counted here."""
+    counts, before = [0], 0
+    for value in mask.T.ravel().tolist():
+        if value != before:
+            counts.append(0)
+        counts[-1] += 1
+        before = value
+    return {"size": list(mask.shape), "counts": counts}
+
+
+def compressed(mask: Labels) -> dict[str, Any]:
+    """COCO's run lengths as text, by its own program."""
+    found = pycocotools.mask.encode(np.asfortranarray(mask))
+    return found | {"counts": found["counts"].decode()}
+
+
+def instances(names: list[str], segmentation: Callable[[Labels], object]) -> dict[str, Any]:
+    """Ids of images and categories that are neither small nor in order."""
+    return {
+        "images": [
+            {"id": 700 + int(n[-1]), "file_name": f"{n}.jpg", "width": 36, "height": 24}
+            for n in names
+        ],
+        "annotations": [
+            {
+                "id": 10 * int(name[-1]) + label,
+                "image_id": 700 + int(name[-1]),
+                "category_id": {1: 18, 2: 90}[label],
+                "iscrowd": 0,
+                "segmentation": segmentation((truth(name) == label).astype(np.uint8)),
+            }
+            for name in names
+            for label in (2, 1)
+        ],
+        "categories": [{"id": 90, "name": "box"}, {"id": 18, "name": "ball"}],
+    }
+
+
+def coco(folder: Path, segmentation: Callable[[Labels], object]) -> None:
+    for split, names in {"train2017": NAMES[:4], "val2017": NAMES[4:]}.items():
+        content = instances(names, segmentation)
+        write_text(folder / f"annotations/instances_{split}.json", json.dumps(content))
+        write_text(folder / f"annotations/captions_{split}.json", "{}")
+        for name in names:
+            write_image(folder / split / f"{name}.jpg")
+
+
+def coco_of_roboflow(folder: Path) -> None:
+    for part, names in {"train": NAMES[:3], "valid": NAMES[3:5], "test": NAMES[5:]}.items():
+        content = instances(names, polygons)
+        write_text(folder / part / "_annotations.coco.json", json.dumps(content))
+        for name in names:
+            write_image(folder / part / f"{name}.jpg")
+
+
+def coco_panoptic(folder: Path) -> None:
+    """Ids of segments of more than a byte; void where there is none."""
+    ids = np.array([70_000, 256, 3])
+    content = instances(NAMES, polygons)
+    content["categories"] += [{"id": 7, "name": "background"}]
+    content["annotations"] = [
+        {
+            "image_id": image["id"],
+            "file_name": image["file_name"].replace("jpg", "png"),
+            "segments_info": [
+                {"id": int(ids[label]), "category_id": category}
+                for label, category in enumerate((7, 18, 90))
+            ],
+        }
+        for image in content["images"]
+    ]
+    write_text(folder / "annotations/panoptic_val2017.json", json.dumps(content))
+    for name in NAMES:
+        write_image(folder / f"val2017/{name}.jpg")
+        codes = ids[truth(name)]
+        rgb = np.stack([codes & 255, codes >> 8 & 255, codes >> 16], axis=-1).astype(np.uint8)
+        write_indices(folder / f"annotations/panoptic_val2017/{name}.png", rgb)
+
+
 EXPORTS: dict[str, tuple[Format, Callable[[Path], None]]] = {
     "cvat": (Format.cvat, cvat),
     "labelme json": (Format.labelme, labelme_json),
     "labelme2voc": (Format.labelme, labelme2voc),
     "labelme2voc of old": (Format.labelme, lambda f: labelme2voc(f, "SegmentationClassPNG")),
     "roboflow": (Format.roboflow, roboflow),
+    "coco, polygons": (Format.coco, lambda f: coco(f, polygons)),
+    "coco, run lengths": (Format.coco, lambda f: coco(f, run_lengths)),
+    "coco, compressed": (Format.coco, lambda f: coco(f, compressed)),
+    "coco of Roboflow": (Format.coco, coco_of_roboflow),
+    "coco panoptic": (Format.coco_panoptic, coco_panoptic),
     "folders in colours": (Format.folders, folders_in_colours),
     "folders of indices": (Format.folders, folders_of_indices),
 }
@@ -126,7 +225,7 @@ def test_an_export_comes_back_as_it_was_drawn(export: str, tmp_path: Path) -> No
     assert found.class_names == (first, *CLASSES[1:])
     given = {"train": NAMES[:3], "val": NAMES[3:5], "test": NAMES[5:]}
     splits = {s: list(open_dataset(tmp_path / "dst", s).names) for s in found.splits}
-    if export == "roboflow":
+    if "oboflow" in export:
         assert splits == given
     assert sorted(name for names in splits.values() for name in names) == NAMES
     for split in splits:
@@ -150,6 +249,43 @@ def test_the_seed_draws_val_where_there_are_no_lists(tmp_path: Path) -> None:
     assert len({names for _, names in vals}) > 1
 
 
+def png(mask: NDArray[np.bool_]) -> str:
+    """As labelme keeps a mask in its JSON."""
+    file = io.BytesIO()
+    Image.fromarray(mask).save(file, format="PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+SHAPES: dict[str, tuple[list[list[float]], Callable[[int, int], bool]]] = {
+    # a point has a radius of 5 there, and a line a width of 10; a pixel counts by its middle
+    "polygon": ([[5, 5], [25, 5], [25, 15], [5, 15]], lambda x, y: 5 <= x <= 25 and 5 <= y <= 15),
+    "rectangle": ([[25, 15], [5, 5]], lambda x, y: 5 <= x <= 25 and 5 <= y <= 15),
+    "line": ([[0, 10], [35, 10]], lambda x, y: 6 <= y <= 15),
+    "linestrip": ([[0, 10], [20, 10], [35, 10]], lambda x, y: 6 <= y <= 15),
+    "circle": ([[15, 12], [15, 19]], lambda x, y: math.hypot(x - 15, y - 12) <= 7.5),
+    "point": ([[15, 12]], lambda x, y: math.hypot(x - 15, y - 12) <= 5.5),
+    "points": ([[15, 12]], lambda x, y: math.hypot(x - 15, y - 12) <= 5.5),
+    "mask": ([[5, 6], [8, 9]], lambda x, y: (x, y) in {(5, 6), (8, 7)}),
+}
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_each_shape_of_labelme_is_drawn_as_it_draws(kind: str, tmp_path: Path) -> None:
+    points, inside = SHAPES[kind]
+    mask = np.array([[1, 0, 0, 0], [0, 0, 0, 1]], bool)
+    shape = {"label": "ball", "points": points, "shape_type": kind}
+    shape |= {"mask": png(mask)} if kind == "mask" else {}
+    for name in ("im0", "im1"):
+        write_image(tmp_path / "src" / f"{name}.jpg")
+        content = {"shapes": [shape], "imagePath": f"{name}.jpg"}
+        write_text(tmp_path / "src" / f"{name}.json", json.dumps(content))
+    import_data(Format.labelme, tmp_path / "src", tmp_path / "dst", seed=0)
+    _, label = open_dataset(tmp_path / "dst", "train").read(0)
+    expected = np.array([[inside(x, y) for x in range(36)] for y in range(24)])
+    np.testing.assert_array_equal(label == 1, expected)
+    assert 0 < expected.sum() < expected.size
+
+
 def test_cityscapes_ids_become_the_classes_that_count(tmp_path: Path) -> None:
     ids = np.arange(34, dtype=np.uint8)[None].repeat(2, 0)
     for split in ("train", "val"):
@@ -167,9 +303,76 @@ def test_cityscapes_ids_become_the_classes_that_count(tmp_path: Path) -> None:
     assert (label[0] == 255).sum() == 34 - 19
 
 
+def test_run_lengths_are_those_of_coco_s_own_program() -> None:
+    rng = np.random.default_rng(0)
+    for share in (0, 0.01, 0.5, 0.99, 1):
+        mask = (rng.random((61, 97)) < share).astype(np.uint8)
+        counts = compressed(mask)["counts"]
+        np.testing.assert_array_equal(from_runs(counts, 61, 97), mask)
+
+
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of NumPy 2, in `decode`
+def test_polygons_are_those_of_coco_s_own_program() -> None:
+    rng = np.random.default_rng(0)
+    shapes = rng.uniform(-5, 70, (8, 10)).tolist()
+    runs = pycocotools.mask.frPyObjects(shapes, 61, 97)
+    expected = pycocotools.mask.decode(runs).any(axis=-1)
+    np.testing.assert_array_equal(from_polygons(shapes, 61, 97), expected)
+
+
+def test_without_pycocotools_run_lengths_are_read_and_polygons_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, segmentation in {"a": run_lengths, "b": polygons}.items():
+        coco(tmp_path / name, segmentation)
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    import_data(Format.coco, tmp_path / "a", tmp_path / "dst", seed=0)
+    with pytest.raises(InputError, match="need pycocotools; install with: pip install pycocoto"):
+        import_data(Format.coco, tmp_path / "b", tmp_path / "none", seed=0)
+
+
+def test_instances_that_overlap_are_void_there(tmp_path: Path) -> None:
+    coco(tmp_path / "src", polygons)
+    for path in (tmp_path / "src").glob("annotations/instances_*.json"):
+        content = json.loads(path.read_text())
+        more = [
+            a | {"segmentation": [[16.0, 0, 22, 0, 22, 24, 16, 24]], "category_id": 18}
+            for a in content["annotations"][::2]
+        ]
+        content["annotations"] += more + more  # twice of one class is no clash
+        path.write_text(json.dumps(content))
+    import_data(Format.coco, tmp_path / "src", tmp_path / "dst", seed=0)
+    _, label = open_dataset(tmp_path / "dst", "train").read(0)
+    expected = truth("im0")
+    expected[:, 16:22] = np.where(expected[:, 16:22] == 2, 255, 1)
+    np.testing.assert_array_equal(label, expected)
+
+
+def edit(**changes: Any) -> Callable[[Path], None]:
+    """Other values of the first annotation."""
+
+    def spoil(folder: Path) -> None:
+        path = folder / "annotations/instances_train2017.json"
+        content = json.loads(path.read_text())
+        content["annotations"][0] |= changes
+        path.write_text(json.dumps(content))
+
+    return spoil
+
+
+def lead_out(folder: Path) -> None:
+    path = folder / "annotations/instances_train2017.json"
+    path.write_text(path.read_text().replace("im0.jpg", "../../../im0.jpg"))
+
+
 def change(path: str, text: str) -> Callable[[Path], None]:
     return lambda folder: write_text(folder / path, text)
 
+
+OF_ANOTHER_TYPE = {
+    "shapes": [{"label": "box", "points": [], "shape_type": "cuboid"}],
+    "imagePath": "im0.jpg",
+}
 
 SPOILT: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "a colour of no class": (
@@ -195,6 +398,11 @@ SPOILT: dict[str, tuple[str, Callable[[Path], None], str]] = {
     ),
     "json of another program": ("labelme json", change("im0.json", "[1]"), "im0.json: cannot be"),
     "json nested deep": ("labelme json", change("im0.json", "[" * 99999), "im0.json: cannot be"),
+    "a shape of another type": (
+        "labelme json",
+        change("im0.json", json.dumps(OF_ANOTHER_TYPE)),
+        "im0.json: cannot be read: a shape of a type that is not known: cuboid",
+    ),
     "a class that labels.txt lacks": (
         "labelme json",
         change("labels.txt", "__ignore__\n_background_\nball\n"),
@@ -209,6 +417,52 @@ SPOILT: dict[str, tuple[str, Callable[[Path], None], str]] = {
         "roboflow",
         change("valid/_classes.csv", "Pixel Value, Class\n0, background\n1, box\n"),
         "valid/_classes.csv: other classes than",
+    ),
+    "a box without a mask": (
+        "coco, polygons",
+        edit(segmentation=[]),
+        "train2017.json: cannot be read: annotation 2 has no segmentation: a box is no mask",
+    ),
+    "run lengths of another image": (
+        "coco, polygons",
+        edit(segmentation={"size": [24, 36], "counts": [3, 9]}),
+        "train2017.json: cannot be read: run lengths that do not fill 36x24 pixels",
+    ),
+    "run lengths below 0": (
+        "coco, polygons",
+        edit(segmentation={"size": [24, 36], "counts": [-3, 24 * 36 + 3]}),
+        "train2017.json: cannot be read: run lengths that do not fill 36x24 pixels",
+    ),
+    "run lengths that end in the middle": (
+        "coco, polygons",
+        edit(segmentation={"size": [24, 36], "counts": "ooo"}),
+        "train2017.json: cannot be read: a segmentation that is no text of COCO's",
+    ),
+    "a mask of another size": (
+        "coco, polygons",
+        edit(segmentation={"size": [240, 360], "counts": [240 * 360]}),
+        "train2017.json: cannot be read: annotation 2 is of another size than its image",
+    ),
+    "a huge polygon": (
+        "coco, polygons",
+        edit(segmentation=[[0, 0, 1e12, 0, 1e12, 1e12]]),
+        "train2017.json: cannot be read: a polygon of less than three corners, or a huge one",
+    ),
+    "a category that is none": (
+        "coco, polygons",
+        edit(category_id=5),
+        "train2017.json: cannot be read: 5",
+    ),
+    "an image elsewhere": ("coco, polygons", lead_out, "a name that leads out of it: ../../../im0"),
+    "no lists of COCO's": (
+        "coco, polygons",
+        change("annotations/instances_train2017.json", '{"images": []}'),
+        "train2017.json: cannot be read: it lacks annotations, categories",
+    ),
+    "a segment that is not listed": (
+        "coco panoptic",
+        lambda folder: write_colours(folder / "annotations/panoptic_val2017/im3.png", truth("im3")),
+        "im3.png: segments that panoptic_val2017.json does not list: 5452538",
     ),
     "no classes": (
         "folders in colours",
