@@ -74,7 +74,7 @@ def generic(
     if hard:
         write_settings(folder)
         for name, setting in SETTINGS.items():
-            print(f"{folder / name}: {setting.why}")
+            cli.say(f"{folder / name}: {setting.why}")
         return
     weights, batches = (folder / f"{name}.safetensors" for name in "WB")
     places = (weights, SAFETENSORS), (batches, SAFETENSORS)
