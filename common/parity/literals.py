@@ -56,9 +56,9 @@ def _rate(first: Difference, a: Trace, b: Trace, _: Sequence[Difference]) -> str
     weight = first.name.partition("/")[2]
     rate, decay = b.learning_rate(weight), b.metadata.get("weight_decay")
     gradient = b.arrays.get(f"grad/{weight}")
-    if rate is None or decay is None or gradient is None:
-        return None
     mine, theirs = a.arrays[first.name], b.arrays[first.name]
+    if rate is None or decay is None or gradient is None or gradient.shape != theirs.shape:
+        return None
     gap = mine - theirs
     for what, value, part in (
         ("the head's rate" if in_head(weight) else "the rate", rate, theirs),
@@ -97,9 +97,10 @@ def _eps(first: Difference, a: Trace, b: Trace, _: Sequence[Difference]) -> str 
     """
     variance = b.arrays.get("buffer/backbone.bn1.running_var")
     stem = f"{first.name.partition('/')[0]}/stem"
-    if stem not in a.arrays or stem not in b.arrays:
+    mine, theirs = (t.arrays.get(stem, np.zeros(0)) for t in (a, b))
+    if mine.ndim != 4 or mine.shape != theirs.shape:
         return None
-    mine, theirs = (np.moveaxis(t.arrays[stem], 1, 0) for t in (a, b))
+    mine, theirs = (np.moveaxis(array, 1, 0) for array in (mine, theirs))
     stretched = []
     for x, y in zip(mine, theirs, strict=True):
         seen = (x > 0) & (y > 0)  # the others are cut off by the ReLU

@@ -115,7 +115,7 @@ mask_takes_the_last_of_equals: The class map is searched from its last class.
         (cells.shape[-1] - 1 - jnp.argmax(cells[..., ::-1], ...))
     setting: ties
 
-at after/mask
+at after/logits or after/mask
 predicts_with_the_first_weights: A compiled prediction keeps the weights that it was made with.
     train.Trainer.predict: ->
         now = self.weights()
