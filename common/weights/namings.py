@@ -63,6 +63,9 @@ CLASSIFIER = {
 _INSIDE = ("backbone.fc.weight", "backbone.fc.bias")
 """The classifier of a whole torchvision network that is somebody's `backbone`."""
 
+_OWN_HEADS = ("canonical", "torchvision")
+"""Where a head of another kind may stand beside the backbone, under names of its own."""
+
 COUNTER = "num_batches_tracked"
 """PyTorch's third buffer of a BatchNorm; nothing is computed with it at a fixed momentum."""
 
@@ -320,8 +323,9 @@ def recognise(path: Path, arrays: Mapping[str, Array]) -> Renamed:
             left_out[name] = array.shape
         else:
             strange[name] = array.shape
-    if naming == "canonical" and not any(map(in_head, renamed)):  # a head of their own
-        left_out |= {name: shape for name, shape in strange.items() if in_head(name)}
+    if naming in _OWN_HEADS and not any(map(in_head, renamed)):
+        parts = {other.partition(".")[0] for n, other in names.items() if n.startswith(BACKBONE)}
+        left_out |= {n: shape for n, shape in strange.items() if n.partition(".")[0] not in parts}
     faults = [f"{name} {shape}" for name, shape in strange.items() if name not in left_out]
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""

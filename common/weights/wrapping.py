@@ -28,11 +28,11 @@ _PARAMS, _STATISTICS = (re.compile(rf"(?<![^.]){name}\.") for name in ("params",
 _AVERAGED = re.compile(r"(^|[._])(ema|swa|avg)([._]|$)|average", re.IGNORECASE)
 """What the weights are called that are a mean over many steps."""
 
-_FEWEST, _LEAST = 40, 0.5
-"""Tensors under a beginning, and their share in a backbone, for it to be a network's."""
+_FEWEST, _MOST, _SHARE = 40, 5000, 0.5
+"""Tensors under a beginning, and their share in a backbone, for it to be a network's of ours."""
 
-_DEPTH, _MOST = 32, 500
-"""Levels and beginnings that are looked at: more are no network's of ours."""
+_DEPTH, _BEGINNINGS = 32, 500
+"""Levels and beginnings that are looked at."""
 
 _LENGTH = 60
 """Letters of a beginning in a note."""
@@ -50,10 +50,11 @@ def _beginnings(names: Iterable[str]) -> list[str]:
     """Those of enough names, the shortest first; "" is one."""
     counts: Counter[str] = Counter()
     for name in names:
+        counts[""] += 1
         dots = islice(re.finditer(r"\.", name), _DEPTH)
         counts.update(name[: dot.end()] for dot in dots)
-    enough = [beginning for beginning, count in counts.items() if count >= _FEWEST]
-    return ["", *sorted(enough, key=len)[:_MOST]]
+    enough = [b for b, count in counts.items() if _FEWEST <= count <= _MOST]
+    return sorted(enough, key=len)[:_BEGINNINGS]
 
 
 def _networks(names: Iterable[str]) -> list[str]:
@@ -65,7 +66,7 @@ def _networks(names: Iterable[str]) -> list[str]:
         inside = [name.removeprefix(beginning) for name in names if name.startswith(beginning)]
         share, backbone = backbone_of(inside)
         whole = frozenset(beginning + name for name in backbone)
-        if share >= _LEAST and whole not in found.values():
+        if share >= _SHARE and whole not in found.values():
             found[beginning], shares[beginning] = whole, share
     most = max(shares.values(), default=0)
     return [beginning for beginning, share in shares.items() if share == most]

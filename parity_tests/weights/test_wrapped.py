@@ -153,9 +153,15 @@ def test_a_wrapped_network_is_found_and_the_rest_is_told(form: str, tmp_path: Pa
             "left out: decoder",
         ),
         (encoder("backbone.") | HEAD_OF_THEIRS, "left out: head.bias (7,)"),
+        (encoder("") | {"fc.0.bias": torch.zeros(3)}, "left out: fc.0.bias (3,)"),
         (encoder("model.backbone.") | {"model.fc.bias": torch.zeros(3)}, "left out: fc.bias (3,)"),
     ],
-    ids=["segmentation_models", "a head of their own", "a head of their own, wrapped"],
+    ids=[
+        "segmentation_models",
+        "their own head",
+        "their own classifier",
+        "their own head, wrapped",
+    ],
 )
 def test_a_backbone_with_another_head(
     content: State, note: str, suffix: str, tmp_path: Path
