@@ -54,7 +54,7 @@ def _fit(a: Array, b: Array) -> tuple[float, float]:
 def _rate(first: Difference, a: Trace, b: Trace, _: Sequence[Difference]) -> str | None:
     """Of an update: all of it is larger by a factor, or the part that is no gradient is."""
     weight = first.name.partition("/")[2]
-    rate, decay = b.learning_rate(weight), b.metadata.get("weight_decay")
+    rate, decay = b.learning_rate(weight), b.weight_decay
     gradient = b.arrays.get(f"grad/{weight}")
     mine, theirs = a.arrays[first.name], b.arrays[first.name]
     if rate is None or decay is None or gradient is None or gradient.shape != theirs.shape:
@@ -62,7 +62,7 @@ def _rate(first: Difference, a: Trace, b: Trace, _: Sequence[Difference]) -> str
     gap = mine - theirs
     for what, value, part in (
         ("the head's rate" if in_head(weight) else "the rate", rate, theirs),
-        ("weight_decay", float32(float(decay)), theirs + rate * gradient),
+        ("weight_decay", decay, theirs + rate * gradient),
     ):
         factor, rest = _fit(gap, part)
         told = as_written(value * (1 + factor), value)
@@ -98,17 +98,16 @@ def _eps(first: Difference, a: Trace, b: Trace, _: Sequence[Difference]) -> str 
     variance = b.arrays.get("buffer/backbone.bn1.running_var")
     stem = f"{first.name.partition('/')[0]}/stem"
     mine, theirs = (t.arrays.get(stem, np.zeros(0)) for t in (a, b))
-    if mine.ndim != 4 or mine.shape != theirs.shape:
+    if mine.ndim != 4 or mine.shape != theirs.shape or not np.isfinite(mine - theirs).all():
         return None
     mine, theirs = (np.moveaxis(array, 1, 0) for array in (mine, theirs))
     stretched = []
     for x, y in zip(mine, theirs, strict=True):
         seen = (x > 0) & (y > 0)  # the others are cut off by the ReLU
-        if seen.sum() < 3 or np.ptp(y[seen]) == 0:
-            continue
-        line = np.polyfit(y[seen], (x - y)[seen], 1)
-        rest = (x - y)[seen] - np.polyval(line, y[seen])
-        stretched.append((float(line[0]), float(np.linalg.norm(rest))))
+        gap, centered = (array - array.mean() for array in ((x - y)[seen], y[seen]))
+        if centered.any():
+            slope = float(np.dot(gap, centered) / np.dot(centered, centered))
+            stretched.append((slope, float(np.linalg.norm(gap - slope * centered))))
     slopes = np.array([slope for slope, _ in stretched])
     left = float(np.linalg.norm([rest for _, rest in stretched]))
     if not len(slopes) or left > CLOSE * float(np.linalg.norm(mine - theirs)):

@@ -94,13 +94,26 @@ class Trace:
             return {}
         return {str(k): str(v) for k, v in told.items()} if isinstance(told, dict) else {}
 
+    def _number(self, key: str, missing: str = "none") -> float | None:
+        """What the metadata tell, or `missing`; None where that is no finite number."""
+        try:
+            value = float(self.metadata.get(key, missing))
+        except ValueError:
+            return None
+        return value if math.isfinite(value) else None
+
     def learning_rate(self, name: str) -> float | None:
         """A tensor's, of the first step, a float32 value; None where the trace tells none."""
-        try:
-            multiple = float(self.metadata.get("head_rate", 1)) if in_head(name) else 1
-            return float32(float(self.metadata["learning_rate"]) * multiple)
-        except (KeyError, ValueError):
+        rate, multiple = self._number("learning_rate"), self._number("head_rate", "1")
+        if rate is None or multiple is None:
             return None
+        return float32(rate * (multiple if in_head(name) else 1))
+
+    @property
+    def weight_decay(self) -> float | None:
+        """A float32 value; None where the trace tells none."""
+        decay = self._number("weight_decay")
+        return None if decay is None else float32(decay)
 
     @functools.cached_property
     def frozen(self) -> frozenset[str]:

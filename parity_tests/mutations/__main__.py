@@ -77,7 +77,8 @@ def mutations(
     changes = _named(mutation)
     if listed:
         for change in changes:
-            console.print(f"[bold]{change.name}[/] {change.why}", soft_wrap=True)
+            console.print(change.name, style="bold", end=" ")
+            console.print(change.why, soft_wrap=True)
         return
     earlier = _earlier(json_file)
     if table:

@@ -124,3 +124,14 @@ def test_buffers_that_were_stored_in_float32_are_not_a_decay() -> None:
     report = compare([healthy, Trace("port", arrays, healthy.metadata)])
     assert not report.passed
     assert not _told(report)
+
+
+def test_traces_of_anyone_are_looked_at_without_a_word() -> None:
+    healthy = _trace("generic", None, "ours")
+    changed = {k: a * (1 + 1e-6) for k, a in healthy.arrays.items() if k != "eval/mask"}
+    arrays = {**healthy.arrays, **changed}
+    arrays["eval/stem"] = np.where(arrays["eval/stem"] > 1, np.inf, arrays["eval/stem"])
+    for more in ({"weight_decay": "much"}, {"weight_decay": "nan"}, {"learning_rate": "inf"}):
+        told = {**healthy.metadata, **more}
+        traces = [Trace("ours", healthy.arrays, told), Trace("port", arrays, told)]
+        assert not _told(compare(traces))
