@@ -4,8 +4,11 @@ import ast
 import functools
 import importlib
 import io
+import os
 import re
 import shlex
+import subprocess
+import sys
 import textwrap
 import tokenize
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any
 
 import pytest
 import typer.main
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md"))]
@@ -125,6 +129,41 @@ def test_an_option_that_is_none_is_found() -> None:
     assert unknown_options("scripts.train", " --backend jax --no-such 3  # --free") == ["--no-such"]
     assert unknown_options("scripts.data", " spheres data") == ["spheres"]
     assert unknown_options("scripts.data", " check --train 3 x") == ["--train"]
+
+
+TYPED = re.compile(r"^(?:    )?(python .*)$", re.M)
+IN_ORDER = ("commands", "weights", "training", "writing-a-trace", "port", "parity", "mutations")
+"""What one page makes is what another reads."""
+OTHERS = re.compile(
+    r"scripts\.(bench|parity|relay)|mutations --json|pitfalls  "  # minutes: tests run them smaller
+    r"|voc|camvid|export|--resume|runs/torch"  # data that a reader has
+)
+
+
+def typed() -> list[str]:
+    """The commands of the pages, but for `OTHERS`, each once, in the order of a reader."""
+    pages = (*(TEXTS[f"docs/{page}.md"] for page in IN_ORDER), TEXTS["README.md"])
+    lines = dict.fromkeys(line for text in pages for line in TYPED.findall(text))
+    return [line for line in lines if not OTHERS.search(line.partition("#")[0])]
+
+
+@pytest.mark.full
+@pytest.mark.needs("mxnet", "jax")
+def test_commands_run_as_they_are_typed(tmp_path: Path) -> None:
+    """Each in a shell, with nothing but this Python's environment."""
+    for room in ("backends", "common", "docs", "parity_tests", "scripts"):
+        (tmp_path / room).symlink_to(ROOT / room)
+    Image.new("RGB", (600, 520)).save(tmp_path / "large.jpg")
+    search = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PATH": search}
+    assert len(typed()) >= 20
+    for line in typed():
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        has_mistakes = "scripts.compare torch.safetensors" in line  # docs/port/unet_jax.py
+        assert done.returncode == (1 if has_mistakes else 0), f"{line}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
 
 
 def test_every_option_that_is_spoken_of_is_one_of_a_command() -> None:

@@ -1,6 +1,6 @@
 """The U-Net of `unet_torch.py` ported to Flax, with two mistakes, and its record.
 
-python docs/port/unet_jax.py torch.safetensors map.toml jax.safetensors
+python -m docs.port.unet_jax torch.safetensors map.toml jax.safetensors
 """
 
 import sys

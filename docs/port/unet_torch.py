@@ -1,6 +1,6 @@
 """A small U-Net with GroupNorm and attention in PyTorch, and its record: the reference.
 
-python docs/port/unet_torch.py torch.safetensors
+python -m docs.port.unet_torch torch.safetensors
 """
 
 import sys
