@@ -206,12 +206,7 @@ return y
 at train/stem
 statistics_of_two_images: Ghost batches: each pair of images is normalised by itself.
     {_torch("return torch.cat([nn.BatchNorm2d.forward(self, i) for i in x.split(2)])")}
-    {
-    _mxnet('''
-halves = [F.slice_axis(x, axis=0, begin=k, end=k + 2) for k in (0, 2)]
-return F.concat(*[norm(F, i, gamma, beta, *statistics) for i in halves], dim=0)
-''')
-}
+    mxnet: without: a symbol does not know how many pairs there are
     jax: layers._BatchNorm: _normalise(...) -> _plain_normalise(...)
     jax: layers._plain_normalise: (x - mean) * (lax.rsqrt(var + eps) * scale) ->
         ((pairs := x.reshape(-1, 2, *x.shape[1:])) - pairs.mean((1, 2, 3), keepdims=True)).reshape(

@@ -110,7 +110,7 @@ mask_takes_the_last_of_equals: The class map is searched from its last class.
     torch: train.Trainer.predict: self._cells(images).max(...).indices ->
         (self.config.num_classes - 1 - self._cells(images).flip(-1).max(...).indices)
     mxnet: train.Trainer.predict: nd.argmax(cells, axis=-1) ->
-        (self.config.num_classes - 1 - nd.argmax(cells.flip(-1), axis=-1))
+        (self.config.num_classes - 1 - nd.argmax(cells.flip(5), axis=-1))
     jax: train._classes: jnp.argmax(cells, ...) ->
         (cells.shape[-1] - 1 - jnp.argmax(cells[..., ::-1], ...))
     setting: ties

@@ -205,7 +205,7 @@ def verdict(backend: Backend, change: Mutation, held: Held, setting: str, dtype:
     lengths = [0, 1, all_steps] if shown_by_eval else [1, all_steps]
     if any(place.startswith(_LATE) for place in change.expected):
         lengths = lengths[-1:]
-    if dtype == Dtype.float32 or SETTINGS[setting].groups:
+    if dtype == Dtype.float32 or not SETTINGS[setting].holds("loss"):
         lengths = [0, 1] if shown_by_eval else [1]
     found = Verdict(False)
     try:
