@@ -74,15 +74,20 @@ def trace(backend: Backend, setting: str, dtype: Dtype, steps: int) -> Arrays:
     return arrays | {"eval/mask": trainer.predict(batches.image[0]), "loss": np.empty(0)}
 
 
-def part(arrays: Arrays, setting: str, steps: int) -> Arrays:
-    """What is looked at of a trace of so many steps: of all steps, all that the setting holds."""
+def groups_of(setting: str, steps: int) -> set[str]:
+    """What a trace of so many steps holds, and the setting looks at."""
     own = SETTINGS[setting]
     groups = {"eval"}
     if steps:
         groups |= {"train", "loss", "grad", "update", "buffer"}
     if steps == own.steps:
         groups |= {"momentum", "final", "after"}
-    groups = set(filter(own.holds, groups))
+    return set(filter(own.holds, groups))
+
+
+def part(arrays: Arrays, setting: str, steps: int) -> Arrays:
+    """What is looked at of a trace of so many steps."""
+    groups = groups_of(setting, steps)
     found = {name: array for name, array in arrays.items() if group_of(name) in groups}
     return found | {"loss": arrays["loss"][:steps]} if "loss" in groups else found
 
@@ -128,19 +133,18 @@ class Verdict:
     dead: bool = False
 
 
-def _as_trace(label: str, arrays: Arrays, dtype: Dtype, setting: str) -> Trace:
+def _as_trace(label: str, arrays: Arrays, dtype: Dtype, setting: str, steps: int) -> Trace:
     config = SETTINGS[setting].config
     told = ("num_classes", "learning_rate", "head", "head_rate", "freeze")
     metadata = FORMAT | {"dtype": str(dtype)} | {key: str(getattr(config, key)) for key in told}
-    if not any(name.startswith("final/") for name in arrays):
-        metadata["groups"] = ",".join({group_of(name) for name in arrays})
-    return Trace(label, arrays, metadata)
+    return Trace(label, arrays, metadata | {"groups": ",".join(groups_of(setting, steps))})
 
 
 def _against(arrays: Arrays, reference: Arrays, setting: str, dtype: Dtype, steps: int) -> Report:
-    mutated = _as_trace("mutated", part(arrays, setting, steps), dtype, setting)
+    mutated = _as_trace("mutated", part(arrays, setting, steps), dtype, setting, steps)
+    truth = _as_trace("reference", reference, Dtype.float64, setting, SETTINGS[setting].steps)
     with warnings.catch_warnings(action="ignore"):  # NaN and infinity are what a mutation may make
-        return compare([mutated], _as_trace("reference", reference, Dtype.float64, setting))
+        return compare([mutated], truth)
 
 
 def float32_tolerances(arrays: Arrays, reference: Arrays, setting: str) -> dict[str, float]:
