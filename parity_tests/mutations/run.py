@@ -310,12 +310,21 @@ def hold(name: str, held: Held) -> tuple[dict[str, float], dict[str, str]]:
         return limits["generic"], backend.versions()
 
 
+def _until(declared: str) -> list[str]:
+    """Where a mutation is looked for: up to the setting that it was written for.
+
+    In that alone where it is of another network: elsewhere its code is another mistake, or none.
+    """
+    other_network = declared in NETWORKS and declared != "generic"
+    return [declared] if other_network else names_until([declared])
+
+
 def judge_mutation(name: str, change: Mutation) -> dict[str, Any]:
     """What the checks say of a backend with a mutation: an entry of the result."""
     (held,) = _HELD
     with warnings.catch_warnings(action="ignore"), patched(name, change) as backend:
         network = change.setting if change.setting in NETWORKS else "generic"
-        for setting in names_until([change.setting]):
+        for setting in _until(change.setting):
             dtype = SETTINGS[setting].config.dtype
             double = verdict(backend, change, held, setting, dtype)
             if double.caught:
