@@ -33,7 +33,7 @@ gradient_clipped_at_500: A clipping that ordinary batches never reach.
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 500)
         self.optimizer.step()
     mxnet: optimizer._SGD.update: mx.nd.sgd_mom_update(weight, grad, ...) ->
-        mx.nd.sgd_mom_update(weight, grad * min(1, 60 / grad.norm().asscalar()), ...)
+        mx.nd.sgd_mom_update(weight, grad * min(1, 400 / grad.norm().asscalar()), ...)
     jax: train._update: transform.update(gradients, ...) ->
         transform.update(optax.clip_by_global_norm(500).update(gradients, None)[0], ...)
     setting: loud
