@@ -131,6 +131,7 @@ def test_a_crop_is_a_window_that_seed_and_index_choose() -> None:
     assert {top for top, _ in places} == set(range(5))
     assert {left for _, left in places} == set(range(6))
     assert Counting(crop=(10, 7)).take(image, label, 0) is None
+    assert Counting() == Counting(Void.ignore, None, seed=0)
     whole = Counting(Void.background).take(image, label, 0)
     assert whole is not None
     assert np.array_equal(whole[1], np.where(label == VOID, 0, label))

@@ -133,16 +133,29 @@ def test_resized_is_bilinear_without_aligned_corners(size: tuple[int, int], band
     assert np.allclose(found, expected, rtol=0, atol=1e-13)
 
 
-def test_the_score_is_the_mean_of_the_probabilities_of_all_views() -> None:
+def leaning(images: np.ndarray) -> np.ndarray:
+    """Logits of three classes that differ from pixel to pixel, from side to side, from the top."""
+    height, width = images.shape[1:3]
+    slope = np.arange(height)[:, None] / 40 - np.arange(width) / 30
+    x = images.transpose(0, 3, 1, 2) / 64 + slope
+    return x * np.array([1.0, -0.5, 0.25])[:, None, None]
+
+
+@pytest.mark.parametrize("size", [(50, 75), (75, 50)], ids=["landscape", "portrait"])
+@pytest.mark.parametrize("network", [False, True], ids=["a function", "a network"])
+def test_the_score_is_the_mean_of_the_probabilities_of_all_views(
+    size: tuple[int, int], network: bool
+) -> None:
     """Against PyTorch's own operators, written down view by view."""
-    image, logits = picture(50, 75), logits_of("torch")
+    image, logits = picture(*size), logits_of("torch") if network else leaning
+    height, width = size
     views = []
     for scale in (0.5, 1.0, 1.5):
-        size = round(75 * scale), round(50 * scale)
-        seen = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+        at = round(width * scale), round(height * scale)
+        seen = np.asarray(Image.fromarray(image).resize(at, Image.Resampling.BILINEAR))
         for flip in (False, True):
             x = torch.from_numpy(logits((seen[:, ::-1] if flip else seen)[None]))
-            x = functional.interpolate(x.flip(3) if flip else x, (50, 75), mode="bilinear")
+            x = functional.interpolate(x.flip(3) if flip else x, size, mode="bilinear")
             views.append(x.softmax(dim=1)[0].numpy())
     found = whole(scores(logits, image, Inference(flip=True, scales=(0.5, 1.0, 1.5))))
     assert relative_l2(found, np.mean(views, axis=0)) < 1e-13

@@ -129,6 +129,13 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     assert np.abs(rgb.astype(int) - expected).max() <= 1
 
 
+def test_16_bits_of_grey_reach_from_black_to_white(tmp_path: Path) -> None:
+    wide = np.array([[0, 1, 128, 129], [65535, 65534, 257, 32768]], np.uint16)
+    Image.fromarray(wide).save(tmp_path / "x.png")
+    expected = np.array([[0, 0, 0, 1], [255, 255, 1, 128]])
+    assert np.array_equal(read_image(tmp_path / "x.png")[..., 1], expected)
+
+
 def test_a_palette_with_alpha_warns_of_nothing(tmp_path: Path) -> None:
     image = Image.fromarray(RGB).quantize(24)
     image.save(tmp_path / "x.png", transparency=bytes(range(24)))
@@ -258,6 +265,17 @@ def test_the_number_of_classes_bounds_the_labels(folder: Path) -> None:
     )
 
 
+def test_the_first_five_wrong_labels_are_listed(folder: Path) -> None:
+    label = label_of(0)
+    label[5:12] = np.arange(30, 37)[:, None]
+    save_mask(folder / MASKS / "c.png", label)
+    (message,) = survey(folder).faults
+    assert "c.png: label 30, 31, 32, 33, 34, ... is neither a class (0 to 20) nor" in message
+    label[5:12] = np.arange(30, 35).repeat(2)[:7, None]
+    save_mask(folder / MASKS / "c.png", label)
+    assert "c.png: label 30, 31, 32, 33 is neither" in survey(folder).faults[0]
+
+
 # Folders, splits and class names
 
 
@@ -370,6 +388,20 @@ def test_names_with_an_ending_are_names_without(folder: Path, lines: str) -> Non
     (folder / SPLITS / "train.txt").write_text(lines)
     assert open_dataset(folder, "train").names == ("a", "b")
     assert survey(folder).splits["train"] == 2
+
+
+def test_the_image_tells_what_a_name_with_an_ending_means(folder: Path) -> None:
+    (folder / SPLITS / "train.txt").write_text("a.jpg\n")
+    (folder / MASKS / "a.png").unlink()
+    mask = folder / MASKS / "a.png"
+    assert fault(lambda: open_dataset(folder, "train")) == f"{mask}: no such file"
+
+
+def test_a_folder_without_lists_is_told(folder: Path) -> None:
+    for path in (folder / SPLITS).iterdir():
+        path.unlink()
+    told = f"{folder / SPLITS}: holds no split (a file such as train.txt)"
+    assert survey(folder).faults == [told]
 
 
 @pytest.mark.parametrize(("file", "line"), [("NFC", "NFD"), ("NFD", "NFC")])

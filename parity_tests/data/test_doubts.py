@@ -187,6 +187,22 @@ def test_palettes_of_any_colours_are_taken(tmp_path: Path) -> None:
         assert survey(folder).faults == []
 
 
+def test_a_palette_may_have_a_colour_twice(tmp_path: Path) -> None:
+    """Then either label may be shown in it, and the first is told where another is."""
+    folder = write_set(tmp_path, [halves(1, 1), halves(2, 2)], [halves(3, 3)], ("a", "b", "c", "d"))
+    red, blue = b"\xff\0\0", b"\0\0\xff"
+    for name, palette in {
+        "train0": blue + red + red + b"\1\1\1",
+        "train1": blue + red + red + b"\1\1\1",
+        "val0": blue + b"\1\1\1" * 2 + red,
+    }.items():
+        mask = Image.open(folder / MASKS / f"{name}.png")
+        mask.putpalette(palette)
+        mask.save(folder / MASKS / f"{name}.png")
+    (fault,) = survey(folder).faults
+    assert f"{MASKS}/val0.png: #ff0000 is label 3 here and 1 in train0.png:" in fault
+
+
 # Names
 
 
@@ -209,6 +225,24 @@ def test_voc_s_names_are_taken_where_the_folder_or_every_mask_is_voc_s(tmp_path:
     kit.mkdir()
     folder.rename(kit / "VOC2007")
     assert open_dataset(kit / "VOC2007", "train").class_names == VOC_CLASSES
+
+
+@pytest.mark.parametrize("name", ["labelmap.txt", "classes.txt", "labels.txt"])
+def test_other_programs_lists_of_names_are_pointed_at(tmp_path: Path, name: str) -> None:
+    folder = write_set(tmp_path, [halves(0, 1)], [halves(0, 1)], None)
+    Image.fromarray(halves(0, 1)).save(folder / MASKS / "train0.png")
+    assert survey(folder).faults[0].endswith("into it, one a line")
+    (folder / name).touch()
+    assert survey(folder).faults[0].endswith(f"into it, one a line (from {folder / name}?)")
+
+
+def test_without_names_a_mask_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    folder = write_set(tmp_path, [halves(0, 1)], [halves(0, 1)], None)
+    (folder / MASKS / "train0.png").write_bytes(b"")
+    empty = f"{folder / MASKS / 'train0.png'}: the file is empty"
+    assert set(survey(folder).faults) == {empty}
+    with pytest.raises(InputError, match="the file is empty"):
+        open_dataset(folder, "train")
 
 
 def test_voc_s_names_that_are_hardly_used_are_doubted(tmp_path: Path) -> None:

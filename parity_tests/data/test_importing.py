@@ -20,6 +20,7 @@ from common.data.dataset import open_dataset, survey
 from common.data.formats import CITYSCAPES, Format
 from common.data.importing import SHEET, import_data
 from common.errors import InputError
+from parity_tests.network.witnesses import import_torchvision
 
 Labels = NDArray[np.uint8]
 CLASSES = ("background", "ball", "box")
@@ -57,6 +58,7 @@ def write_text(path: Path, text: str) -> None:
 
 def cvat(folder: Path) -> None:
     lines = [f"{n}:{','.join(map(str, c))}::" for n, c in zip(CLASSES, COLOURS, strict=True)]
+    lines[1] = lines[1].replace("::", ":seam,patch:roll,bounce")
     write_text(folder / "labelmap.txt", "\n".join(["# label:color_rgb:parts:actions", *lines]))
     write_text(folder / "ImageSets/Segmentation/default.txt", "\n".join(NAMES))
     for name in NAMES:
@@ -363,6 +365,29 @@ def edit(**changes: Any) -> Callable[[Path], None]:
 def lead_out(folder: Path) -> None:
     path = folder / "annotations/instances_train2017.json"
     path.write_text(path.read_text().replace("im0.jpg", "../../../im0.jpg"))
+
+
+def test_cityscapes_classes_are_those_of_torchvision_s_table() -> None:
+    table = import_torchvision().datasets.Cityscapes.classes
+    trained = sorted((c for c in table if not c.ignore_in_eval), key=lambda c: c.train_id)
+    assert list(CITYSCAPES.items()) == [(c.name, c.id) for c in trained]
+
+
+def test_an_empty_folder_may_be_filled_and_a_file_may_not(tmp_path: Path) -> None:
+    cvat(tmp_path / "src")
+    (tmp_path / "dst").mkdir()
+    assert import_data(Format.cvat, tmp_path / "src", tmp_path / "dst", seed=0).faults == []
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file: exists and is not an empty folder"):
+        import_data(Format.cvat, tmp_path / "src", tmp_path / "file", seed=0)
+
+
+def test_further_faults_are_counted(tmp_path: Path) -> None:
+    folders_of_indices(tmp_path / "src")
+    for name in NAMES[1:4]:
+        Image.new("L", (3, 4)).save(tmp_path / "src/masks" / f"{name}_mask.png")
+    with pytest.raises(InputError, match=r"im1\.png: 3x4 pixels, but .* \(and 2 more\)$"):
+        import_data(Format.folders, tmp_path / "src", tmp_path / "dst", seed=0)
 
 
 def change(path: str, text: str) -> Callable[[Path], None]:

@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from common.data.dataset import IMAGES, MASKS, open_dataset, survey
-from common.data.shapes import SHAPES_CLASSES, write_shapes
+from common.data.shapes import _DISTANCES, SHAPES_CLASSES, write_shapes
 from common.data.voc import voc_palette
 from common.errors import InputError
 from scripts.data import app
@@ -55,6 +55,37 @@ def test_masks_have_vocs_palette_and_void_edges(shapes: Path) -> None:
     kinds = np.where(label == 255, -1, label.astype(int))  # NumPy 2 would keep uint8
     for a, b in ((kinds[1:], kinds[:-1]), (kinds[:, 1:], kinds[:, :-1])):
         assert not ((a != b) & (a >= 0) & (b >= 0)).any()  # two classes never touch
+
+
+def test_every_shape_has_the_area_of_the_unit_circle_and_stands_upright() -> None:
+    y, x = np.mgrid[-2:2:800j, -2:2:800j]
+    for name in SHAPES_CLASSES[1:]:
+        inside = _DISTANCES[name](x, y) < 0
+        assert inside.mean() * 16 == pytest.approx(np.pi, rel=0.005), name
+        assert np.abs(np.gradient(_DISTANCES[name](x, y), 4 / 799)).max() <= 1 + 1e-9  # distances
+        assert np.array_equal(inside, inside[:, ::-1]), name
+        assert np.array_equal(inside, inside.T) == (name != "triangle"), name
+        assert inside[400, 400] == (name != "ring"), name
+
+
+PAIRS = {
+    ("train", 0): ((126, 147), (11373, 2326, 0, 0, 0, 3566, 1257), (71.99, 82.13, 89.78)),
+    ("train", 1): ((143, 175), (17519, 0, 3113, 850, 0, 2159, 1384), (107.35, 68.03, 72.47)),
+    ("train", 3): ((136, 176), (17462, 0, 1992, 0, 1524, 1704, 1254), (125.86, 159.27, 140.96)),
+    ("val", 2): ((121, 154), (10120, 5182, 610, 1691, 0, 0, 1031), (165.28, 126.14, 130.48)),
+}
+"""Of a set of seed 0: height and width, pixels by class and of void, the mean colour."""
+
+
+def test_sets_stay_what_they_were(tmp_path: Path) -> None:
+    """The published figures are of such sets; JPEG and another NumPy may move a last digit."""
+    write_shapes(tmp_path / "set", 4, 3, seed=0)
+    for (split, index), (size, counts, colour) in PAIRS.items():
+        image, label = open_dataset(tmp_path / "set", split).read(index)
+        assert label.shape == size
+        found = np.bincount(label.ravel(), minlength=256)[[*range(len(SHAPES_CLASSES)), 255]]
+        assert np.abs(found - counts).max() <= 2
+        assert np.abs(image.mean(axis=(0, 1)) - colour).max() < 0.2
 
 
 def test_a_pair_depends_on_seed_split_and_index_alone(shapes: Path, tmp_path: Path) -> None:

@@ -238,6 +238,13 @@ def test_lists_without_masks_are_left_out(tmp_path: Path, unpacked: Path) -> Non
     assert splits == ["train.txt", "trainval.txt", "val.txt"]
 
 
+def test_blank_lines_of_a_list_are_no_names(tmp_path: Path, unpacked: Path) -> None:
+    folder = copied(unpacked, tmp_path / "from")
+    split = folder / SPLITS / "train.txt"
+    split.write_text("\n  \n" + split.read_text() + "\n\n")
+    assert prepare(tmp_path / "out", folder)
+
+
 def test_links_in_a_folder(tmp_path: Path, unpacked: Path) -> None:
     folder = copied(unpacked, tmp_path / "dir")
     image = folder / IMAGES / f"{NAMES[0]}.jpg"
@@ -464,6 +471,18 @@ def test_a_download(
     assert prepare(out, server.url, tar)  # from the tar that is kept
     assert not prepare(out, server.url, tar)
     assert server.ranges == [None]
+
+
+@pytest.mark.parametrize("says_length", [True, False])
+def test_a_download_tells_how_far_it_is(tmp_path: Path, server: Server, says_length: bool) -> None:
+    """In millions of bytes, of as many as the server says will come, if it does."""
+    server.data, server.says_length = bytes(3_200_000), says_length
+    told: list[tuple[str, int, int | None]] = []
+    download.download(server.url, tmp_path / "part", lambda *report: told.append(report))
+    whats, done, totals = zip(*told, strict=True)
+    assert set(whats) == {"MB downloaded"}
+    assert list(done) == sorted(done) and done[-1] == 3
+    assert set(totals) == {3 if says_length else None}
 
 
 @pytest.mark.parametrize("knows_ranges", [True, False])

@@ -73,6 +73,29 @@ def test_every_version(tmp_path: Path, version: str) -> None:
     np.testing.assert_equal(read_params(path), {"a": VALUES.reshape(2, 3)})
 
 
+@pytest.mark.parametrize(("number", "kind"), [*enumerate(TYPES)], ids=TYPES)
+def test_every_type(tmp_path: Path, number: int, kind: str) -> None:
+    values = np.array([[1, 0, 5], [77, 2, 100]]).astype(kind)
+    array = V2 + DENSE + SHAPE + struct.pack("<3i", 1, 0, number) + values.tobytes()
+    (tmp_path / "W.params").write_bytes(file_of(array, b"aux:a"))
+    (found,) = read_params(tmp_path / "W.params").items()
+    assert (found[0], found[1].dtype) == ("a", values.dtype)
+    np.testing.assert_array_equal(found[1], values)
+
+
+def test_as_many_dimensions_as_numpy_has_and_none(tmp_path: Path) -> None:
+    path = tmp_path / "W.params"
+    for ndim in (0, 32):
+        shape = struct.pack(f"<i{ndim}q", ndim, *[1] * ndim)
+        value = struct.pack("<3if", 1, 0, 0, 7)
+        path.write_bytes(file_of(V3 + DENSE + shape + value))
+        np.testing.assert_array_equal(read_params(path)["a"], np.full([1] * ndim, 7.0))
+    shape = struct.pack("<i33q", 33, *[1] * 33)
+    path.write_bytes(file_of(V3 + DENSE + shape + value))
+    with pytest.raises(InputError, match="an array of 33 dimensions"):
+        read_params(path)
+
+
 def dense(ndim: int, *sizes: int) -> bytes:
     return file_of(V2 + DENSE + struct.pack(f"<i{len(sizes)}q", ndim, *sizes) + REST)
 

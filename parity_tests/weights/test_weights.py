@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 
 from backends import BACKENDS, load_backend
-from common.config import Config, Dtype
+from common.config import IMAGENET_MEAN, IMAGENET_STD, Config, Dtype
 from common.data.voc import VOC_CLASSES
 from common.errors import InputError
 from common.files import sha256, write_whole
@@ -19,6 +19,7 @@ from common.protocol import Arrays
 from common.weights.checkpoint import (
     Weights,
     check_arrays,
+    class_count,
     read_tensors,
     read_weights,
     write_tensors,
@@ -27,6 +28,7 @@ from common.weights.checkpoint import (
 from parity_tests.weights.conftest import (
     CLASSES,
     NAMES,
+    V1,
     WIDTH,
     batches,
     config,
@@ -105,6 +107,46 @@ def test_absent_metadata_means_voc_and_imagenet(tmp_path: Path) -> None:
     assert found.momentum == {}
 
 
+def test_classes_of_which_nothing_is_known_are_numbered(tmp_path: Path) -> None:
+    path = tmp_path / "W.safetensors"
+    safetensors.numpy.save_file(initial(num_classes=3), path)
+    found = read_weights(path)
+    assert found.class_names == ("class_0", "class_1", "class_2")
+    assert (found.mean, found.std, found.extra) == (IMAGENET_MEAN, IMAGENET_STD, {})
+
+
+def test_a_checkpoint_holds_momentum_and_what_else_it_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "W.safetensors"
+    arrays = initial()
+    momentum = {name: 3 * array for name, array in arrays.items() if "running" not in name}
+    write_weights(path, Weights(arrays, V1, NAMES, momentum=momentum, extra={"step": "7"}))
+    stored, metadata = read_tensors(path)
+    assert {name for name in stored if name not in arrays} == {f"momentum/{n}" for n in momentum}
+    assert metadata.keys() - read_weights(path).extra.keys() == set()
+    found = read_weights(path)
+    assert found.extra["step"] == "7"
+    assert set(found.arrays) == set(arrays)
+    assert all(np.array_equal(found.momentum[name], array) for name, array in momentum.items())
+    assert set(found.momentum) == set(momentum)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("1", 1), ("21", 21), ("255", 255), *((t, None) for t in ("0", "256", "0021", "-1", "²", ""))],
+)
+def test_a_number_of_classes_is_from_1_to_255(text: str, count: int | None) -> None:
+    assert class_count(text) == count
+
+
+def test_empty_arrays_are_read_and_huge_ones_refused(tmp_path: Path) -> None:
+    path = tmp_path / "W.safetensors"
+    write_tensors(path, {"a": np.zeros((0, 3), np.float32), "b": np.zeros((0, 1 << 24))}, {})
+    assert read_tensors(path)[0]["a"].shape == (0, 3)
+    write_tensors(path, {"a": np.zeros(((1 << 24) + 1, 0), np.float32)}, {})
+    with pytest.raises(InputError, match=r"a is \(16777217, 0\): huge, and holds nothing"):
+        read_tensors(path)
+
+
 def _without(name: str) -> Callable[[Arrays], Arrays]:
     return lambda arrays: {n: a for n, a in arrays.items() if n != name}
 
@@ -115,6 +157,10 @@ def _with(name: str, array: object) -> Callable[[Arrays], Arrays]:
 
 FAULTS = {
     "missing": (_without("backbone.bn1.bias"), r"backbone\.bn1\.bias \(8,\) is missing"),
+    "the first": (
+        _without("backbone.conv1.weight"),
+        r"backbone\.conv1\.weight \(64, 3, 7, 7\) is missing \(and 100 more\)",
+    ),
     "extra": (_with("fc.weight", np.ones((2, 3))), r"fc\.weight \(2, 3\) is not part of resnet18"),
     "shape": (
         _with("backbone.conv1.weight", np.ones((8, 3, 3, 3))),
@@ -223,5 +269,12 @@ def test_the_same_contents_are_the_same_bytes(tmp_path: Path) -> None:
     found, told = read_tensors(tmp_path / "0")
     assert told == facts
     assert all(np.array_equal(found[name], array) for name, array in arrays.items())
+    for k in range(8):  # headers are filled up to multiples of 8 bytes
+        facts = {f"key {k}": "x" for k in range(5)} | {"length": "y" * k}
+        written = set()
+        for order in (facts, dict(reversed(facts.items())), facts):
+            write_tensors(tmp_path / "padded", arrays, order)
+            written.add((tmp_path / "padded").read_bytes())
+        assert len(written) == 1
     write_tensors(tmp_path / "bare", arrays, {})
     assert read_tensors(tmp_path / "bare")[1] == {}
