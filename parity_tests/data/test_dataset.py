@@ -22,7 +22,7 @@ from common.data.dataset import (
     open_dataset,
     survey,
 )
-from common.data.images import find_images, open_mask, read_image
+from common.data.images import TURNED, find_images, open_image, open_mask, read_image
 from common.data.voc import VOC_CLASSES, voc_palette
 from common.errors import InputError
 
@@ -171,6 +171,16 @@ def truncated(data: bytes) -> bytes:
 
 NOISE = Image.fromarray(picture(0, (64, 64)))
 JPEG, PNG = encoded(NOISE, "JPEG"), encoded(NOISE, "PNG")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_says_whether_it_was_turned(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(RGB).save(tmp_path / "x.jpg", exif=exif)
+    assert open_image(tmp_path / "x.jpg").info[TURNED] == (orientation != 1)
+
+
 BAD_FILES = {
     "empty": (b"", "the file is empty"),
     "html": (

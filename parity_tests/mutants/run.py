@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 SLOW = 2
 """Seconds of processor time; a test that takes longer is left out."""
 
-BUDGET = 20.0
+BUDGET = 10.0
 """Seconds of tests, by what each took, that a mutant is given at most."""
 
 PATIENCE = 8
