@@ -22,7 +22,7 @@ from common.data.dataset import (
     open_dataset,
     survey,
 )
-from common.data.images import open_mask, read_image
+from common.data.images import TURNED, find_images, open_image, open_mask, read_image
 from common.data.voc import VOC_CLASSES, voc_palette
 from common.errors import InputError
 
@@ -171,6 +171,16 @@ def truncated(data: bytes) -> bytes:
 
 NOISE = Image.fromarray(picture(0, (64, 64)))
 JPEG, PNG = encoded(NOISE, "JPEG"), encoded(NOISE, "PNG")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_says_whether_it_was_turned(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(RGB).save(tmp_path / "x.jpg", exif=exif)
+    assert open_image(tmp_path / "x.jpg").info[TURNED] == (orientation != 1)
+
+
 BAD_FILES = {
     "empty": (b"", "the file is empty"),
     "html": (
@@ -423,6 +433,28 @@ def test_a_list_of_main_is_told(folder: Path) -> None:
     (folder / SPLITS / "train.txt").write_text("a -1\nb  1\n")
     message = fault(lambda: open_dataset(folder, "train"))
     assert "line 1: 'a -1' ends in a flag, as in the lists of ImageSets/Main" in message
+
+
+def test_a_name_that_ends_like_a_flag_is_a_name_where_there_is_such_an_image(
+    folder: Path,
+) -> None:
+    (folder / IMAGES / "a.jpg").rename(folder / IMAGES / "a 1.jpg")
+    (folder / SPLITS / "train.txt").write_text("a 1\nb\n")
+    mask = folder / MASKS / "a 1.png"
+    assert fault(lambda: open_dataset(folder, "train")) == f"{mask}: no such file"
+
+
+def test_pictures_of_a_folder_are_told_from_the_rest_and_hidden_ones_left_out(
+    folder: Path,
+) -> None:
+    images = folder / IMAGES
+    for name in ("d.PNG", "e.eps", "f.txt", ".g.jpg", "._a.jpg"):
+        (images / name).touch()
+    (images / "h.jpg").mkdir()
+    (images / "i.jpg").symlink_to("nowhere")
+    found, others = find_images(images)
+    assert [path.name for path in found] == ["a.jpg", "b.jpg", "c.jpg", "d.PNG", "i.jpg"]
+    assert [path.name for path in others] == ["e.eps", "f.txt"]
 
 
 def test_lists_that_are_none_are_left_out(folder: Path) -> None:

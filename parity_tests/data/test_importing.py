@@ -84,6 +84,19 @@ def labelme_json(folder: Path) -> None:
         write_text(folder / f"{name}.json", json.dumps(content))
 
 
+def test_circles_are_drawn_through_their_second_point(tmp_path: Path) -> None:
+    for name in NAMES[:2]:
+        write_image(tmp_path / "src" / f"{name}.jpg")
+        circle = {"label": "ball", "points": [[15, 11], [19, 8]], "shape_type": "circle"}
+        content = {"shapes": [circle], "imagePath": f"{name}.jpg"}
+        write_text(tmp_path / "src" / f"{name}.json", json.dumps(content))
+    import_data(Format.labelme, tmp_path / "src", tmp_path / "dst", seed=0)
+    _, label = open_dataset(tmp_path / "dst", "train").read(0)
+    rows, columns = np.mgrid[:24, :36]
+    apart = np.hypot(columns - 15, rows - 11) - 5  # sides of 4 and 3
+    assert (label[apart < -0.6] == 1).all() and (label[apart > 0.6] == 0).all()
+
+
 def labelme2voc(folder: Path, masks: str = "SegmentationClass") -> None:
     write_text(folder / "class_names.txt", "\n".join(["__ignore__", "_background_", *CLASSES[1:]]))
     for name in NAMES:

@@ -51,7 +51,9 @@ def fault(call: Callable[[], object]) -> str:
 
 
 def test_a_manifest_lists_what_is_used_and_nothing_else(folder: Path) -> None:
-    names = json.loads((folder / MANIFEST).read_text())["files"]
+    content = json.loads((folder / MANIFEST).read_text())
+    assert (content["format"], content["schema"]) == ("rosetta-manifest", 1)
+    names = content["files"]
     used = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     assert set(names) == used - {MANIFEST}
     assert CLASS_NAMES in names

@@ -5,9 +5,18 @@ import pytest
 from PIL import Image, ImageCms
 
 from common.data.colours import Palette, _oklab, codes_of
-from common.data.drawing import blend, legend, overlay, prediction_sheet, sheet
+from common.data.drawing import blend, legend, mask_image, overlay, prediction_sheet, sheet
 from common.data.voc import VOC_CLASSES, voc_palette
 from parity_tests.network.witnesses import import_torchvision
+
+
+@pytest.mark.parametrize("palette", Palette)
+def test_a_mask_s_picture_holds_labels_in_the_palette_s_colours(palette: Palette) -> None:
+    mask = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    picture = mask_image(mask, palette)
+    assert picture.mode == "P"
+    assert np.array_equal(picture, mask)
+    assert np.array_equal(np.asarray(picture.convert("RGB")).reshape(256, 3), palette.colours())
 
 
 def test_a_class_is_seen_through_its_colour() -> None:

@@ -27,7 +27,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shapes") / "new" / "set"
+    folder = tmp_path_factory.mktemp("shapes") / "new" / "one" / "set"
     write_shapes(folder, 10, 5, seed=1)
     return folder
 

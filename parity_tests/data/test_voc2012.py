@@ -238,6 +238,13 @@ def test_lists_without_masks_are_left_out(tmp_path: Path, unpacked: Path) -> Non
     assert splits == ["train.txt", "trainval.txt", "val.txt"]
 
 
+def test_a_list_of_one_s_own_that_has_masks_is_kept(tmp_path: Path, unpacked: Path) -> None:
+    folder = copied(unpacked, tmp_path / "from")
+    (folder / SPLITS / "mine.txt").write_bytes((folder / SPLITS / "val.txt").read_bytes())
+    assert prepare(tmp_path / "out", folder)
+    assert (tmp_path / "out" / TREE / SPLITS / "mine.txt").exists()
+
+
 def test_blank_lines_of_a_list_are_no_names(tmp_path: Path, unpacked: Path) -> None:
     folder = copied(unpacked, tmp_path / "from")
     split = folder / SPLITS / "train.txt"

@@ -22,10 +22,11 @@ TESTS = (
     *("parity_tests/network/test_tensors.py", "parity_tests/network/test_witnesses.py"),
     *("parity_tests/commands/test_ahead.py", "parity_tests/commands/test_evaluate.py"),
     "parity_tests/commands/test_inference.py",
+    "parity_tests/bad_input/test_bad_input.py::test_with_a_function",
     "parity_tests/commands/test_bench.py::test_flops_of_a_layer_by_hand",
     "parity_tests/network/test_fast_forms.py::test_every_label_is_in_one_cell_and_the_rest_is_void",
 )
-"""The quick tests of those rooms; two are of files whose others take longer."""
+"""The quick tests of those rooms; some of files whose others take longer."""
 
 ROOMS = ("network", "data", "weights", "evaluation")
 

@@ -6,6 +6,7 @@ the program is imported anew.
 """
 
 import contextlib
+import functools
 import gc
 import importlib.machinery
 import json
@@ -34,8 +35,8 @@ ROOT = Path(__file__).parents[2]
 SLOW = 2
 """Seconds of processor time; a test that takes longer is left out."""
 
-BUDGET = 20.0
-"""Seconds of tests, by what each took, that a mutant is given: the fastest."""
+BUDGET = 10.0
+"""Seconds of tests, by what each took, that a mutant is given at most."""
 
 PATIENCE = 8
 """By how many times a fork may take longer by the clock: the machine has other work."""
@@ -171,14 +172,14 @@ def _measured(session: Session, item: pytest.Item) -> Any:
 
 
 def measure(session: Session, items: Sequence[pytest.Item]) -> dict[str, Test]:
-    """By name, the tests that pass, are fast enough and start no program, the fastest first."""
+    """By name, the tests that pass, are fast enough and start no program."""
     tests = {}
     for item in items:
         told = in_fork(lambda item=item: _measured(session, item), SLOW + 1)
         if told is not None and told[0] <= SLOW:
             lines = {file: set(numbers) for file, numbers in told[1].items()}
             tests[item.nodeid] = Test(told[0], lines)
-    return dict(sorted(tests.items(), key=lambda pair: pair[1].seconds))
+    return tests
 
 
 def imported_lines(paths: Sequence[str]) -> Lines:
@@ -187,6 +188,11 @@ def imported_lines(paths: Sequence[str]) -> Lines:
     return {file: set(numbers) for file, numbers in found.items()}
 
 
+def _file(name: str) -> Path:
+    return Path(name.partition("::")[0])
+
+
+@functools.cache
 def _imports(path: Path, module: str) -> bool:
     return f"from {module} import" in path.read_text()
 
@@ -223,34 +229,39 @@ class Laboratory:
             or (file, mutant.function) not in self._functions
         )
 
-    def _users(self, mutant: Mutant, file: str) -> set[str]:
-        """The tests that use a mutant's file, or one of `common/` that imports it."""
-        module = ".".join(mutant.path.with_suffix("").parts)
+    def _users(self, module: str, file: str) -> set[str]:
+        """The tests that use a file, or one of `common/` that imports it."""
         paths = [p.resolve() for p in Path("common").rglob("*.py") if _imports(p, module)]
         files = {file, *map(str, paths)}
         return {
             name
             for name, test in self._tests.items()
             if any(test.lines.get(f, set()) - self._at_import.get(f, set()) for f in files)
-            or _imports(Path(name.partition("::")[0]), module)
+            or _imports(_file(name), module)
         }
 
     def _covering_tests(self, mutant: Mutant, file: str) -> list[str]:
-        """The fastest that run the mutant's lines; of what runs at import, that use its file."""
+        """Those that run the mutant's lines; of what runs at import, those that use its file.
+
+        First the tests of files that import it, each time the fastest first, up to `BUDGET`.
+        """
+        module = ".".join(mutant.path.with_suffix("").parts)
         if self._runs_at_import(mutant, file):
-            names = self._users(mutant, file)
+            names = self._users(module, file)
         else:
             lines = set(mutant.lines)
             names = {n for n, test in self._tests.items() if test.lines.get(file, set()) & lines}
         total = 0.0
         found: list[str] = []
-        for name, test in self._tests.items():
-            if name in names:
-                total += test.seconds
-                if total > BUDGET and found:
-                    break
-                found.append(name)
+        for name in sorted(names, key=lambda n: (not _imports(_file(n), module), self._time(n))):
+            total += self._time(name)
+            if total > BUDGET and found:
+                break
+            found.append(name)
         return found
+
+    def _time(self, name: str) -> float:
+        return self._tests[name].seconds
 
     def _anew(self, mutant: Mutant, names: Sequence[str]) -> str | None:
         """Runs the tests with the program imported anew, and the mutant in it."""
@@ -292,5 +303,5 @@ class Laboratory:
             found = self._anew(mutant, names) if anew else self._in_place(mutant, names, file)
             return "alive" if found is None else found
 
-        limit = 5 + 2 * sum(self._tests[name].seconds for name in names)
+        limit = 5 + 2 * sum(map(self._time, names))
         return in_fork(work, int(limit)) or "no end, or a crash"

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 import warnings
 from typing import Any
 
@@ -71,6 +72,14 @@ def test_backbones_have_torchvision_s_tensors_and_strides(architecture: Architec
     for name, spec in specs.items():
         if name.startswith("backbone."):
             assert (spec.stride, spec.stride) == strides[name.rpartition(".")[0]], name
+
+
+@pytest.mark.parametrize("architecture", Architecture)
+def test_a_resnet_has_as_many_layers_as_its_name_says(architecture: Architecture) -> None:
+    """He et al. count the convolutions but those of shortcuts, and the classifier."""
+    kernels = [n for n, s in tensors(architecture, 5).items() if len(s.shape) == 4 and "conv" in n]
+    backbone = [name for name in kernels if name.startswith("backbone.")]
+    assert len(backbone) + 1 == int(re.findall(r"\d+", architecture)[0])
 
 
 def test_roles_and_places_of_tensors() -> None:

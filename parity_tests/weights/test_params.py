@@ -111,6 +111,10 @@ HOSTILE = {
     "dimensions below 0": (dense(-1), "an array of -1 dimensions"),
     "no shape": (dense(0), "an array without values"),
     "a sparse array": (file_of(V2 + struct.pack("<i", 2) + SHAPE + REST), "a sparse array"),
+    "the type after the last": (
+        file_of(V2 + DENSE + SHAPE + struct.pack("<3i", 1, 0, len(TYPES))),
+        "of type 8",
+    ),
     "no such type": (file_of(V2 + DENSE + SHAPE + struct.pack("<3i", 1, 0, 99)), "of type 99"),
     "2^60 arrays": (GOOD.replace(struct.pack("<2Q", 0, 1), struct.pack("<2Q", 0, 2**60)), "cut"),
     "a name of 2^60 letters": (GOOD[:-9] + struct.pack("<Q", 2**60) + b"a", "cut short"),
