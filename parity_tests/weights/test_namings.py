@@ -13,6 +13,7 @@ from common.errors import InputError
 from common.network.initial import generic_weights
 from common.network.tensors import in_head, tensors
 from common.weights.namings import ANY_HEAD, NAMINGS, fixed_in, names_in, recognise, rename
+from common.weights.wrapping import unwrapped
 
 V1, V1_34, V2 = Architecture.resnet18, Architecture.resnet34, Architecture.resnet18_v2
 SPOKEN_OF = (
@@ -194,9 +195,9 @@ def test_what_saving_adds_to_names_is_taken_off() -> None:
     arrays = generic_weights(V1, 5, seed=0, width=8)
     book, flax, gluon = (rename(arrays, n, V1) for n in ("book", "flax", "gluon by prefix"))
     parallel = {f"module.{name}": array for name, array in book.items()}
-    assert recognise(Path("W"), parallel).naming == "book"
-    with pytest.raises(InputError, match="neither canonical names"):  # of one alone it is a name
-        recognise(Path("W"), parallel | {"0.weight": book["0.weight"]})
+    bare, notes = unwrapped(Path("W"), parallel | {"0.weight": book["0.weight"]})
+    assert recognise(Path("W"), bare).naming == "book"
+    assert notes == ["unwrapped: module", "left out: 0"]  # of one alone it is a name
     variables = {
         f"{name.replace('layer1_0', 'layer1.layers.0')}.value": array
         for name, array in flax.items()
