@@ -61,7 +61,7 @@ def generic(
     ] = (64, 96),
     seed: Annotated[int, typer.Option(min=0, help="What the values are drawn from.")] = 0,
     hard: Annotated[
-        bool, typer.Option("--hard", help="Those that show what ordinary data hide; see below.")
+        bool, typer.Option("--hard", help="Those that show what ordinary data hide, see above.")
     ] = False,
     force: cli.ForceOption = False,
 ) -> None:

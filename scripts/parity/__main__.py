@@ -265,12 +265,14 @@ def print_result(result: Result) -> None:
 
 
 def _hard(folder: Path, backends: Sequence[str], bar: Any, json_path: Path | None) -> None:
+    begin = time.monotonic()
     try:
         reports = run_settings(folder, backends, bar)
     except WorkerError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
     bar.stop()
+    say(f"{len(reports)} settings, {time.monotonic() - begin:.0f} s")
     print_settings(reports, backends)
     write_json(json_path, to_dict(reports))
     if not passed(reports):
