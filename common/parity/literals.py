@@ -42,7 +42,9 @@ def name_literals(report: Report, traces: Sequence[Trace]) -> None:
         for stage, cause in (("forward", _eps), ("update", _rate), ("buffer", _decay)):
             first = next((d for d in new if d.stage == stage), None)
             if first is not None:
-                first.cause = first.cause or cause(first, by_label[label], reference, new) or ""
+                with np.errstate(all="ignore"):  # infinities explain nothing
+                    told = cause(first, by_label[label], reference, new)
+                first.cause = first.cause or told or ""
 
 
 def _fit(a: Array, b: Array) -> tuple[float, float]:

@@ -34,7 +34,7 @@ STEPS = 4
 """A kept momentum takes part in the second update, and the third loss shows it."""
 
 SMALL, FAINT, BRIGHT, LOUD = 0.01, 1 / 64, 2e3, 150.0
-
+"""A variance, and by what images are fainter, a channel shines, logits are larger."""
 
 _OPTIONS = {
     "dtype": "--dtype",

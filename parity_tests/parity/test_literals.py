@@ -131,6 +131,9 @@ def test_traces_of_anyone_are_looked_at_without_a_word() -> None:
     changed = {k: a * (1 + 1e-6) for k, a in healthy.arrays.items() if k != "eval/mask"}
     arrays = {**healthy.arrays, **changed}
     arrays["eval/stem"] = np.where(arrays["eval/stem"] > 1, np.inf, arrays["eval/stem"])
+    arrays["update/backbone.conv1.weight"] = np.full_like(
+        arrays["update/backbone.conv1.weight"], np.inf
+    )
     for more in ({"weight_decay": "much"}, {"weight_decay": "nan"}, {"learning_rate": "inf"}):
         told = {**healthy.metadata, **more}
         traces = [Trace("ours", healthy.arrays, told), Trace("port", arrays, told)]
