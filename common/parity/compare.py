@@ -195,7 +195,7 @@ def stage_tolerance(difference: Difference, trace: Trace, reference: Trace) -> T
         return noise_tolerance(difference.stage, mine, theirs, dtype)
     against = reference.dtype
     dtype = coarser(trace.dtype, against)
-    if difference.name in MASKS and dtype != Dtype.bfloat16:
+    if difference.name in MASKS and fixed_tolerance(dtype, stage_of(MASKS[difference.name])):
         return Tolerance(0.0, 0.0, "no pixel whose best class is clear may differ")
     tolerance = fixed_tolerance(dtype, difference.stage)
     if tolerance is None:

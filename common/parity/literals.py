@@ -74,18 +74,19 @@ def _rate(first: Difference, a: Trace, b: Trace, _: Sequence[Difference]) -> str
 
 
 def _decay(first: Difference, a: Trace, _: Trace, new: Sequence[Difference]) -> str | None:
-    """Of the buffers: none is more than a rounding of float32 off, and none is float32 itself."""
-    buffers = [d for d in new if d.stage == "buffer"]
+    """Of the buffers: all are about a rounding of float32 off, none is float32, no layer is so."""
+    errors = [d.error for d in new if d.stage == "buffer"]
+    layers = [d.error for d in new if d.stage == "forward"]
     every = [name for name in a.arrays if name.startswith("buffer/")]
     decay = Config.bn_decay
     gap = abs(float32(decay) - decay)
-    near = all(gap / 30 < d.error < 30 * gap for d in buffers)
+    near = gap / 30 < min(errors) and max(errors) < 30 * gap and max(layers, default=0) < gap / 30
     value = a.arrays[first.name]
     stored = bool(np.array_equal(value, value.astype(np.float32).astype(np.float64)))
-    if len(buffers) < len(every) or not near or stored:
+    if len(errors) < len(every) or not near or stored:
         return None
     return (
-        f"every running statistic is off by about {first.error:.0e} and nothing before: probably a"
+        f"every running statistic is off by about {first.error:.0e}, and no layer: probably a"
         f" decay of {decay:g} as written (PyTorch's momentum={1 - decay:g}) on one side, and"
         f" float32({decay:g}) on the other"
     )
@@ -97,8 +98,10 @@ def _eps(first: Difference, a: Trace, b: Trace, _: Sequence[Difference]) -> str 
 
     The variances are those of the buffers after a step, which are not far from those before.
     """
-    variance = b.arrays.get("buffer/backbone.bn1.running_var")
     stem = f"{first.name.partition('/')[0]}/stem"
+    variance = b.arrays.get("buffer/backbone.bn1.running_var")
+    if variance is None:
+        return None
     mine, theirs = (t.arrays.get(stem, np.zeros(0)) for t in (a, b))
     if mine.ndim != 4 or mine.shape != theirs.shape or not np.isfinite(mine - theirs).all():
         return None
@@ -116,12 +119,13 @@ def _eps(first: Difference, a: Trace, b: Trace, _: Sequence[Difference]) -> str 
         return None
     if not (np.all(slopes > 0) or np.all(slopes < 0)):
         return None
-    more = "smaller" if slopes[0] > 0 else "larger"
-    text = f"in {stem} each channel is stretched about one value: BatchNorm's eps is {more}"
-    eps = Config.bn_eps
-    if variance is None:
-        return text
+    # a scale of anything before the norm stretches too: what tells is the size
     gap = float(np.median(np.abs(slopes))) * 2 * float(np.median(variance))
-    if abs(float32(eps) - eps) / 10 < gap < abs(float32(eps) - eps) * 10:
-        text += f", by about {gap:.0e}: probably {eps:g} as written, and float32({eps:g})"
-    return text
+    eps = Config.bn_eps
+    if not 0.1 < gap / abs(float32(eps) - eps) < 10:
+        return None
+    return (
+        f"in {stem} each channel is stretched about one value, as by an eps that is {gap:.0e}"
+        f" {'smaller' if slopes[0] > 0 else 'larger'}: probably {eps:g} as written, and"
+        f" float32({eps:g})"
+    )

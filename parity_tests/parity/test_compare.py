@@ -557,6 +557,15 @@ def test_what_is_evaluated_after_training_may_be_there_and_comes_last() -> None:
     assert statuses(compare([with_after("good"), later]))["after/logits"] == "follows"
 
 
+def test_a_class_map_after_training_in_float32_has_no_tolerance_as_its_logits_have_none() -> None:
+    traces = [make(name, dtype="float32") for name in ("good", "bad")]
+    for trace, by in zip(traces, (0.0, 1e-3), strict=True):
+        logits = trace.arrays["eval/logits"] * 2 + np.float32(by)
+        mask = (logits.argmax(1) + (by > 0)).astype(np.uint8)
+        trace.arrays.update({"after/logits": logits, "after/mask": mask})  # type: ignore[attr-defined]
+    assert compare(traces).passed
+
+
 def test_a_mask_that_is_not_of_the_logits_is_a_finding() -> None:
     cut = [changed_all(make(n), {"eval/logits": lambda a: a[..., :2]}) for n in "ab"]
     report = compare(cut)

@@ -67,6 +67,7 @@ SIZE = (2 * OUTPUT_STRIDE - 4, 3 * OUTPUT_STRIDE - 6)
 """60x90: no multiple of 32, so padding and cropping take part; computed at 64x96."""
 
 STEPS = 100
+"""Of each run of the whole network."""
 
 PROBES = 6
 """Batches whose first step is looked at alone in float32: on some of them nothing changes."""
