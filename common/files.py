@@ -300,3 +300,16 @@ def write_folder(path: Path, write: Callable[[Path], object]) -> None:
             write(folder)
             os.sync()
             folder.replace(target)
+
+
+def write_new_folder(path: Path, write: Callable[[Path], object]) -> None:
+    """`write_folder`, where there is nothing or an empty folder; those above it are made.
+
+    Raises:
+        InputError: there is something already, or it cannot be written.
+    """
+    path = path.resolve()
+    check_new_folder(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_folder(path, write)

@@ -31,7 +31,7 @@ from common.data.formats import (
 )
 from common.data.images import FILE_LIMIT
 from common.errors import InputError, listed
-from common.files import read_bytes, write_folder, writing
+from common.files import check_new_folder, read_bytes, write_new_folder
 
 _READERS: dict[Format, Callable[[Path], Foreign]] = {
     Format.cvat: read_cvat,
@@ -95,10 +95,7 @@ def import_data(kind: Format, folder: Path, out: Path, seed: int) -> Survey:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     out = out.resolve()
-    with writing(out):
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise InputError(f"{out}: exists and is not an empty folder")
-        out.parent.mkdir(parents=True, exist_ok=True)
+    check_new_folder(out)
     source = _READERS[kind](folder)
     twice = [name for name, count in Counter(p.name for p in source.pairs).items() if count > 1]
     if twice:
@@ -117,5 +114,5 @@ def import_data(kind: Format, folder: Path, out: Path, seed: int) -> Survey:
             raise InputError(f"{folder}: of what was made of it, {faults[0]}{more}")
         _draw_sheet(new, next(iter(splits)))
 
-    write_folder(out, write)
+    write_new_folder(out, write)
     return survey(out)

@@ -12,7 +12,7 @@ from PIL import Image
 from common.config import VOID
 from common.data.dataset import CLASS_NAMES, IMAGES, MASKS, SPLITS
 from common.data.drawing import mask_image
-from common.files import check_new_folder, write_folder, writing
+from common.files import write_new_folder
 
 SHAPES_CLASSES = ("background", "circle", "square", "triangle", "ring", "cross")
 
@@ -137,8 +137,4 @@ def write_shapes(folder: Path, train: int, val: int, seed: int) -> None:
     Raises:
         InputError: `folder` exists and is not an empty folder, or cannot be written.
     """
-    folder = folder.resolve()
-    check_new_folder(folder)
-    with writing(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    write_folder(folder, lambda new: _write_set(new, {"train": train, "val": val}, seed))
+    write_new_folder(folder, lambda new: _write_set(new, {"train": train, "val": val}, seed))

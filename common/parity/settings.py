@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config import VOID, Config, Dtype, Freeze, Head, Schedule
-from common.files import check_new_folder, write_folder, writing
+from common.files import write_new_folder
 from common.network.initial import generic_weights
 from common.network.schedule import learning_rates
 from common.parity.traces import Batches, generic_batches
@@ -199,11 +199,7 @@ def write_settings(folder: Path) -> None:
     Raises:
         InputError: `folder` exists and is not an empty folder, or cannot be written.
     """
-    folder = folder.resolve()
-    check_new_folder(folder)
-    with writing(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    write_folder(folder, _write_settings)
+    write_new_folder(folder, _write_settings)
 
 
 def _write_settings(folder: Path) -> None:
