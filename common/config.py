@@ -189,7 +189,11 @@ class Config:
     bn_decay: Annotated[float, Rounded] = 0.9  # running = 0.9 * running + 0.1 * batch
 
     batch_size: Count = 8
-    """Images in a batch."""
+    """Images in a batch, of all processes together."""
+    accumulate: Count = 1
+    """Parts that a process computes one after another in a step, to hold less in memory."""
+    processes: Count = 1
+    """Processes that share each batch."""
     crop: tuple[Count, Count] = (320, 480)
     """Size of a training crop."""
     flip_probability: Share = 0.5
@@ -211,8 +215,18 @@ class Config:
     """Of the weights and the batches."""
     workers: Annotated[int, Field(ge=0)] = 2
     """Processes that read ahead; the batches stay the same."""
+    patience: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds without a sign of life after which a process of several is given up."""
     save_minutes: AtLeast0 = 5.0
     """Save this often, and at each epoch's end; 0: after every step."""
+
+    @property
+    def parts(self) -> int:
+        """Micro-batches: a step's batch is cut into so many, and BatchNorm sees one at a time.
+
+        However they are spread over processes, the run is the same.
+        """
+        return self.accumulate * self.processes
 
     def replace(self, **changes: Any) -> "Config":
         """A copy with some values changed."""

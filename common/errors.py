@@ -18,6 +18,10 @@ class WorkerError(Exception):
     """
 
 
+class LostError(Exception):
+    """Another process of the run has failed, or cannot be reached; it is that one's to say why."""
+
+
 class StoppedError(Exception):
     """A run was asked to stop, and has saved where it is.
 

@@ -13,8 +13,31 @@ Array = NDArray[Any]
 Arrays = dict[str, Array]
 
 
+class ProcessGroup(Protocol):
+    """The processes that share a run, and this one's place among them; alone, one of one.
+
+    `local_rank` counts the processes of one machine.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+
+    def sum(self, values: Array) -> Array:
+        """The sum of each process's numbers, of the same shape; everyone calls it and waits.
+
+        float64 or int64, below 2**53: one engine computes in float64 alone.
+        """
+
+    def leave(self) -> None:
+        """Ends the connection, when every process has come to this."""
+
+
 class Trainer(Protocol):
     """The network and its optimizer on one device.
+
+    Where `group` has several processes, each has a trainer of the same configuration and weights,
+    which all take each step together, each on its own images of the batch.
 
     Images are NumPy: pictures as decoded, (N, H, W, 3) uint8 RGB, which are normalised on the
     device; or (N, 3, H, W) of any float type, normalised already. Labels are (N, H, W) uint8, a
@@ -23,7 +46,9 @@ class Trainer(Protocol):
     zeros, after normalisation, and crops its output back.
     """
 
-    def __init__(self, config: Config, weights: Mapping[str, Array]) -> None: ...
+    def __init__(
+        self, config: Config, weights: Mapping[str, Array], group: Any | None = None
+    ) -> None: ...
 
     def predict(self, images: Array) -> NDArray[np.uint8]:
         """The most likely class of each pixel (N, H, W), in eval mode."""
@@ -34,7 +59,9 @@ class Trainer(Protocol):
     def step(
         self, images: Array, labels: Array, rate: float, head_rate: float | None = None
     ) -> float:
-        """One training step; returns the loss before the update.
+        """One training step; returns the loss before the update, of the batch of all processes.
+
+        A batch of `config.parts` parts is computed part by part, `config.accumulate` of them here.
 
         `head_rate` is the learning rate of what is not the backbone's; None: the same.
         """
@@ -81,14 +108,24 @@ class Probe(Protocol):
 class Backend(Protocol):
     """What each module `backends.<name>` exports."""
 
+    Group: type[ProcessGroup]
     Trainer: type[Trainer]
     Probe: type[Probe]
 
     def prepare(self) -> None:
         """Turns on what the backend needs of the framework, for the whole process."""
 
-    def select_device(self, name: str) -> Any:
-        """The framework's device for `auto`, `cpu` or `gpu`.
+    def join(self, seconds: float) -> ProcessGroup:
+        """The processes that a launcher of the engine's own kind has started, this one among them.
+
+        What waits for another process fails after so many seconds, where the engine can.
+
+        Raises:
+            WorkerError: they have not come together.
+        """
+
+    def select_device(self, name: str, index: int = 0) -> Any:
+        """The framework's device for `auto`, `cpu` or `gpu`, of several GPUs the one of an index.
 
         Raises:
             InputError: `gpu`, and the framework sees none.

@@ -145,7 +145,7 @@ def circles(root: Path) -> list[str]:
 
 
 def test_the_same_files_in_each_backend(backend: str) -> None:
-    assert len(FILES) == 11
+    assert len(FILES) == 12
     assert sorted(path.name for path in (ROOT / "backends" / backend).glob("*.py")) == FILES
 
 

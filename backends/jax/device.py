@@ -22,16 +22,17 @@ def prepare() -> None:
     jax.config.update("jax_enable_x64", True)
 
 
-def select_device(name: str) -> jax.Device:
-    """The device for `auto` (a GPU where there is one), `cpu` or `gpu`.
+def select_device(name: str, index: int = 0) -> jax.Device:
+    """The device for `auto` (a GPU where there is one), `cpu` or `gpu`, the one of this index.
 
     Raises:
         InputError: `gpu`, and JAX sees none.
     """
     prepare()
     if name == "cpu":
-        return jax.devices("cpu")[0]
-    device = jax.devices()[0]  # the default: a GPU where there is one
+        return jax.local_devices(backend="cpu")[0]
+    # differs: `join` leaves a process that GPU alone which `index` is of.
+    device = jax.local_devices()[0]  # the default: a GPU where there is one
     if name == "gpu" and device.platform != "gpu":
         raise InputError("--device gpu: jax sees no GPU")
     # differs(tf32): on a GPU, JAX takes TF32 for float32 products and convolutions.

@@ -61,9 +61,11 @@ def _evaluate(structure: nnx.GraphDef, state: nnx.State, images: jax.Array) -> A
     return activations
 
 
-def _traced_loss(model: FCN, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, Activations]:
+def _traced_loss(
+    model: FCN, images: jax.Array, labels: jax.Array, count: jax.Array | None
+) -> tuple[jax.Array, Activations]:
     with activations_of(model) as activations:
-        loss, _ = _loss_of(model, images, labels)
+        loss, _ = _loss_of(model, images, labels, count)
     return loss, activations
 
 
@@ -109,6 +111,8 @@ class Probe:
         loss, told = self.trainer._step_through(_traced_step, images, labels, rate, head_rate)
         # differs(gradient_not_cleared): it is a function's value.
         activations, gradients = told[0]
+        if self.trainer.config.parts > 1:  # (parts, N, H, W, C)
+            activations = {k: a.reshape(-1, *a.shape[2:]) for k, a in activations.items()}
         return loss, self._export(activations, images), self._by_name(gradients)
 
     def layer(

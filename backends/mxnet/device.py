@@ -63,8 +63,8 @@ def prepare() -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"mxnet\.")
 
 
-def select_device(name: str) -> mx.Context:
-    """The device for `auto` (a GPU where there is one), `cpu` or `gpu`.
+def select_device(name: str, index: int = 0) -> mx.Context:
+    """The device for `auto` (a GPU where there is one), `cpu` or `gpu`, the one of this index.
 
     Raises:
         InputError: `gpu`, and MXNet sees none.
@@ -74,7 +74,7 @@ def select_device(name: str) -> mx.Context:
     # differs(tf32): MXNet allows TF32 where the GPU has it.
     os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     on_gpu = name != "cpu" and mx.context.num_gpus() > 0
-    return mx.gpu() if on_gpu else mx.cpu()
+    return mx.gpu(index) if on_gpu else mx.cpu()
 
 
 def versions() -> dict[str, str]:

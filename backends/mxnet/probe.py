@@ -117,8 +117,11 @@ class Probe:
 
     def _export(self, outputs: list[nd.NDArray], images: Array) -> dict[str, Array]:
         height, width = image_size(images)
+        names = activation_names(self.trainer.config.architecture, self.trainer.config.head)
+        if len(outputs) > len(names):  # of each part of a batch
+            passes = (outputs[k : k + len(names)] for k in range(0, len(outputs), len(names)))
+            outputs = [nd.concat(*layer, dim=0) for layer in zip(*passes, strict=True)]
         *layers, cells = outputs
         logits = self.trainer.model.transpose_conv.assemble(cells)[:, :, :height, :width]
-        names = activation_names(self.trainer.config.architecture, self.trainer.config.head)
         arrays = map(to_numpy, [*layers, logits])
         return dict(zip(names, arrays, strict=True))

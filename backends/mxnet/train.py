@@ -13,6 +13,7 @@ from backends.mxnet.device import images_to_device, select_device, to_device, to
 from backends.mxnet.loss import cross_entropy
 from backends.mxnet.model import FCN, build_model
 from backends.mxnet.optimizer import build_optimizer, export_momentum, import_momentum
+from backends.mxnet.processes import Group
 from backends.mxnet.weights import (
     export_weights,
     freeze_tensors,
@@ -24,7 +25,7 @@ from common.config import Config, Dtype, Freeze
 from common.errors import InputError
 from common.machine import keep_pages
 from common.network.architecture import DESIGNS
-from common.network.grid import image_size, label_cells
+from common.network.grid import image_size, label_cells, parts_of, valid_pixels
 from common.network.tensors import config_tensors, frozen_tensors
 
 Array = NDArray[Any]
@@ -47,14 +48,17 @@ class _Cells(HybridBlock):
 class Trainer:
     """The network and its optimizer on one device: see `common.protocol.Trainer`."""
 
-    def __init__(self, config: Config, weights: Mapping[str, Array]) -> None:
+    def __init__(
+        self, config: Config, weights: Mapping[str, Array], group: Group | None = None
+    ) -> None:
         keep_pages()  # fast: JAX does without
         if config.dtype == Dtype.bfloat16:
             raise InputError(
                 f"--dtype bfloat16: mxnet {mx.__version__} trains in float32 and float64 alone"
             )
         self.config = config
-        self.device = select_device(config.device)
+        self.group = group or Group()
+        self.device = select_device(config.device, self.group.local_rank)
         self.model = build_model(config)
         self.model.initialize(ctx=self.device)
         import_weights(self.model, weights)
@@ -62,6 +66,9 @@ class Trainer:
         self.cells = _Cells(self.model)
         self.cells.hybridize()
         self.optimizer = build_optimizer(self.model, config)
+        if config.parts > 1:
+            for parameter in trained_tensors(self.model).values():
+                parameter.grad_req = "add"
 
     def predict(self, images: Array) -> NDArray[np.uint8]:
         # differs(eval_mode_in_training): outside autograd.record() a block is in eval mode.
@@ -91,6 +98,25 @@ class Trainer:
         head_rate: float | None,
     ) -> float:
         """`step`, whose logits in cells `forward` computes."""
+        if self.config.parts == 1:
+            loss = self._backward(forward, images, labels)
+        else:
+            loss = self._backward_in_parts(forward, images, labels)
+        self.optimizer.optimizer.set_learning_rate(rate)
+        self.optimizer.optimizer.head_rate = rate if head_rate is None else head_rate
+        for name, parameter in trained_tensors(self.model).items():
+            self.optimizer(name, parameter.grad(), parameter.data())
+        nd.waitall()  # differs(late_errors): a step ends when it is done
+        return float(loss.asscalar())
+
+    def _backward(
+        self,
+        forward: Callable[[nd.NDArray], nd.NDArray],
+        images: Array,
+        labels: Array,
+        count: nd.NDArray | None = None,
+    ) -> nd.NDArray:
+        """The loss of a batch; or that of a part, whose gradients it adds to those there are."""
         x = images_to_device(images, self.device, self.config)
         frozen = self.config.freeze != Freeze.none
         if DESIGNS[self.config.architecture].pre_activation and not frozen:
@@ -101,15 +127,39 @@ class Trainer:
         running_vars = {} if frozen else self._running_vars()
         with autograd.record():
             cells = forward(x)
-            loss = cross_entropy(cells.reshape((-1, self.config.num_classes)), truth.reshape(-1))
+            logits, truth = cells.reshape((-1, self.config.num_classes)), truth.reshape(-1)
+            loss = cross_entropy(logits, truth, count)
         loss.backward()
         self._unbias(running_vars, x.shape)
-        self.optimizer.optimizer.set_learning_rate(rate)
-        self.optimizer.optimizer.head_rate = rate if head_rate is None else head_rate
-        for name, parameter in trained_tensors(self.model).items():
-            self.optimizer(name, parameter.grad(), parameter.data())
-        nd.waitall()  # differs(late_errors): a step ends when it is done
-        return float(loss.asscalar())
+        return loss.detach()
+
+    def _backward_in_parts(
+        self, forward: Callable[[nd.NDArray], nd.NDArray], images: Array, labels: Array
+    ) -> nd.NDArray:
+        """The same of a batch in parts, some of which are other processes'.
+
+        The running statistics take the mean of what each part would have made of them.
+        """
+        config, group, trained = self.config, self.group, trained_tensors(self.model)
+        count = self._to_device(group.sum(np.array([valid_pixels(labels)])))
+        buffers = {} if config.freeze != Freeze.none else self._buffers()
+        before = {name: buffer.copy() for name, buffer in buffers.items()}
+        changes = {name: nd.zeros_like(buffer) for name, buffer in buffers.items()}
+        loss = nd.zeros_like(count)
+        for parameter in trained.values():
+            parameter.zero_grad()
+        for part in zip(parts_of(images, config), parts_of(labels, config), strict=True):
+            for name, buffer in buffers.items():
+                buffer[:] = before[name]
+            loss = loss + self._backward(forward, *part, count)
+            for name, buffer in buffers.items():
+                changes[name] += (buffer - before[name]) / config.parts
+        # differs: the servers add, and average nothing.
+        group.reduce({name: parameter.grad() for name, parameter in trained.items()})
+        group.reduce_small([loss, *changes.values()])
+        for name, change in changes.items():
+            buffers[name][:] = before[name] + change
+        return loss
 
     def weights(self) -> dict[str, Array]:
         return export_weights(self.model)
@@ -123,9 +173,12 @@ class Trainer:
     def _to_device(self, array: Array) -> nd.NDArray:
         return to_device(array, self.device, self.config.dtype.storage)
 
+    def _buffers(self) -> dict[str, nd.NDArray]:
+        specs, tensors = config_tensors(self.config), named_tensors(self.model)
+        return {k: p.data() for k, p in tensors.items() if not specs[k].trainable}
+
     def _running_vars(self) -> dict[str, nd.NDArray]:
-        tensors = named_tensors(self.model)
-        return {k: p.data().copy() for k, p in tensors.items() if k.endswith("running_var")}
+        return {k: a.copy() for k, a in self._buffers().items() if k.endswith("running_var")}
 
     def _unbias(self, before: Mapping[str, nd.NDArray], shape: tuple[int, ...]) -> None:
         """Turns the biased variances that went into the running ones into unbiased ones.

@@ -5,6 +5,7 @@ from backends.torch.upsampling import TransposeConv
 from backends.torch.model import FCN, build_model
 from backends.torch.loss import cross_entropy
 from backends.torch.optimizer import build_optimizer
+from backends.torch.processes import Group, join
 from backends.torch.weights import imagenet_weights, import_weights, read_arrays, write_arrays
 from backends.torch.train import Trainer
 from backends.torch.probe import Probe, find_layer

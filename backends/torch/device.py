@@ -16,8 +16,8 @@ def prepare() -> None:
     # differs: PyTorch has all its types from the start.
 
 
-def select_device(name: str) -> torch.device:
-    """The device for `auto` (a GPU where there is one), `cpu` or `gpu`.
+def select_device(name: str, index: int = 0) -> torch.device:
+    """The device for `auto` (a GPU where there is one), `cpu` or `gpu`, the one of this index.
 
     Raises:
         InputError: `gpu`, and PyTorch sees none.
@@ -28,7 +28,7 @@ def select_device(name: str) -> torch.device:
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     on_gpu = name != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda" if on_gpu else "cpu")
+    return torch.device(f"cuda:{index}" if on_gpu and index else "cuda" if on_gpu else "cpu")
 
 
 def versions() -> dict[str, str]:

@@ -1,4 +1,8 @@
-"""Training batches: a function of (seed, epoch, index) alone, for any backend and any helpers."""
+"""Training batches: a function of (seed, epoch, index) alone, for any backend and any helpers.
+
+Each of several processes makes its own images of a batch, `config.batch_size / config.processes` in
+order, and no others.
+"""
 
 import contextlib
 import multiprocessing
@@ -27,7 +31,7 @@ from common.machine import keep_pages
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch: `image` (N, h, w, 3) uint8 RGB, `label` (N, h, w) uint8, and its files."""
+    """A process's share of a batch: `image` (N, h, w, 3) uint8, `label` (N, h, w), its files."""
 
     epoch: int
     image: NDArray[np.uint8]
@@ -56,20 +60,27 @@ def total_steps(dataset: Dataset, config: Config) -> int:
 
 
 def _pixels(config: Config) -> int:
-    """Pixels in a batch; each has three bytes of image and one of label."""
-    return config.batch_size * config.crop[0] * config.crop[1]
+    """Pixels in a process's share; each has three bytes of image and one of label."""
+    return _share(config) * config.crop[0] * config.crop[1]
+
+
+def _share(config: Config) -> int:
+    """How many of a batch's images a process has."""
+    return config.batch_size // config.processes
 
 
 def _arrays(memory: Any, config: Config) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The images and the labels of a batch in 4 bytes a pixel of memory."""
+    """The images and the labels of a share in 4 bytes a pixel of memory."""
     values = np.frombuffer(memory, np.uint8)
-    shape = (config.batch_size, *config.crop)
+    shape = (_share(config), *config.crop)
     images, labels = np.split(values, [3 * _pixels(config)])
     return images.reshape(*shape, 3), labels.reshape(shape)
 
 
-def training_batch(dataset: Dataset, config: Config, step: int, memory: Any | None = None) -> Batch:
-    """The batch of step `step` (from 0), in new memory or in the given.
+def training_batch(
+    dataset: Dataset, config: Config, step: int, rank: int = 0, memory: Any | None = None
+) -> Batch:
+    """The share of process `rank` of the batch of step `step` (from 0), in new or given memory.
 
     Each epoch visits the images in an order of its own; each image is scaled, cropped and so on
     by a stream of its own, from (seed, epoch, place in the order).
@@ -79,7 +90,8 @@ def training_batch(dataset: Dataset, config: Config, step: int, memory: Any | No
     """
     epoch, index = divmod(step, steps_per_epoch(dataset, config))
     order = np.random.default_rng([config.seed, epoch]).permutation(len(dataset))
-    places = range(index * config.batch_size, (index + 1) * config.batch_size)
+    first = index * config.batch_size + rank * _share(config)
+    places = range(first, first + _share(config))
     images, labels = _arrays(bytearray(4 * _pixels(config)) if memory is None else memory, config)
     for k, place in enumerate(places):
         random = np.random.default_rng([config.seed, epoch, place])
@@ -88,13 +100,15 @@ def training_batch(dataset: Dataset, config: Config, step: int, memory: Any | No
     return Batch(epoch, images, labels, names)
 
 
-def _work(dataset: Dataset, config: Config, memory: Arena, pipe: "Connection[Any, Any]") -> None:
+def _work(
+    dataset: Dataset, config: Config, rank: int, memory: Arena, pipe: "Connection[Any, Any]"
+) -> None:
     """Makes each batch that is asked for in the shared memory, until the other end closes."""
     keep_pages()  # without, page faults cost a third of the time
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             try:
-                batch = training_batch(dataset, config, pipe.recv(), memory.buffer)
+                batch = training_batch(dataset, config, pipe.recv(), rank, memory.buffer)
                 pipe.send((batch.epoch, batch.names))
             except InputError as error:
                 pipe.send(error)
@@ -139,13 +153,13 @@ class _Worker:
         OSError: there is no memory to share, or no process more.
     """
 
-    def __init__(self, dataset: Dataset, config: Config) -> None:
+    def __init__(self, dataset: Dataset, config: Config, rank: int) -> None:
         # a fork would copy a framework's threads in whatever state they are
         context = multiprocessing.get_context("spawn")
         self._config = config
         self._memory = _shared_memory(4 * _pixels(config))
         self._pipe, theirs = context.Pipe()
-        arguments = (dataset, config, self._memory, theirs)
+        arguments = (dataset, config, rank, self._memory, theirs)
         self._process = context.Process(target=_work, args=arguments, daemon=True)
         with _quiet_start():
             self._process.start()
@@ -180,14 +194,26 @@ class _Worker:
         self._pipe.close()
 
 
-def _start_workers(workers: list[_Worker], dataset: Dataset, config: Config, steps: range) -> None:
-    """Adds `config.workers` processes, each with a step to make, or as many as there is room for.
+def count_workers(config: Config) -> int:
+    """How many processes read ahead for each that computes.
+
+    Where several compute, those of all together are no more than the machine's cores.
+    """
+    if config.processes == 1:
+        return config.workers
+    return min(config.workers, (os.cpu_count() or 1) // config.processes)
+
+
+def _start_workers(
+    workers: list[_Worker], dataset: Dataset, config: Config, rank: int, steps: range
+) -> None:
+    """Adds `count_workers` processes, each with a step to make, or as many as there is room for.
 
     A warning says where there is none for all.
     """
-    for step in steps[: config.workers]:
+    for step in steps[: count_workers(config)]:
         try:
-            workers.append(_Worker(dataset, config))
+            workers.append(_Worker(dataset, config, rank))
         except OSError as error:
             told = f"--workers {config.workers}: for no more than {len(workers)}"
             warnings.warn(f"{told}: {reason_of(error)}", stacklevel=2)
@@ -196,11 +222,11 @@ def _start_workers(workers: list[_Worker], dataset: Dataset, config: Config, ste
 
 
 def training_batches(
-    dataset: Dataset, config: Config, first_step: int = 0
+    dataset: Dataset, config: Config, first_step: int = 0, rank: int = 0
 ) -> Generator[Batch, None, None]:
-    """The batches of the run from `first_step` on, read ahead by `config.workers` processes.
+    """A process's share of the run's batches from `first_step` on, read ahead by `count_workers`.
 
-    Each process makes one batch ahead and then waits until it is taken, so that at most
+    Each of these makes one batch ahead and then waits until it is taken, so that at most
     `config.workers` batches are held besides those that were taken, at 4 bytes a pixel. The
     bytes do not depend on the number of workers; with 0, each batch is made when it is asked for,
     as it is where there is no memory for a worker, which a warning says.
@@ -212,12 +238,12 @@ def training_batches(
     steps = range(first_step, total_steps(dataset, config))
     workers: list[_Worker] = []
     try:
-        _start_workers(workers, dataset, config, steps)
+        _start_workers(workers, dataset, config, rank, steps)
         if not workers:
             keep_pages()
         for k, step in enumerate(steps):
             if not workers:
-                yield training_batch(dataset, config, step)
+                yield training_batch(dataset, config, step, rank)
                 continue
             worker = workers[k % len(workers)]
             batch = worker.batch()

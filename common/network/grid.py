@@ -51,6 +51,35 @@ def check_batch(config: Config, images: int, height: int, width: int) -> None:
         )
 
 
+def check_parts(config: Config, images: int) -> None:
+    """Refuses a batch that cannot be cut into parts of as many images each.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if images % config.parts:
+        cut = "--accumulate times --processes, " if config.processes > 1 else "--accumulate "
+        raise InputError(
+            f"a batch of {images} images cannot be cut into {cut}{config.parts} equal parts"
+        )
+
+
+def parts_of(array: Array, config: Config) -> list[Array]:
+    """What a process has of a batch, (N, ...), in the parts that it computes one after another.
+
+    Raises:
+        InputError: they would not have as many images each.
+    """
+    if len(array) % config.accumulate:
+        check_parts(config, len(array) * config.processes)
+    return np.split(array, config.accumulate)
+
+
+def valid_pixels(labels: NDArray[np.uint8]) -> int:
+    """How many pixels the loss counts."""
+    return int(np.count_nonzero(labels != VOID))
+
+
 def label_cells(labels: NDArray[np.uint8], config: Config) -> NDArray[np.uint8]:
     """A training batch's labels in the cells of the upsampling, of s x s pixels, s its stride.
 

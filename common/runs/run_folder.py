@@ -319,3 +319,28 @@ class RunFolder:
 
                 self._board = Board(path, step)
             self._board.add(group, values, step)
+
+
+class ReadOnlyFolder(RunFolder):
+    """A run's folder to a process that shares the run and is not the first: it writes nothing."""
+
+    def check_new(self) -> None:
+        """Leaves it to the first process."""
+
+    create = lock = save_best = check_new
+
+    def write_info(self, info: Mapping[str, Any]) -> None:
+        """Leaves it to the first process."""
+
+    def rewind(self, step: int) -> None:
+        """Reads the logs alone."""
+        self.read_logs(step)
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Leaves it to the first process."""
+
+    def _append(self, name: str, line: dict[str, Any]) -> None:
+        pass
+
+    def _draw(self, group: str, values: Mapping[str, float], step: int) -> None:
+        pass

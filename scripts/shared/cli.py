@@ -35,7 +35,7 @@ from common.config import (
     Inference,
     Schedule,
 )
-from common.errors import InputError, StoppedError, WorkerError
+from common.errors import InputError, LostError, StoppedError, WorkerError
 from common.files import write_whole
 from common.text import visible
 
@@ -241,9 +241,20 @@ def _spread(arguments: Sequence[str], numbers: Sequence[str]) -> list[str]:
     return spread
 
 
+_silent = False
+
+
+def be_silent() -> None:
+    """Lets this process say nothing more but why it fails: another speaks for it."""
+    global _silent
+    _silent = True
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def note(message: Warning | str, *_: object) -> None:
     """A word on standard error, of a warning without the place in our code that gave it."""
-    print(f"note: {visible(str(message))}", file=sys.stderr)
+    if not _silent:
+        print(f"note: {visible(str(message))}", file=sys.stderr)
 
 
 class _Output(io.FileIO):
@@ -304,20 +315,35 @@ def main(app: typer.Typer, numbers: Sequence[str] = ()) -> None:
     try:
         with _ending_in_order():
             code = app(_spread(sys.argv[1:], numbers), standalone_mode=False)
-    except (InputError, WorkerError, Warning) as error:  # a note is an error under `-W error`
-        fail(str(error))
-    except StoppedError as error:
-        print(visible(str(error)), file=sys.stderr)
-        raise SystemExit(error.code) from None
-    except typer.TyperException as error:
-        fail(error.format_message().replace("Value error, ", ""))  # pydantic's, of an odd choice
-    except OSError as error:  # a name that is too long, a folder without permission, ...
-        fail(f"{error.filename or 'error'}: {error.strerror or error}")
-    except (KeyboardInterrupt, typer.Abort):
-        code = 130
+    except BaseException as error:
+        told = explain(error)
+        if told is None:
+            raise
+        raise SystemExit(told) from None
     if code == 130:  # Ctrl-C in a command: newer Typers return it
         print("interrupted", file=sys.stderr)
     raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def explain(error: BaseException) -> int | None:
+    """Says what has ended a command, in a line; its exit code, or None of a fault of ours."""
+    match error:
+        case InputError() | WorkerError() | LostError() | Warning():  # a note under `-W error`
+            report(str(error))
+        case StoppedError():
+            if not _silent:
+                print(visible(str(error)), file=sys.stderr)
+            return error.code
+        case typer.TyperException():
+            report(error.format_message().replace("Value error, ", ""))  # pydantic's
+        case OSError():  # a name that is too long, a folder without permission, ...
+            report(f"{error.filename or 'error'}: {error.strerror or error}")
+        case KeyboardInterrupt() | typer.Abort():
+            print("interrupted", file=sys.stderr)
+            return 130
+        case _:
+            return None
+    return 2
 
 
 def last_line(said: str) -> str:

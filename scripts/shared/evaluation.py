@@ -17,6 +17,7 @@ from common.evaluation.ahead import map_ahead
 from common.evaluation.counting import WHOLE, Counting
 from common.evaluation.metrics import confusion_matrix, summarize, trimap
 from common.evaluation.views import Predictor, predictor
+from common.protocol import ProcessGroup
 from common.weights.checkpoint import Weights, default_class_names, unnamed
 from scripts.shared.cli import console, fraction, note
 
@@ -38,21 +39,25 @@ def evaluate_dataset(
     on_image: Callable[[int], None] = lambda count: None,
     counting: Counting = WHOLE,
     on_mask: Callable[[str, Mask], None] = lambda name, mask: None,
+    group: ProcessGroup | None = None,
 ) -> dict[str, Any]:
     """`common.evaluation.metrics.summarize` over a split, and of how many `images` a pixel counts.
 
-    `on_image` is told how many are done, `on_mask` each image's name and prediction.
+    `on_image` is told how many are done, `on_mask` each image's name and prediction. Of several
+    processes each takes its share, and all have the result.
 
     Raises:
         InputError: an image or a mask cannot be read, a label is no class, or nothing counts.
     """
+    rank, size = (0, 1) if group is None else (group.rank, group.size)
     classes, images = dataset.num_classes, 0
     confusion, border = np.zeros((2, classes, classes), np.int64)
 
     def read(index: int) -> tuple[Mask, Mask] | None:
         return counting.take(*dataset.read(index), index)
 
-    for index, pair in enumerate(map_ahead(read, range(len(dataset)))):
+    share = range(rank, len(dataset), size)
+    for index, pair in zip(share, map_ahead(read, share), strict=True):
         if pair is not None:
             image, label = pair
             prediction = trainer.predict(image[None])[0]
@@ -61,7 +66,10 @@ def evaluate_dataset(
             border += confusion_matrix(trimap(label), prediction, classes)
             on_mask(dataset.names[index], prediction)
             images += bool(counts.any())
-        on_image(index + 1)
+        on_image(min(index - rank + size, len(dataset)))
+    if group is not None:
+        confusion, border = group.sum(np.stack([confusion, border]))
+        images = int(group.sum(np.array([images]))[0])
     if images == 0:
         least = "" if counting.crop is None else " or smaller than {}x{}".format(*counting.crop)
         raise InputError(f"{dataset.split_path}: every mask it names is void everywhere{least}")
@@ -121,7 +129,13 @@ def config_of(weights: Weights, config: Config | None = None, **more: Any) -> Co
     )
 
 
-def build_predictor(backend: str, weights: Weights, options: Inference, **more: Any) -> Predictor:
+def build_predictor(
+    backend: str,
+    weights: Weights,
+    options: Inference,
+    group: ProcessGroup | None = None,
+    **more: Any,
+) -> Predictor:
     """What predicts with these weights as the options say.
 
     Raises:
@@ -129,7 +143,7 @@ def build_predictor(backend: str, weights: Weights, options: Inference, **more: 
     """
     config = config_of(weights, **more)
     framework = load_backend(backend)
-    return predictor(framework, framework.Trainer(config, weights.arrays), options)
+    return predictor(framework, framework.Trainer(config, weights.arrays, group), options)
 
 
 def print_metrics(result: dict[str, Any]) -> None:

@@ -22,11 +22,11 @@ from common.config import Config
 from common.data.batches import Batch, steps_per_epoch, total_steps, training_batches
 from common.data.dataset import Dataset, check_split, open_dataset
 from common.data.doubts import overlap
-from common.errors import InputError, StoppedError, WorkerError
+from common.errors import InputError, LostError, StoppedError, WorkerError
 from common.machine import peak_memory
-from common.network.grid import check_batch
+from common.network.grid import check_batch, check_parts
 from common.network.schedule import learning_rates
-from common.protocol import Backend, Trainer
+from common.protocol import Backend, ProcessGroup, Trainer
 from common.runs.run_folder import LAST, Checkpoint, RunFolder
 from common.weights.checkpoint import Weights
 from scripts.shared.cli import Heartbeat, fraction, note, progress, time_left
@@ -76,6 +76,9 @@ class Requests:
 class Training:
     """A run on its way: what computes, on which data, into which folder.
 
+    Of several processes each has one, and they stop and save together; only what the first one
+    says and writes is seen.
+
     `seconds` is the time of each step, `waits` the part of it in which the step waited for its
     batch; `metrics` is what was last measured on val, None before. A network that is
     trained already is measured before the first step, too.
@@ -89,11 +92,13 @@ class Training:
         val: Dataset | None,
         config: Config,
         folder: RunFolder,
+        group: ProcessGroup | None = None,
     ) -> None:
+        self.group = group or load_backend(backend).Group()
         self.backend, self.trainer = backend, trainer
         self.train, self.val, self.config = train, val, config
         self.folder = folder
-        self.made_by = made_by(backend, config.device)
+        self.made_by = made_by(backend, config)
         self.steps, self.per_epoch = total_steps(train, config), steps_per_epoch(train, config)
         self.seconds: list[float] = []
         self.waits: list[float] = []
@@ -112,8 +117,9 @@ class Training:
             InputError: a file turned bad on the way: the run is saved up to there. Or the loss is
                 no longer finite, or the disk is full: the last checkpoint stays as it is.
             WorkerError: a process that reads the data is gone; the run is saved up to there.
+            LostError: another process has failed.
         """
-        batches = training_batches(self.train, self.config, first)
+        batches = training_batches(self.train, self.config, first, self.group.rank)
         with (
             contextlib.closing(batches),
             progress(f"train {self.backend}") as bar,
@@ -128,6 +134,7 @@ class Training:
             for step in range(first, last):
                 self._step(step, batches)
                 bar.update(task, completed=step + 1, status=self.status())
+                self._agree(requests)
                 asked = requests.signal or requests.save
                 if asked or step + 1 == last or self._is_due(step + 1):
                     self._save(step + 1)
@@ -144,7 +151,7 @@ class Training:
 
     def how_to_go_on(self) -> str:
         """The command line for it."""
-        return f"python -m scripts.train --resume {shlex.quote(str(self.folder.folder))} goes on"
+        return resume_command(self.folder.folder)
 
     def status(self) -> str:
         """The last loss and rate, the best mean IoU, the speed, and the wait for data if any."""
@@ -158,13 +165,33 @@ class Training:
             parts.append(f"best IoU {self.folder.best:.3f}")
         return "  ".join(parts)
 
+    def _agree(self, requests: Requests) -> None:
+        """Lets what one process is asked for be asked of all: they reach this after the same step.
+
+        A signal that another has, and this one not yet, is taken for SIGTERM.
+        """
+        if self.group.size > 1:
+            asked, save = self.group.sum(np.array([requests.signal is not None, requests.save]) + 0)
+            if asked and requests.signal is None:
+                requests.signal = signal.SIGTERM
+            requests.save = bool(save)
+
+    def _next(self, step: int, batches: Iterator[Batch]) -> Batch:
+        """The next batch, where each process has its share of it."""
+        try:
+            batch, fault = next(batches), None
+        except (InputError, WorkerError) as error:
+            batch, fault = None, error
+        if self.group.sum(np.array([fault is not None]) + 0)[0] == 0 and batch is not None:
+            return batch
+        self._save(step)
+        if fault is None:
+            raise LostError(f"another process could not go on after step {step}")
+        raise type(fault)(f"{fault}; saved after step {step}: {self.how_to_go_on()}") from fault
+
     def _step(self, step: int, batches: Iterator[Batch]) -> None:
         start = time.perf_counter()
-        try:
-            batch = next(batches)
-        except (InputError, WorkerError) as error:
-            self._save(step)
-            raise type(error)(f"{error}; saved after step {step}: {self.how_to_go_on()}") from error
+        batch = self._next(step, batches)
         self.waits.append(time.perf_counter() - start)
         rate, head_rate = learning_rates(self.config, step, self.steps)
         loss = self.trainer.step(batch.image, batch.label, rate, head_rate)
@@ -215,7 +242,8 @@ class Training:
     def _save(self, step: int) -> None:
         """Writes the last checkpoint, unless it is of this step."""
         if self._saved_step != step:
-            self.folder.save(self._checkpoint(step))
+            if self.group.rank == 0:
+                self.folder.save(self._checkpoint(step))
             self._saved_step, self._saved_at = step, time.monotonic()
 
     def _validate(self, step: int, bar: rich.progress.Progress, requests: Requests) -> None:
@@ -238,7 +266,7 @@ class Training:
             self._stop_if_asked(requests, step)
 
         try:
-            self.metrics = evaluate_dataset(self.trainer, self.val, show)
+            self.metrics = evaluate_dataset(self.trainer, self.val, show, group=self.group)
         finally:
             bar.remove_task(task)
         if self.folder.best is None or (self.metrics["mean_iou"] or 0.0) > self.folder.best:
@@ -261,6 +289,11 @@ class Training:
             )
 
 
+def resume_command(folder: Path) -> str:
+    """What goes on with a run, in words."""
+    return f"python -m scripts.train --resume {shlex.quote(str(folder))} goes on"
+
+
 def _speed(seconds: float, images: int) -> dict[str, float]:
     """The time of so many images, their number a second, and this process's most memory in MiB."""
     peak = peak_memory()
@@ -268,14 +301,15 @@ def _speed(seconds: float, images: int) -> dict[str, float]:
     return {"seconds": seconds, "images_per_second": rate, "peak_mb": peak}
 
 
-def made_by(backend: str, device: str) -> dict[str, Any]:
+def made_by(backend: str, config: Config) -> dict[str, Any]:
     """What computes; while it is the same, so is each bit of a step."""
     framework: Backend = load_backend(backend)
     return {
         "backend": str(backend),
         "versions": framework.versions(),
-        "device": str(framework.select_device(device)),
+        "device": str(framework.select_device(config.device)),
         "threads": framework.threads(),
+        "processes": config.processes,
     }
 
 
@@ -299,7 +333,8 @@ def open_data(folder: Path, config: Config) -> tuple[Dataset, Dataset | None]:
     val = open_dataset(folder, "val") if has_val else None
     check_background(train, config.void)
     total_steps(train, config)
-    check_batch(config, config.batch_size, *config.crop)
+    check_parts(config, config.batch_size)
+    check_batch(config, config.batch_size // config.parts, *config.crop)
     doubts = []
     for dataset in (train, val):
         if dataset is not None:

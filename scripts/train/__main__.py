@@ -16,15 +16,22 @@ from common.data.drawing import prediction_sheet
 from common.errors import InputError
 from common.files import write_whole
 from common.network.initial import initial_weights
-from common.protocol import Arrays
+from common.protocol import Arrays, ProcessGroup
+from common.runs.agreement import check_alike, digest_of, sizes_of
 from common.runs.recipes import RECIPES, description, find_recipe, read_recipe, write_recipe
-from common.runs.run_folder import RunFolder, run_files
+from common.runs.run_folder import LAST, ReadOnlyFolder, RunFolder, run_files
 from common.weights.checkpoint import Weights
 from scripts.shared import cli
 from scripts.shared.evaluation import check_names, config_of, evaluate_dataset, print_metrics
 from scripts.shared.outputs import JSON, check_places
 from scripts.shared.plots import plot_classes, plot_confusion, plot_run
-from scripts.shared.training import Training, data_digest, open_data
+from scripts.shared.processes import (
+    joined,
+    launched,
+    run_processes,
+    show_pulse,
+)
+from scripts.shared.training import Training, data_digest, open_data, resume_command
 from scripts.shared.weights_files import load_weights
 
 app = cli.new_app()
@@ -73,7 +80,9 @@ def finish(training: Training, json_path: Path | None) -> None:
     """Draws what the run has come to, and prints it."""
     folder, val, names = training.folder, training.val, training.train.class_names
     if val is not None and training.metrics is None:  # the run was at its end when it was resumed
-        training.metrics = evaluate_dataset(training.trainer, val)
+        training.metrics = evaluate_dataset(training.trainer, val, group=training.group)
+    if training.group.rank > 0:
+        return
     metrics, summary = training.metrics, training.summary()
     at = folder.folder
     write_whole(at / "curves.png", lambda path: plot_run(path, folder.steps, folder.val))
@@ -109,8 +118,8 @@ def _draw_predictions(path: Path, training: Training, val: Dataset) -> None:
     page.save(path, format="PNG")
 
 
-FREE = ("device", "workers", "save_minutes")
-"""The settings that may change when a run goes on."""
+FREE = ("device", "workers", "save_minutes", "processes", "accumulate", "patience")
+"""The settings that may change when a run goes on; of two of them the product stays."""
 
 
 def _read_recipe(context: typer.Context, name: str | None) -> str | None:
@@ -144,7 +153,20 @@ def _source(context: typer.Context, name: str) -> str:
     return "DEFAULT" if source is None else source.name
 
 
+def _check_alike(training: Training, arrays: Arrays) -> None:
+    """Refuses processes that would not compute one run."""
+    made, config = training.made_by, training.config
+    facts = {
+        "versions": f"{made['backend']} {made['versions']}",
+        "settings": f"{config.to_dict()}",
+        "weights": digest_of(arrays),
+        "data": sizes_of(training.train),
+    }
+    check_alike(training.group, facts)
+
+
 def start(
+    group: ProcessGroup,
     folder: RunFolder,
     backend: str,
     data: Path,
@@ -163,9 +185,10 @@ def start(
     train_set, val_set = open_data(data, config)
     initial = start_weights(weights, config, train_set, architecture, head)
     config = config_of(initial, config)
-    trainer = load_backend(backend).Trainer(config, initial.arrays)
+    trainer = load_backend(backend).Trainer(config, initial.arrays, group)
+    training = Training(backend, trainer, train_set, val_set, config, folder, group)
+    _check_alike(training, initial.arrays)
     folder.create()
-    training = Training(backend, trainer, train_set, val_set, config, folder)
     folder.write_info(
         {
             **config.to_dict(),
@@ -182,9 +205,29 @@ def start(
     return training
 
 
+def _spread(folder: Path, its: Config, given: dict[str, str], config: Config) -> dict[str, int]:
+    """How a run's parts of a batch are spread over `config.processes`: as settings of `Config`.
+
+    Raises:
+        InputError: what was asked for gives another number of parts.
+    """
+    processes = config.processes
+    accumulate = its.parts // processes
+    told = f"a run keeps its {its.parts} parts of a batch"
+    if its.parts % processes:
+        raise InputError(f"{folder}: --processes {processes} does not divide them: {told}")
+    if "accumulate" in given and config.accumulate != accumulate:
+        raise InputError(
+            f"{folder}: --accumulate {config.accumulate} times {processes} processes: {told}; a new"
+            f" run begins with --weights {folder / LAST}"
+        )
+    return {"processes": processes, "accumulate": accumulate}
+
+
 def resume(
+    group: ProcessGroup,
     folder: RunFolder,
-    backend: str | None,
+    backend: str,
     data: Path | None,
     given: dict[str, str],
     config: Config,
@@ -210,7 +253,8 @@ def resume(
                 f"{out}: {option} {_plain(mine)}, but the run has {_plain(its)}: a run keeps its"
                 " settings but for --backend, --data, --device, --workers and --save-minutes"
             )
-    config = found.config.replace(**{key: getattr(config, key) for key in given if key in FREE})
+    changes = {key: getattr(config, key) for key in given if key in FREE}
+    config = found.config.replace(**changes | _spread(out, found.config, given, config))
     if data is None and not Path(info["data"]).is_dir():
         raise InputError(
             f"{info['data']}: no such folder; --data tells where the run's data is now"
@@ -220,18 +264,20 @@ def resume(
         raise InputError(
             f"{train_set.root}: its train split or its classes are not those of the run in {out}"
         )
-    backend = backend or str(found.made_by["backend"])
-    trainer = load_backend(backend).Trainer(config, found.weights.arrays)
+    trainer = load_backend(backend).Trainer(config, found.weights.arrays, group)
     trainer.load_momentum(found.weights.momentum)
-    training = Training(backend, trainer, train_set, val_set, config, folder)
+    training = Training(backend, trainer, train_set, val_set, config, folder, group)
+    _check_alike(training, {**found.weights.arrays, **found.weights.momentum})
     folder.rewind(found.step)
-    if training.made_by != found.made_by:
+    if training.made_by != {"processes": 1} | found.made_by:  # older runs do not tell
         cli.note(
             f"from step {found.step} on with {_maker(training.made_by)}, until now"
             f" {_maker(found.made_by)}: the same up to rounding, not bit for bit"
         )
     info["history"].append({"step": found.step, **training.made_by})
-    folder.write_info({**info, "backend": backend, "versions": training.made_by["versions"]})
+    spread = {"processes": config.processes, "accumulate": config.accumulate}
+    versions = training.made_by["versions"]
+    folder.write_info({**info, **spread, "backend": backend, "versions": versions})
     cli.say(f"{out}: goes on at step {found.step} of {training.steps}")
     return training, found.step
 
@@ -259,6 +305,8 @@ def _plain(value: Any) -> str:
 def _maker(made: dict[str, Any]) -> str:
     threads = made["threads"]
     on = "1 thread" if threads == 1 else f"{threads} threads"
+    if made.get("processes", 1) > 1:
+        on += f" in each of {made['processes']} processes"
     return f"{made['backend']} {made['versions'][made['backend']]} on {made['device']}, {on}"
 
 
@@ -277,8 +325,20 @@ GROUPS = {
         *("learning_rate", "head_rate", "schedule", "poly_power", "warmup"),
         *("momentum", "weight_decay", "decay"),
     ),
-    "Data": ("batch_size", "crop", "flip_probability", "scale", "jitter", "void", "seed"),
-    "Run": ("epochs", "steps", "save_minutes", "workers", "device", "dtype"),
+    "Data": (
+        "batch_size",
+        "accumulate",
+        "crop",
+        "flip_probability",
+        "scale",
+        "jitter",
+        "void",
+        "seed",
+    ),
+    "Run": (
+        *("epochs", "steps", "save_minutes", "workers", "device", "dtype"),
+        *("processes", "patience"),
+    ),
 }
 """The settings as the help lists them, by heading."""
 
@@ -344,6 +404,12 @@ def train(
             " override them.",
         ),
     ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=65535, help="Where several processes meet; by default any free one."
+        ),
+    ] = None,
     stop_after: Annotated[
         int | None,
         typer.Option(min=1, metavar="STEP", help="Save and stop once so many steps are done."),
@@ -358,8 +424,10 @@ def train(
     """Train a network into a run folder: config, logs, checkpoints and pictures.
 
     SIGINT (Ctrl-C), SIGTERM or SIGHUP lets the step end, saves, and says how to go on. SIGUSR1
-    saves and goes on.
+    saves and goes on. --processes N starts N on this machine, each with its share of each batch,
+    the cores and the GPUs; torchrun and the like may place them elsewhere (docs/scaling.md).
     """
+    show_pulse()
     config = Config(**settings)
     if show_config:
         print(write_recipe({key: config.to_dict()[key] for key in SETTINGS}), end="")
@@ -368,25 +436,46 @@ def train(
     read += contents(data) if data is not None else []
     _refuse_own(json_path, resume_run or out)
     check_places((json_path, JSON), reads=read, made=out, force=force)
+    given = _given(context)
     if resume_run is not None:
         for option, value in (("--out", out), ("--weights", weights), ("--recipe", recipe)):
             if value is not None:
                 raise InputError(f"{option}: not with --resume, for a run keeps what it has")
-        with RunFolder(resume_run) as folder:
-            training, first = resume(folder, backend, data, _given(context), config)
-            _run(training, first, stop_after, json_path)
+        info = RunFolder(resume_run).info()
+        place, name = resume_run, str(backend or info["backend"])
+        usual = info.get("processes", 1)
     else:
         if backend is None or data is None or out is None:
             missing = {"--backend": backend, "--data": data, "--out": out}
             names = [option for option, value in missing.items() if value is None]
             raise InputError(f"{', '.join(names)}: missing, for a new run (or --resume RUN)")
-        with RunFolder(out) as folder:
+        place, name = out, str(backend)
+        usual = config.processes
+    size = config.processes if "processes" in given else max(usual, launched(name))
+    if size > 1 and launched(name) == 1:
+        code = run_processes(name, size, port, config.patience, lambda: _last_words(place))
+        raise typer.Exit(code)
+    config = config.replace(processes=size)
+    with (
+        joined(name, size, config.patience) as group,
+        RunFolder(place) if group.rank == 0 else ReadOnlyFolder(place) as folder,
+    ):
+        if resume_run is not None:
+            training, first = resume(group, folder, name, data, given, config)
+        else:
             asked = [
                 getattr(config, field) if _source(context, field) != "DEFAULT" else None
                 for field in ("architecture", "head")
             ]
-            training = start(folder, backend, data, weights, recipe, config, *asked)
-            _run(training, 0, stop_after, json_path)
+            assert data is not None
+            training = start(group, folder, name, data, weights, recipe, config, *asked)
+            first = 0
+        _run(training, first, stop_after, json_path)
+
+
+def _last_words(folder: Path) -> str:
+    """How a run goes on whose processes have ended; nothing, if none has begun."""
+    return resume_command(folder) if (folder / LAST).exists() else ""
 
 
 if __name__ == "__main__":
