@@ -34,10 +34,10 @@ def find_layer(model: FCN, name: str) -> Callable[..., torch.Tensor]:
 
 
 @contextlib.contextmanager
-def activations_of(model: FCN, parts: int = 1) -> Iterator[dict[str, torch.Tensor]]:
+def activations_of(model: FCN) -> Iterator[dict[str, torch.Tensor]]:
     """While it is entered, a pass leaves `common.network.tensors.activation_names`; cells last.
 
-    So many passes leave those of their images in order.
+    Several passes leave those of all their images, in order.
     """
     places = watched_modules(model.architecture, model.head)
     modules = {path: find_module(model, path) for path, _ in places.values()}
@@ -48,7 +48,7 @@ def activations_of(model: FCN, parts: int = 1) -> Iterator[dict[str, torch.Tenso
     with watched(modules, watcher), watched(upsampling, watcher, "cells"):
         yield activations
     for name, (path, side) in places.items():
-        calls = [path, *(f"{path}@{k}" for k in range(2, parts + 1))]
+        calls = [path, *(f"{path}@{k}" for k in range(2, watcher.calls[path] + 1))]
         activations[name] = torch.cat([watcher.values[f"{call}:{side}"] for call in calls])
 
 
@@ -66,8 +66,7 @@ class Probe:
     def traced_step(
         self, images: Array, labels: Array, rate: float, head_rate: float | None = None
     ) -> tuple[float, dict[str, Array], dict[str, Array]]:
-        parts = self.trainer.config.accumulate
-        with activations_of(self.trainer.model, parts) as activations:
+        with activations_of(self.trainer.model) as activations:
             loss = self.trainer.step(images, labels, rate, head_rate)
         # differs(gradient_not_cleared): .grad holds it, without decay, until the next step.
         gradients = {

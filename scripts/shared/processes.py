@@ -322,10 +322,14 @@ class _Launcher:
             if one.name.startswith("process") and one.process.poll() is None:
                 one.process.send_signal(number)
 
+    def _alive(self) -> list[_Process]:
+        """Those that have not ended; all are looked at."""
+        return [one for one in self.processes if one.is_alive()]
+
     def _first_to_fail(self) -> _Process:
         """Whose end is not that another has: once one has failed, the others soon do, or hang."""
         deadline = time.monotonic() + GRACE
-        while time.monotonic() < deadline and any([one.is_alive() for one in self.processes]):
+        while time.monotonic() < deadline and self._alive():
             time.sleep(0.05)
         failed = [one for one in self.processes if one.process.returncode]
         return min(
@@ -341,7 +345,7 @@ class _Launcher:
             if asleep > 1:  # this process itself was stopped, or had to wait
                 for one in self.processes:
                     one.last_beat += asleep
-            alive = [one for one in self.processes if one.is_alive()]
+            alive = self._alive()
             if any(one.process.returncode for one in self.processes):
                 return self._first_to_fail()
             if not alive:
