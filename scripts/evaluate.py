@@ -13,6 +13,7 @@ from common.data.images import MAX_PIXELS, set_max_pixels
 from common.errors import InputError
 from common.evaluation.counting import WHOLE, Counting
 from common.files import write_whole, writing
+from common.runs.agreement import check_alike, digest_of, sizes_of
 from scripts.shared import cli
 from scripts.shared.evaluation import (
     NUMBERS,
@@ -24,6 +25,7 @@ from scripts.shared.evaluation import (
     print_metrics,
 )
 from scripts.shared.outputs import JSON, PNG, check_places
+from scripts.shared.processes import joined, launched, run_processes, show_pulse
 from scripts.shared.plots import plot_confusion
 from scripts.shared.weights_files import load_network
 
@@ -63,6 +65,9 @@ def evaluate(
         ),
     ] = None,
     max_pixels: cli.MaxPixelsOption = MAX_PIXELS,
+    processes: cli.ProcessesOption = Config.processes,
+    port: cli.PortOption = None,
+    patience: cli.PatienceOption = Config.patience,
     json_path: cli.JsonOption = None,
     confusion: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the confusion matrix, a PNG.")
@@ -70,6 +75,7 @@ def evaluate(
     force: cli.ForceOption = False,
 ) -> None:
     """Measure a network on a split: pixel and mean accuracy, IoU, per class and in all."""
+    show_pulse()
     set_max_pixels(max_pixels)
     options = Inference(flip, tuple(scales or Inference.scales), tile, overlap)
     counting = Counting(void, crop, seed)
@@ -80,6 +86,9 @@ def evaluate(
     read = [weights, *contents(data)]
     places = (json_path, JSON), (confusion, PNG)
     check_places(*places, reads=read, made=save_masks, force=force)
+    size = max(processes, launched(backend))
+    if size > launched(backend):
+        raise typer.Exit(run_processes(backend, size, port, patience))
     start = load_network(weights)
     dataset = open_dataset(data, split)
     if start.num_classes != dataset.num_classes:
@@ -101,20 +110,24 @@ def evaluate(
             picture = mask_image(mask)
             write_whole(save_masks / f"{name}.png", lambda new: picture.save(new, format="PNG"))
 
-    trainer = build_predictor(backend, start, options, device=device, dtype=dtype)
-    with cli.image_progress(f"evaluate {backend}", len(dataset)) as show:
-        result = evaluate_dataset(trainer, dataset, show, counting, save)
-    if options != Inference():
-        result["inference"] = dataclasses.asdict(options)
-    if counting != WHOLE:
-        result["counting"] = dataclasses.asdict(counting)
-    print_metrics(result)
-    if crop is not None:
-        print(f"of {result['images']} of {len(dataset)} images")
-    cli.write_json(json_path, result)
-    if confusion is not None:
-        names = dataset.class_names
-        write_whole(confusion, lambda path: plot_confusion(path, result["confusion"], names))
+    with joined(backend, size, patience) as group:
+        check_alike(group, {"weights": digest_of(start.arrays), "data": sizes_of(dataset)})
+        trainer = build_predictor(backend, start, options, group, device=device, dtype=dtype)
+        with cli.image_progress(f"evaluate {backend}", len(dataset)) as show:
+            result = evaluate_dataset(trainer, dataset, show, counting, save, group)
+        if group.rank > 0:
+            return
+        if options != Inference():
+            result["inference"] = dataclasses.asdict(options)
+        if counting != WHOLE:
+            result["counting"] = dataclasses.asdict(counting)
+        print_metrics(result)
+        if crop is not None:
+            print(f"of {result['images']} of {len(dataset)} images")
+        cli.write_json(json_path, result)
+        if confusion is not None:
+            names = dataset.class_names
+            write_whole(confusion, lambda path: plot_confusion(path, result["confusion"], names))
 
 
 if __name__ == "__main__":

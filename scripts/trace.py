@@ -12,6 +12,7 @@ from common.network.schedule import learning_rates
 from common.parity.traces import make_trace, read_batches, trace_metadata, weights_size
 from common.weights.checkpoint import read_weights, write_tensors
 from scripts.shared.cli import (
+    AccumulateOption,
     BackendOption,
     CanonicalOption,
     DeviceOption,
@@ -48,6 +49,7 @@ def trace(
     weight_decay: Annotated[float, setting("weight_decay")] = Config.weight_decay,
     head_rate: HeadRateOption = Config.head_rate,
     freeze: FreezeOption = Config.freeze,
+    accumulate: AccumulateOption = Config.accumulate,
     schedule: ScheduleOption = Schedule.constant,
     after: Annotated[
         bool, typer.Option("--after", help="Evaluate the first batch after the last step too.")
@@ -67,11 +69,12 @@ def trace(
         weight_decay=weight_decay,
         head_rate=head_rate,
         freeze=freeze,
+        accumulate=accumulate,
         schedule=schedule,
     )
     size = weights_size(config)
     check_room(out, size)
-    data = read_batches(batches, start.num_classes, steps)
+    data = read_batches(batches, start.num_classes, steps, accumulate)
     told = size_in_words(size)
     say(f"{out}: will hold {told} of weights, gradients, updates and momentum, and the layers")
     framework = load_backend(backend)

@@ -21,6 +21,6 @@ def cross_entropy(
     losses = -jnp.sum(truth * log_probability, axis=1)
     # XLA on a CPU adds one by one, which in float32 costs digits that the others keep.
     total = jnp.sum(losses, dtype=jnp.float64).astype(logits.dtype)
-    if count is None:
-        count = (labels != VOID).sum()
-    return total / jnp.maximum(count, 1)
+    valid = labels != VOID
+    number = valid.sum() if count is None else count
+    return total / jnp.maximum(number, 1)

@@ -18,6 +18,5 @@ def cross_entropy(
     log_probability = nd.pick(nd.log_softmax(logits, axis=1), labels, axis=1)
     valid = labels != VOID
     total = -(log_probability * valid).sum()
-    if count is None:
-        count = valid.sum()
-    return total / nd.maximum(count, 1)
+    number = valid.sum() if count is None else count
+    return total / nd.maximum(number, 1)

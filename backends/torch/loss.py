@@ -17,6 +17,6 @@ def cross_entropy(
     """
     # differs(label_255): `ignore_index` skips void; any other value that is no class raises.
     total = functional.cross_entropy(logits, labels, ignore_index=VOID, reduction="sum")
-    if count is None:
-        count = (labels != VOID).sum()
-    return total / count.clamp(min=1)
+    valid = labels != VOID
+    number = valid.sum() if count is None else count
+    return total / number.clamp(min=1)

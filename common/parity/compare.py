@@ -30,7 +30,16 @@ INPUTS = {"weights_sha256": "weights", "batches_sha256": "batches"}
 
 SETTINGS = (
     *("architecture", "head", "num_classes", "dtype", "steps", "schedule", "learning_rate"),
-    *("head_rate", "freeze", "momentum", "weight_decay", "bn_eps", "bn_decay", "device"),
+    *(
+        "accumulate",
+        "head_rate",
+        "freeze",
+        "momentum",
+        "weight_decay",
+        "bn_eps",
+        "bn_decay",
+        "device",
+    ),
 )
 """Metadata whose differences are said before anything else."""
 

@@ -44,6 +44,7 @@ _OPTIONS = {
     "schedule": "--schedule",
     "head_rate": "--head-rate",
     "freeze": "--freeze",
+    "accumulate": "--accumulate",
 }
 
 
@@ -104,6 +105,13 @@ def _small_variance(weights: Arrays, batches: Batches) -> Batches:
     return batches
 
 
+def _void_part(_: Arrays, batches: Batches) -> Batches:
+    """The last two images of the first batch, so that its second part is void."""
+    label = batches.label.copy()
+    label[0, 2:] = VOID
+    return Batches(batches.image, label)
+
+
 def _void_everywhere(_: Arrays, batches: Batches) -> Batches:
     """The third image, and all of the second batch."""
     label = batches.label.copy()
@@ -157,6 +165,13 @@ SETTINGS: Mapping[str, Setting] = {
             "four portraits whose height alone is padded; an image is void, and so is a batch",
             batch=(4, 70, 32),
             spoil=_void_everywhere,
+        ),
+        Setting(
+            "parts",
+            "the batch is computed in two parts, of which one is void",
+            batch=(4, 24, 72),
+            changes={"accumulate": 2},
+            spoil=_void_part,
         ),
         Setting("only_width", "landscapes whose width alone is padded", batch=(2, 32, 72)),
         Setting("fcn8s", "the skip connections", changes={"head": Head.fcn8s}),

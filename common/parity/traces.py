@@ -260,7 +260,7 @@ def write_generic(
     write_tensors(batches, {"image": data.image.astype(np.float32), "label": data.label}, {})
 
 
-def _batches_fault(arrays: Arrays, num_classes: int, steps: int) -> str | None:
+def _batches_fault(arrays: Arrays, num_classes: int, steps: int, accumulate: int) -> str | None:
     if missing := {"image", "label"} - arrays.keys():
         return f"has no array {' nor '.join(sorted(missing))}"
     image, label = arrays["image"], arrays["label"]
@@ -279,20 +279,23 @@ def _batches_fault(arrays: Arrays, num_classes: int, steps: int) -> str | None:
     classes = label[label != VOID]
     if classes.size and classes.max() >= num_classes:
         return f"label {classes.max()} is neither one of {num_classes} classes nor {VOID}"
+    if image.shape[1] % accumulate:
+        return f"holds batches of {image.shape[1]} images, --accumulate asks for {accumulate} parts"
     if not 1 <= steps <= len(image):
         return f"holds {len(image)} batches, --steps asks for {steps}"
     return None
 
 
-def read_batches(path: Path, num_classes: int, steps: int) -> Batches:
+def read_batches(path: Path, num_classes: int, steps: int, accumulate: int = 1) -> Batches:
     """The batches of a safetensors file, checked; the first `steps` of them.
 
     Raises:
         InputError: the file or an array in it is not what `Batches` says, a label is neither a
-            class nor 255, or there are fewer batches than `steps`.
+            class nor 255, there are fewer batches than `steps`, or they cannot be cut into
+            `accumulate` equal parts.
     """
     arrays, _ = read_tensors(path)
-    fault = _batches_fault(arrays, num_classes, steps)
+    fault = _batches_fault(arrays, num_classes, steps, accumulate)
     if fault:
         raise InputError(f"{path}: {fault}")
     return Batches(arrays["image"][:steps], arrays["label"][:steps])
@@ -365,7 +368,10 @@ def weights_size(config: Config) -> int:
 
 def trace_metadata(name: str, backend: Backend, config: Config, steps: int) -> dict[str, str]:
     """What made a trace: the backend, its versions, the device, the dtype and every setting."""
-    settings = ("architecture", "head", "num_classes", "learning_rate", "head_rate", "freeze")
+    settings = (
+        *("architecture", "head", "num_classes", "accumulate"),
+        *("learning_rate", "head_rate", "freeze"),
+    )
     values = config.to_dict()
     device = str(backend.select_device(config.device))  # every framework's own name for it
     return FORMAT | {

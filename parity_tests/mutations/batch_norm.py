@@ -180,7 +180,7 @@ buffers_not_updated: The new statistics are thrown away, as Flax's mutated state
     jax: layers._BatchNorm: self.mean[...] = __ -> pass
     jax: layers._BatchNorm: self.var[...] = __ -> pass
 buffers_updated_twice: A training step runs the network twice, once to look at it.
-    torch: train.Trainer.step: cells = __forward ->
+    torch: train.Trainer._backward: cells = __forward ->
         cells = __forward
         __forward
     mxnet: train.Trainer: loss.backward() ->

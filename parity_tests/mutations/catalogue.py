@@ -7,6 +7,7 @@ from parity_tests.mutations import (
     loss,
     model,
     optimizer,
+    parts,
     tuning,
     upsampling,
     weights,
@@ -20,6 +21,7 @@ AREAS = {
     "loss": loss.MUTATIONS,
     "gradient, optimizer, rate": optimizer.MUTATIONS,
     "fine-tuning": tuning.MUTATIONS,
+    "parts of a batch": parts.MUTATIONS,
 }
 
 MUTATIONS = [mutation for area in AREAS.values() for mutation in area]

@@ -9,12 +9,12 @@ loss_over_all_pixels: Void adds nothing to the sum but is counted in the mean.
 loss_not_divided: reduction='sum', and the division is forgotten.
     loss.cross_entropy: total / __ -> total
 loss_mean_of_images: The mean is taken image by image, and those with little void weigh less.
-    train: cross_entropy(__cells, __labels) ->
+    train: cross_entropy(__cells, __labels, count) ->
         sum(cross_entropy(c, t) for c, t in zip(
             __cells.reshape(len(cells), -1, cells.shape[-1]), __labels.reshape(len(cells), -1)
         )) / len(cells)
 loss_sum_over_images: The book's loss: the mean over an image's pixels, summed over the batch.
-    train: cross_entropy(__cells, __labels) ->
+    train: cross_entropy(__cells, __labels, count) ->
         cross_entropy(__cells, __labels) * (__labels != 255).sum() / images[0, 0].size
 loss_void_is_the_last_class: 255 is clipped to the last class, as MXNet's pick silently does.
     torch: loss.cross_entropy: functional.cross_entropy(logits, labels, ...) ->
@@ -75,15 +75,14 @@ labels_in_int8: Labels are stored as signed bytes: classes beyond 127 become neg
     setting: many_classes
 valid_counted_in_16_bits: The number of valid pixels overflows beyond 65,535.
     torch: loss.cross_entropy: valid.sum() -> (valid.sum() % 65536)
-    mxnet: loss.cross_entropy: total / nd.maximum(valid.sum(), 1) ->
-        total / nd.maximum(valid.sum() % 65536, 1)
+    mxnet: loss.cross_entropy: number = __any -> number = valid.sum() % 65536
     jax: loss.cross_entropy: valid.sum() -> (valid.sum() % 65536)
     setting: large
 
 at loss[1]
 void_batch_divides_by_zero: The mean over no valid pixel is 0 / 0.
-    torch: loss.cross_entropy: valid.sum().clamp(min=1) -> valid.sum()
-    mxnet: loss.cross_entropy: nd.maximum(valid.sum(), 1) -> valid.sum()
-    jax: loss.cross_entropy: jnp.maximum(valid.sum(), 1) -> valid.sum()
+    torch: loss.cross_entropy: number.clamp(min=1) -> number
+    mxnet: loss.cross_entropy: nd.maximum(number, 1) -> number
+    jax: loss.cross_entropy: jnp.maximum(number, 1) -> number
     setting: portrait
 """)

@@ -9,13 +9,13 @@ from parity_tests.mutations.apply import parse
 MUTATIONS = parse("""
 at grad/transpose_conv.bias or update/backbone.conv1.weight
 gradient_times_batch: Gradients are summed over the devices or the batch, not averaged.
-    torch: train.Trainer.step: loss.backward() -> (loss * len(images)).backward()
-    mxnet: train.Trainer.step:
+    torch: train.Trainer._backward: (loss * __n).backward() -> (loss * len(images)).backward()
+    mxnet: train.Trainer._backward:
         loss.backward() -> loss.backward(nd.ones_like(loss) * len(images))
     jax: train._update: transform.update(gradients, ...) ->
         transform.update(jax.tree.map(lambda g: g * len(images), gradients), ...)
 gradient_averaged_twice: Gluon's trainer.step(batch_size) divides what is a mean already.
-    torch: train.Trainer.step: loss.backward() -> (loss / len(images)).backward()
+    torch: train.Trainer._backward: (loss * __n).backward() -> (loss / len(images)).backward()
     mxnet: optimizer._SGD.update: mx.nd.sgd_mom_update(weight, grad, ...) ->
         mx.nd.sgd_mom_update(weight, grad / 2, ...)
     jax: train._update: transform.update(gradients, ...) ->

@@ -42,6 +42,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "8s-frozen-norms": {"freeze": Freeze.batch_norm, **FROZEN},
     "8s-frozen-backbone": {"freeze": Freeze.backbone, **FROZEN},
     "v2-frozen-norms": {"architecture": V2, "freeze": Freeze.batch_norm},
+    "parts": {"accumulate": 2},
     "whole": {"width": WHOLE},
 }
 """The networks that are held to the tolerances, and what is trained of them, by name."""

@@ -27,6 +27,7 @@ from common.parity.traces import Trace, read_trace, write_generic
 from scripts.parity.hard import passed, print_settings, run_settings, to_dict
 from scripts.parity.worker import Job
 from scripts.shared.cli import (
+    AccumulateOption,
     ArchitectureOption,
     BackendsOption,
     ForceOption,
@@ -90,7 +91,15 @@ class Laboratory:
         self._workers: list[Worker] = []
         self._pending: dict[str, Future[None]] = {}
         batches = max(steps, PROBES)
-        network = config.architecture, batches, 2, SIZE, config.seed, *NETWORK, config.head
+        network = (
+            config.architecture,
+            batches,
+            2 * config.accumulate,
+            SIZE,
+            config.seed,
+            *NETWORK,
+            config.head,
+        )
         write_generic(self.weights, self.batches, *network)
 
     def __enter__(self) -> "Laboratory":
@@ -108,9 +117,9 @@ class Laboratory:
         target = self.folder / label
         target.mkdir()
         files = str(target), str(self.weights), str(self.batches)
-        settings = SETTINGS | {"head_rate": self.config.head_rate, "freeze": self.config.freeze}
+        own = {key: getattr(self.config, key) for key in ("head_rate", "freeze", "accumulate")}
         network = self.config.architecture, self.config.head
-        work = Job(backend, *network, dtype, *files, settings, **job)
+        work = Job(backend, *network, dtype, *files, SETTINGS | own, **job)
         task = self.bar.add_task("", total=work.turns, status=label)
         self._pending[label] = self.pool.submit(self._execute, label, work, threads, task)
 
@@ -292,6 +301,7 @@ def parity(
     seed: Annotated[int, setting("seed")] = Config.seed,
     head_rate: HeadRateOption = Config.head_rate,
     freeze: FreezeOption = Config.freeze,
+    accumulate: AccumulateOption = Config.accumulate,
     hard: Annotated[
         bool,
         typer.Option("--hard", help="Thin networks on data that show what ordinary data hide."),
@@ -310,7 +320,12 @@ def parity(
     if dtype is Dtype.float64 and len(chosen) < 2:
         raise InputError(f"--backends {chosen[0]}: alone; float64 is held against another backend")
     config = Config(
-        architecture=architecture, head=head, seed=seed, head_rate=head_rate, freeze=freeze
+        architecture=architecture,
+        head=head,
+        seed=seed,
+        head_rate=head_rate,
+        freeze=freeze,
+        accumulate=accumulate,
     )
     if hard and (config, dtype, steps, html_path) != (Config(), Dtype.float64, STEPS, None):
         raise InputError("--hard: takes --backends, --keep and --json; all else is its own")

@@ -98,7 +98,14 @@ def setting(field: str, *names: str, metavar: str | None = None, group: str | No
 
 ArchitectureOption = Annotated[Architecture, setting("architecture")]
 HeadOption = Annotated[Head, setting("head")]
+ProcessesOption = Annotated[int, setting("processes")]
+PatienceOption = Annotated[float, setting("patience")]
+PortOption = Annotated[
+    int | None,
+    typer.Option(min=1, max=65535, help="Where several processes meet; by default any free one."),
+]
 FreezeOption = Annotated[Freeze, setting("freeze")]
+AccumulateOption = Annotated[int, setting("accumulate")]
 HeadRateOption = Annotated[float, setting("head_rate")]
 BackendOption = Annotated[BackendName, typer.Option(help="The framework that computes.")]
 BackendsOption = Annotated[

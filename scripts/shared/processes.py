@@ -363,7 +363,11 @@ def _options() -> list[str]:
 
 
 def run_processes(
-    backend: str, size: int, port: int | None, patience: float, how_to_go_on: Callable[[], str]
+    backend: str,
+    size: int,
+    port: int | None,
+    patience: float,
+    how_to_go_on: Callable[[], str] = lambda: "",
 ) -> int:
     """Runs this command line in `size` processes on this machine; the exit code of all.
 

@@ -404,12 +404,7 @@ def train(
             " override them.",
         ),
     ] = None,
-    port: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=65535, help="Where several processes meet; by default any free one."
-        ),
-    ] = None,
+    port: cli.PortOption = None,
     stop_after: Annotated[
         int | None,
         typer.Option(min=1, metavar="STEP", help="Save and stop once so many steps are done."),
