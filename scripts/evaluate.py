@@ -25,8 +25,8 @@ from scripts.shared.evaluation import (
     print_metrics,
 )
 from scripts.shared.outputs import JSON, PNG, check_places
-from scripts.shared.processes import joined, launched, run_processes, show_pulse
 from scripts.shared.plots import plot_confusion
+from scripts.shared.processes import joined, launched, run_processes, show_pulse
 from scripts.shared.weights_files import load_network
 
 app = cli.new_app()
