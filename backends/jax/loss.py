@@ -18,9 +18,9 @@ def cross_entropy(
     # differs(label_255): the one-hot column of void is all zeros and adds nothing to the sum.
     truth = jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype, axis=1)
     log_probability = jax.nn.log_softmax(logits, axis=1)
+    valid = labels != VOID
     losses = -jnp.sum(truth * log_probability, axis=1)
     # XLA on a CPU adds one by one, which in float32 costs digits that the others keep.
     total = jnp.sum(losses, dtype=jnp.float64).astype(logits.dtype)
-    valid = labels != VOID
     number = valid.sum() if count is None else count
     return total / jnp.maximum(number, 1)

@@ -1,5 +1,6 @@
 """JAX: the processes that share a run, joined by jax.distributed."""
 
+import functools
 import ipaddress
 import os
 import socket
@@ -7,7 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
@@ -17,18 +18,24 @@ SHARED = "processes"
 """The axis of the mesh along which a batch is shared."""
 
 
+@functools.partial(jax.jit, static_argnames="mesh")
+def _sum(rows: jax.Array, mesh: Mesh) -> jax.Array:
+    return lax.with_sharding_constraint(rows.sum(axis=0), NamedSharding(mesh, PartitionSpec()))
+
+
 class Group:
     """The processes that share a run: see `common.protocol.ProcessGroup`."""
 
     def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0) -> None:
         self.rank, self.size, self.local_rank = rank, size, local_rank
         self.mesh: Mesh | None = None
+        self.spread(jax.default_backend())
 
     def sum(self, values: NDArray[Any]) -> NDArray[Any]:
-        if self.size == 1:
+        if self.mesh is None:
             return values
-        total: NDArray[Any] = multihost_utils.process_allgather(values).sum(axis=0)
-        return total
+        row = jax.device_put(values[None], self.mesh.local_devices[0])
+        return np.array(_sum(self.shard(row), self.mesh))
 
     def spread(self, platform: str) -> None:
         """Makes the mesh of each process's device of a platform, which is its only one."""
