@@ -182,6 +182,12 @@ ROWS = [
         ("batch of one image of 32x32", as_it_is,
          "one image of 32x32 pixels leaves BatchNorm one value a channel",
          "--batch-size 1 --crop 32 32"),
+        ("batch that cannot be cut", as_it_is,
+         "a batch of 2 images cannot be cut into --accumulate 3 equal parts",
+         "--batch-size 2 --accumulate 3"),
+        ("batch that processes cannot share", as_it_is,
+         "a batch of 2 images cannot be cut into --accumulate times --processes, 4 equal parts",
+         "--batch-size 2 --accumulate 2 --processes 2"),
         ("run folder that is not empty", as_it_is,
          "out: is not empty; --out wants a new folder", "--out out"),
         refuses="train",
@@ -311,6 +317,11 @@ ROWS = [
           ("seed", "0", "--seed 1"),
           ("number of steps", "3", "--steps 5"),
       )),
+    *(Row(f"other parts of a batch, by {option}", as_it_is,
+          "run: --accumulate times --processes is 1 in this run, not 2; a new run may begin with"
+          " --weights run/last.safetensors",
+          f"{option} 2", refuses="resume")
+      for option in ("--accumulate", "--processes")),
     *(Row(f"{option} for a run that goes on", as_it_is, f"{option}: not with --resume",
           f"{option} {value}", refuses="resume")
       for option, value in (("--out", "new"), ("--weights", WEIGHTS), ("--recipe", "modern"))),

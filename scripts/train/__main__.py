@@ -15,6 +15,7 @@ from common.data.dataset import Dataset, contents
 from common.data.drawing import prediction_sheet
 from common.errors import InputError
 from common.files import write_whole
+from common.network.grid import check_parts
 from common.network.initial import initial_weights
 from common.protocol import Arrays, ProcessGroup
 from common.runs.agreement import check_alike, digest_of, sizes_of
@@ -213,13 +214,12 @@ def _spread(folder: Path, its: Config, given: dict[str, str], config: Config) ->
     """
     processes = config.processes
     accumulate = its.parts // processes
-    told = f"a run keeps its {its.parts} parts of a batch"
-    if its.parts % processes:
-        raise InputError(f"{folder}: --processes {processes} does not divide them: {told}")
-    if "accumulate" in given and config.accumulate != accumulate:
+    if "accumulate" in given:
+        accumulate = config.accumulate
+    if accumulate * processes != its.parts:
         raise InputError(
-            f"{folder}: --accumulate {config.accumulate} times {processes} processes: {told}; a new"
-            f" run begins with --weights {folder / LAST}"
+            f"{folder}: --accumulate times --processes is {its.parts} in this run, not"
+            f" {accumulate * processes}; a new run may begin with --weights {folder / LAST}"
         )
     return {"processes": processes, "accumulate": accumulate}
 
@@ -438,7 +438,8 @@ def train(
                 raise InputError(f"{option}: not with --resume, for a run keeps what it has")
         info = RunFolder(resume_run).info()
         place, name = resume_run, str(backend or info["backend"])
-        usual = info.get("processes", 1)
+        its = Config.from_dict(info)
+        usual = its.processes
     else:
         if backend is None or data is None or out is None:
             missing = {"--backend": backend, "--data": data, "--out": out}
@@ -447,10 +448,14 @@ def train(
         place, name = out, str(backend)
         usual = config.processes
     size = config.processes if "processes" in given else max(usual, launched(name))
+    config = config.replace(processes=size)
+    if resume_run is None:
+        check_parts(config, config.batch_size)
+    else:
+        _spread(resume_run, its, given, config)
     if size > 1 and launched(name) == 1:
         code = run_processes(name, size, port, config.patience, lambda: _last_words(place))
         raise typer.Exit(code)
-    config = config.replace(processes=size)
     with (
         joined(name, size, config.patience) as group,
         RunFolder(place) if group.rank == 0 else ReadOnlyFolder(place) as folder,
