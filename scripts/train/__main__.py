@@ -213,7 +213,7 @@ def _spread(folder: Path, its: Config, given: dict[str, str], config: Config) ->
         InputError: what was asked for gives another number of parts.
     """
     processes = config.processes
-    accumulate = its.parts // processes
+    accumulate = max(1, its.parts // processes)
     if "accumulate" in given:
         accumulate = config.accumulate
     if accumulate * processes != its.parts:
