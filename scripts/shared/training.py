@@ -171,7 +171,8 @@ class Training:
         A signal that another has, and this one not yet, is taken for SIGTERM.
         """
         if self.group.size > 1:
-            asked, save = self.group.sum(np.array([requests.signal is not None, requests.save]) + 0)
+            mine = [requests.signal is not None, requests.save]
+            asked, save = self.group.sum(np.array(mine, np.int64))
             if asked and requests.signal is None:
                 requests.signal = signal.SIGTERM
             requests.save = bool(save)
@@ -182,7 +183,8 @@ class Training:
             batch, fault = next(batches), None
         except (InputError, WorkerError) as error:
             batch, fault = None, error
-        if self.group.sum(np.array([fault is not None]) + 0)[0] == 0 and batch is not None:
+        faults = self.group.sum(np.array([fault is not None], np.int64))
+        if batch is not None and faults[0] == 0:
             return batch
         self._save(step)
         if fault is None:
