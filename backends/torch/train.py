@@ -57,7 +57,12 @@ class Trainer:
             # take the place of all others' before each pass. Gradients travel in buckets while
             # backward goes on.
             self.cells = DistributedDataParallel(
-                self.cells, broadcast_buffers=False, gradient_as_bucket_view=True
+                self.cells,
+                forward_sync_buffers=False,
+                gradient_as_bucket_view=True,
+                # Buckets are formed anew after the first step otherwise, and of three or more
+                # processes sums have another order in a run that goes on.
+                find_unused_parameters=True,
             )
 
     @torch.inference_mode()

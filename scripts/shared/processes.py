@@ -176,6 +176,7 @@ def _torch(rank: int, size: int, port: int) -> dict[str, str]:
         "MASTER_ADDR": LOOPBACK,
         "MASTER_PORT": f"{port}",
         "GLOO_SOCKET_IFNAME": "lo",  # gloo would listen where the machine's name leads
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # it warns of what we ask for on purpose
     }
 
 
