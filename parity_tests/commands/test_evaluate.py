@@ -1,6 +1,8 @@
 """`evaluate`: what counts, and how; its figures against a count from the files that it writes."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -195,3 +197,23 @@ def test_the_class_names_of_weights_and_data_are_held_against_each_other(
     code, err = run("background", b, a, c, *rest)
     told = f"its class 2 is {a}, which is class 1 of {data}: the classes are in another order"
     assert (code, err) == (2, f"error: {tmp_path / 'W'}: {told}\n")
+
+
+@pytest.mark.full
+def test_several_processes_count_together(backend: str, data: Path, tmp_path: Path) -> None:
+    """Each its share of the images, and of the masks that are saved."""
+    found = []
+    for count in (1, 2):
+        at = tmp_path / str(count)
+        options = ("--json", at / "r.json", "--save-masks", at / "masks", "--processes", count)
+        command = ("--backend", backend, "--weights", start(), "--data", data, *options)
+        at.mkdir()
+        subprocess.run(
+            [sys.executable, "-m", "scripts.evaluate", *map(str, command)],
+            cwd=Path(__file__).parents[2],
+            check=True,
+        )
+        masks = {path.name: path.read_bytes() for path in (at / "masks").iterdir()}
+        found.append((json.loads((at / "r.json").read_text()), masks))
+    assert found[0] == found[1]
+    assert len(found[1][1]) == 6
