@@ -1,6 +1,7 @@
 """PyTorch: a training step, and the network on whole images."""
 
 import contextlib
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,9 +57,12 @@ class Trainer:
             # differs: by default the first process's buffers would
             # take the place of all others' before each pass. Gradients travel in buckets while
             # backward goes on.
-            self.cells = DistributedDataParallel(
-                self.cells, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            with warnings.catch_warnings():
+                # torch 2.13 has a new name for it, which 2.6 does not know
+                warnings.simplefilter("ignore", FutureWarning)
+                self.cells = DistributedDataParallel(
+                    self.cells, broadcast_buffers=False, gradient_as_bucket_view=True
+                )
 
     @torch.inference_mode()
     def predict(self, images: Array) -> NDArray[np.uint8]:

@@ -454,7 +454,7 @@ def train(
     size = config.processes if "processes" in given else max(usual, launched(name))
     if size > 1 and launched(name) == 1:
         code = run_processes(name, size, port, config.patience, lambda: _last_words(place))
-        raise typer.Exit(code)
+        raise SystemExit(code)
     config = config.replace(processes=size)
     with (
         joined(name, size, config.patience) as group,
