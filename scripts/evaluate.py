@@ -88,7 +88,7 @@ def evaluate(
     check_places(*places, reads=read, made=save_masks, force=force)
     size = max(processes, launched(backend))
     if size > launched(backend):
-        raise typer.Exit(run_processes(backend, size, port, patience))
+        raise SystemExit(run_processes(backend, size, port, patience))
     start = load_network(weights)
     dataset = open_dataset(data, split)
     if start.num_classes != dataset.num_classes:

@@ -276,23 +276,33 @@ class _Output(io.FileIO):
             return len(data)
 
 
-def _open_streams() -> None:
-    """Has standard output and error show each line at once, and escape what they have no code for.
+def _open_stream(name: str, descriptor: int | None = None) -> None:
+    """Has a stream show each line at once, and escape what it has no code for.
 
-    A test's stand-in for them stays.
+    A test's stand-in for it stays.
     """
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if type(stream) is io.TextIOWrapper:
-            buffer = io.BufferedWriter(_Output(stream.fileno(), "w", closefd=False))
-            encoding, escape = stream.encoding, "backslashreplace"
-            setattr(sys, name, io.TextIOWrapper(buffer, encoding, escape, line_buffering=True))
+    stream = getattr(sys, name)
+    if type(stream) is io.TextIOWrapper:
+        place = stream.fileno() if descriptor is None else descriptor
+        buffer = io.BufferedWriter(_Output(place, "w", closefd=False))
+        encoding, escape = stream.encoding, "backslashreplace"
+        setattr(sys, name, io.TextIOWrapper(buffer, encoding, escape, line_buffering=True))
+
+
+def report_to(descriptor: int) -> None:
+    """Has Python's words on standard error go elsewhere; a library's own stay where they are."""
+    _open_stream("stderr", descriptor)
+
+
+def say_now(text: str) -> None:
+    """Writes to standard error from a signal's handler: not by print, which it may interrupt."""
+    os.write(sys.stderr.fileno(), text.encode())
 
 
 def _end(number: int, _frame: FrameType | None) -> NoReturn:
     signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
     name = signal.Signals(number).name
-    os.write(2, f"\nended by {name}\n".encode())  # not by print, which may be interrupted
+    say_now(f"\nended by {name}\n")
     raise SystemExit(128 + number)
 
 
@@ -317,7 +327,8 @@ def main(app: typer.Typer, numbers: Sequence[str] = ()) -> None:
 
     `numbers`: its options that take several numbers, as in `--batch-size 1 4 8`.
     """
-    _open_streams()
+    _open_stream("stdout")
+    _open_stream("stderr")
     warnings.showwarning = note  # type: ignore[assignment]  # of its parameters, one is shown
     try:
         with _ending_in_order():

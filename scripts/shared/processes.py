@@ -7,6 +7,7 @@ DMLC_ variables. So a run that another launcher has placed is no other case.
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,10 +21,10 @@ from dataclasses import dataclass, field
 from typing import IO, NoReturn
 
 from backends import load_backend
-from common.errors import InputError, LostError
+from common.errors import InputError, LostError, StoppedError, WorkerError
 from common.files import reason_of
 from common.protocol import Backend, ProcessGroup
-from scripts.shared.cli import be_silent, explain, last_line, report
+from scripts.shared.cli import be_silent, explain, last_line, report, report_to
 from scripts.shared.workers import LIMITED
 
 LOOPBACK = "127.0.0.1"
@@ -38,7 +39,13 @@ LOST = 3
 """The exit code of a process that ends since another has."""
 
 GRACE = 3.0
-"""Seconds in which the others may end by themselves, once one has."""
+"""Seconds in which the others may end by themselves, once one has failed."""
+
+WORDS = "ROSETTA_WORDS"
+"""The variable with the descriptor of what is standard error to the launcher, for process 0."""
+
+SIGNS = re.compile("gloo|nccl|connection|coordination|heartbeat", re.IGNORECASE)
+"""What an engine's error tells of where it is another process that has failed."""
 
 SIZES = {
     "torch": ("WORLD_SIZE",),
@@ -107,8 +114,8 @@ def joined(backend: str, size: int, patience: float) -> Iterator[ProcessGroup]:
 
 def _end_now(error: BaseException, rank: int) -> NoReturn:
     """Ends this process, with a line that says why, unless another's end is why."""
-    lost = isinstance(error, LostError | RuntimeError)  # engines raise the latter
-    if lost:
+    engines = isinstance(error, RuntimeError | ValueError | WorkerError)
+    if isinstance(error, LostError) or (engines and SIGNS.search(str(error))):
         code = LOST
         # the first one's words are for all to read, and the launcher's say more
         if not is_watched() or rank > 0:
@@ -126,9 +133,15 @@ def _end_now(error: BaseException, rank: int) -> NoReturn:
 
 
 def show_pulse() -> None:
-    """Shows the launcher that watches, if one does, that this process is alive."""
+    """Shows the launcher that watches, if one does, that this process is alive.
+
+    What it says is for the user from here on, if it is process 0; what an engine says by itself
+    is still kept by the launcher.
+    """
     if PULSE not in os.environ:
         return
+    if WORDS in os.environ:
+        report_to(int(os.environ[WORDS]))
     pipe = int(os.environ[PULSE])
 
     def beat() -> None:
@@ -218,47 +231,55 @@ HELP = ["-c", "import scripts.shared.processes as p; p.show_pulse(); p.load_back
 
 @dataclass
 class _Process:
-    """A process that is watched."""
+    """A process that is watched; `errors` is its standard error."""
 
     name: str
     process: subprocess.Popen[bytes]
     pulse: int
-    errors: IO[bytes] | None
+    errors: IO[bytes]
     last_beat: float = field(default_factory=time.monotonic)
+    ended: float | None = None
 
     def is_alive(self) -> bool:
-        """Whether it has shown a beat in the last second or so; `last_beat` is when it did."""
+        """Whether it has not ended; notes when it has, and when there was a beat."""
         with contextlib.suppress(BlockingIOError):
             if os.read(self.pulse, 4096):
                 self.last_beat = time.monotonic()
-        return self.process.poll() is None
+        if self.ended is None and self.process.poll() is not None:
+            self.ended = time.monotonic()
+        return self.ended is None
 
-    def is_killed(self) -> bool:
-        """Whether a signal has ended it."""
-        return (self.process.returncode or 0) < 0
+    def blame(self) -> tuple[bool, bool, bool, float]:
+        """Sorts those that have failed: whose end is least likely to be another's fault is first.
+
+        A signal from without comes before an error, and that before what is done to a process
+        whose engine finds another gone: JAX's aborts.
+        """
+        code = self.process.returncode
+        aborted = code == -signal.SIGABRT
+        return code == LOST, aborted, code > 0, self.ended or 0
 
     def reason(self) -> str:
-        """Why it has ended, in words."""
+        """Its name, and why it has ended, in words."""
         code = self.process.returncode
         if code < 0:
             number = signal.Signals(-code)
             memory = ", as by a system out of memory" if number == signal.SIGKILL else ""
-            return f"was ended by {number.name}{memory}"
-        return f"ended with exit code {code}"
-
-    def said(self) -> str:
-        """Its last words, where they were not for all to read."""
-        if self.errors is None:
-            return ""
+            return f"{self.name} was ended by {number.name}{memory}"
         self.errors.seek(0)
-        text = self.errors.read().decode(errors="replace")
-        return last_line(text).removeprefix("error: ") if text.strip() else ""
+        last = last_line(self.errors.read().decode(errors="replace"))
+        if last.startswith("error: "):
+            return f"{self.name}: {last.removeprefix('error: ')}"
+        return f"{self.name} ended with exit code {code}: {last}"
 
 
 class _Launcher:
     """The processes of a run on this machine."""
 
-    def __init__(self, backend: str, size: int, port: int, arguments: list[str]) -> None:
+    def __init__(
+        self, backend: str, size: int, port: int, arguments: list[str], how: Callable[[], str]
+    ) -> None:
+        self.how_to_go_on = how
         self.cores = sorted(os.sched_getaffinity(0))
         self.processes: list[_Process] = []
         self.asked: int | None = None
@@ -284,13 +305,15 @@ class _Launcher:
         os.set_blocking(ours, False)
         limits = {key: os.environ.get(key, f"{len(cores)}") for key in LIMITED}
         speaks = name.startswith("process 0 ")
-        errors = None if speaks else tempfile.TemporaryFile()  # noqa: SIM115  closed in __exit__
+        words = os.dup(2)
+        told = {PULSE: f"{theirs}"} | ({WORDS: f"{words}"} if speaks else {})
+        errors = tempfile.TemporaryFile()  # noqa: SIM115  closed in __exit__
         os.sched_setaffinity(0, cores)  # it inherits them
         try:
             process = subprocess.Popen(
                 [sys.executable, *_options(), *command],
-                env=os.environ | limits | environment | {PULSE: f"{theirs}"},
-                pass_fds=[theirs],
+                env=os.environ | limits | environment | told,
+                pass_fds=[theirs, words] if speaks else [theirs],
                 stdin=subprocess.DEVNULL,
                 stdout=None if speaks else subprocess.DEVNULL,
                 stderr=errors,
@@ -299,6 +322,7 @@ class _Launcher:
         finally:
             os.sched_setaffinity(0, self.cores)
         os.close(theirs)
+        os.close(words)
         self.processes.append(_Process(name, process, ours, errors))
 
     def __enter__(self) -> "_Launcher":
@@ -310,13 +334,13 @@ class _Launcher:
                 one.process.kill()
             one.process.wait()
             os.close(one.pulse)
-            if one.errors is not None:
-                one.errors.close()
+            one.errors.close()
 
     def forward(self, number: int, _frame: object) -> None:
         """Passes a signal on to those that compute; a second one ends all."""
         if self.asked is not None and number != signal.SIGUSR1:
-            raise KeyboardInterrupt
+            ended = f"ended by {signal.Signals(number).name}, with the step undone"
+            raise StoppedError(_and_how(ended, self.how_to_go_on()), 128 + number)
         if number != signal.SIGUSR1:
             self.asked = number
         for one in self.processes:
@@ -327,16 +351,12 @@ class _Launcher:
         """Those that have not ended; all are looked at."""
         return [one for one in self.processes if one.is_alive()]
 
-    def _first_to_fail(self) -> _Process:
-        """Whose end is not that another has: once one has failed, the others soon do, or hang."""
-        deadline = time.monotonic() + GRACE
+    def _first_to_fail(self, patience: float) -> _Process:
+        """Once one has failed, the others soon do, or hang; if asked to stop, they take a while."""
+        deadline = time.monotonic() + (GRACE if self.asked is None else max(GRACE, patience))
         while time.monotonic() < deadline and self._alive():
             time.sleep(0.05)
-        failed = [one for one in self.processes if one.process.returncode]
-        return min(
-            failed,
-            key=lambda one: (one.process.returncode == LOST, not one.is_killed(), not one.said()),
-        )
+        return min((one for one in self.processes if one.process.returncode), key=_Process.blame)
 
     def watch(self, patience: float) -> _Process | None:
         """Waits until all have ended well, or one has not, or has shown no pulse: that one."""
@@ -348,7 +368,7 @@ class _Launcher:
                     one.last_beat += asleep
             alive = self._alive()
             if any(one.process.returncode for one in self.processes):
-                return self._first_to_fail()
+                return self._first_to_fail(patience)
             if not alive:
                 return None
             late = time.monotonic() - patience
@@ -383,7 +403,7 @@ def run_processes(
     module = sys.modules["__main__"].__spec__
     assert module is not None
     arguments = [module.name.removesuffix(".__main__"), *sys.argv[1:]]
-    with _Launcher(backend, size, port or free_port(), arguments) as launcher:
+    with _Launcher(backend, size, port or free_port(), arguments, how_to_go_on) as launcher:
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
         before = {n: signal.getsignal(n) for n in numbers}
         for number, handler in before.items():
@@ -393,27 +413,31 @@ def run_processes(
             failed = launcher.watch(patience)
             if failed is None:
                 return 0
-            return _explain(launcher, failed, patience, how_to_go_on)
+            return _explain(launcher, failed, patience)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
 
-def _explain(
-    launcher: _Launcher, failed: _Process, patience: float, how_to_go_on: Callable[[], str]
-) -> int:
-    """Says what has happened, and gives the exit code."""
+def _explain(launcher: _Launcher, failed: _Process, patience: float) -> int:
+    """Says what has happened, where process 0 has not, and gives the exit code."""
     code = failed.process.poll()
-    if code is None:
-        reason = f"has shown no sign of life for {patience:g} s"
-    else:
-        reason = failed.said() or failed.reason()
     first = next(one for one in launcher.processes if one.name.startswith("process 0 "))
-    told = first.process.poll()
-    if launcher.asked is not None and told == 128 + launcher.asked:
-        return told  # it has said so
-    if failed is first and code is not None and code > 0:
-        return code  # it has said why
-    more = how_to_go_on()
-    report(f"{failed.name} {reason}{f'; {more}' if more else ''}")
-    return 2 if code is None or code < 0 else code
+    told, asked = first.process.poll(), launcher.asked
+    if asked is not None and code in (-asked, 128 + asked):
+        if told != 128 + asked:
+            print(f"ended by {signal.Signals(asked).name}", file=sys.stderr)
+        return 128 + asked
+    if code is not None and code > 0 and told not in (None, 0, LOST) and told > 0:
+        return told
+    if code is None:
+        reason = f"{failed.name} has shown no sign of life for {patience:g} s"
+    else:
+        reason = failed.reason()
+    report(_and_how(reason, launcher.how_to_go_on()))
+    return 2
+
+
+def _and_how(what: str, how: str) -> str:
+    """What has happened, and how the run goes on, unless that is told already or there is none."""
+    return what if how in what else f"{what}; {how}"

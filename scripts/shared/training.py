@@ -29,7 +29,7 @@ from common.network.schedule import learning_rates
 from common.protocol import Backend, ProcessGroup, Trainer
 from common.runs.run_folder import LAST, Checkpoint, RunFolder
 from common.weights.checkpoint import Weights
-from scripts.shared.cli import Heartbeat, fraction, note, progress, time_left
+from scripts.shared.cli import Heartbeat, fraction, note, progress, say_now, time_left
 from scripts.shared.evaluation import METRICS, check_background, evaluate_dataset
 
 RECENT, SLOW_DATA = 20, 0.05
@@ -66,8 +66,7 @@ class Requests:
             os.kill(os.getpid(), number)
         self.signal = signal.Signals(number)
         with contextlib.suppress(OSError):  # the terminal is gone
-            # not by print, which may be what was interrupted
-            os.write(2, b"\nfinishing the step, then saving; once more stops at once\n")
+            say_now("\nfinishing the step, then saving; once more stops at once\n")
 
     def _note_save(self, _number: int, _frame: FrameType | None) -> None:
         self.save = True
@@ -134,9 +133,9 @@ class Training:
             for step in range(first, last):
                 self._step(step, batches)
                 bar.update(task, completed=step + 1, status=self.status())
-                self._agree(requests)
+                is_due = self._agree(requests, step + 1)
                 asked = requests.signal or requests.save
-                if asked or step + 1 == last or self._is_due(step + 1):
+                if asked or step + 1 == last or is_due:
                     self._save(step + 1)
                 self._stop_if_asked(requests, step + 1)
                 if requests.save:
@@ -165,17 +164,20 @@ class Training:
             parts.append(f"best IoU {self.folder.best:.3f}")
         return "  ".join(parts)
 
-    def _agree(self, requests: Requests) -> None:
+    def _agree(self, requests: Requests, step: int) -> bool:
         """Lets what one process is asked for be asked of all: they reach this after the same step.
 
-        A signal that another has, and this one not yet, is taken for SIGTERM.
+        A signal that another has, and this one not yet, is taken for SIGTERM. Returns whether a
+        checkpoint is due, by the first process's clock.
         """
+        is_due = self._is_due(step)
         if self.group.size > 1:
-            mine = [requests.signal is not None, requests.save]
-            asked, save = self.group.sum(np.array(mine, np.int64))
+            own = [requests.signal is not None, requests.save, is_due and self.group.rank == 0]
+            asked, save, due = map(bool, self.group.sum(np.array(own, np.int64)))
             if asked and requests.signal is None:
                 requests.signal = signal.SIGTERM
-            requests.save = bool(save)
+            requests.save, is_due = save, due
+        return is_due
 
     def _next(self, step: int, batches: Iterator[Batch]) -> Batch:
         """The next batch, where each process has its share of it."""
@@ -242,10 +244,11 @@ class Training:
         return Checkpoint(weights, config, step, epoch, position, data, self.made_by)
 
     def _save(self, step: int) -> None:
-        """Writes the last checkpoint, unless it is of this step."""
+        """Writes the last checkpoint, unless it is of this step; all wait until it is there."""
         if self._saved_step != step:
             if self.group.rank == 0:
                 self.folder.save(self._checkpoint(step))
+            self.group.sum(np.zeros(1))
             self._saved_step, self._saved_at = step, time.monotonic()
 
     def _validate(self, step: int, bar: rich.progress.Progress, requests: Requests) -> None:

@@ -455,7 +455,7 @@ def train(
         _spread(resume_run, its, given, config)
     if size > 1 and launched(name) == 1:
         code = run_processes(name, size, port, config.patience, lambda: _last_words(place))
-        raise typer.Exit(code)
+        raise SystemExit(code)
     with (
         joined(name, size, config.patience) as group,
         RunFolder(place) if group.rank == 0 else ReadOnlyFolder(place) as folder,
