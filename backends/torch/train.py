@@ -1,6 +1,7 @@
 """PyTorch: a training step, and the network on whole images."""
 
 import contextlib
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,17 +54,18 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, config)
         self.cells: nn.Module = _Cells(self.model)
         if self.group.size > 1:
-            # differs: by default the first process's buffers would
-            # take the place of all others' before each pass. Gradients travel in buckets while
-            # backward goes on.
-            self.cells = DistributedDataParallel(
-                self.cells,
-                forward_sync_buffers=False,
-                gradient_as_bucket_view=True,
-                # Buckets are formed anew after the first step otherwise, and of three or more
-                # processes sums have another order in a run that goes on.
-                find_unused_parameters=True,
-            )
+            # differs: by default the first process's buffers would take the place of all others'
+            # before each pass. Gradients travel in buckets while backward goes on; these are
+            # formed anew after the first step, unless unused parameters are looked for, and then
+            # a run that goes on would add in another order.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # a new name, unknown before 2.13
+                self.cells = DistributedDataParallel(
+                    self.cells,
+                    broadcast_buffers=False,
+                    gradient_as_bucket_view=True,
+                    find_unused_parameters=True,
+                )
 
     @torch.inference_mode()
     def predict(self, images: Array) -> NDArray[np.uint8]:
