@@ -191,7 +191,7 @@ class Config:
     batch_size: Count = 8
     """Images in a batch, of all processes together."""
     accumulate: Count = 1
-    """Parts that a process computes one after another in a step, to hold less in memory."""
+    """Parts of a batch computed one after another."""
     processes: Count = 1
     """Processes that share each batch."""
     crop: tuple[Count, Count] = (320, 480)
@@ -216,7 +216,7 @@ class Config:
     workers: Annotated[int, Field(ge=0)] = 2
     """Processes that read ahead; the batches stay the same."""
     patience: Annotated[float, Field(gt=0)] = 30.0
-    """Seconds without a sign of life after which a process of several is given up."""
+    """Seconds of silence after which one is given up."""
     save_minutes: AtLeast0 = 5.0
     """Save this often, and at each epoch's end; 0: after every step."""
 

@@ -26,7 +26,7 @@ def shown(run_command: Command, *options: object) -> dict[str, object]:
 
 def test_without_a_recipe_the_settings_are_the_config_s(run_command: Command) -> None:
     found, config = shown(run_command), Config().to_dict()
-    assert len(SETTINGS) == 25
+    assert len(SETTINGS) == 28
     assert set(found) == set(SETTINGS) - {"steps"}
     for key, value in found.items():
         assert value == (list(config[key]) if isinstance(config[key], tuple) else config[key])

@@ -102,7 +102,7 @@ ProcessesOption = Annotated[int, setting("processes")]
 PatienceOption = Annotated[float, setting("patience")]
 PortOption = Annotated[
     int | None,
-    typer.Option(min=1, max=65535, help="Where several processes meet; by default any free one."),
+    typer.Option(min=1, max=65535, help="Where they meet; by default any free one."),
 ]
 FreezeOption = Annotated[Freeze, setting("freeze")]
 AccumulateOption = Annotated[int, setting("accumulate")]
