@@ -23,8 +23,8 @@ SCALINGS: tuple[Scaling, ...] = ("weak", "strong")
 """Each process has as many images as one alone; or all together have."""
 
 COLUMNS = (
-    *("\nbackend", "\nscaling", "processes\nx threads", "\nbatch", "\nms", "\nmin..max", "\nimg/s"),
-    *("% of\nperfect", "x\nthreads", "sum\nms", "%\nadded", "%\nhidden", "model\nms"),
+    *("processes\nx threads", "\nbatch", "\nms", "\nmin..max", "\nimg/s", "% of\nperfect"),
+    *("x\nthreads", "sum\nms", "%\nadded", "%\nhidden", "model\nms"),
 )
 
 EXPLANATION = (
@@ -72,6 +72,7 @@ def measure_scaling(
         InputError, WorkerError: as `scripts.bench.turns.take_turns`.
     """
     measured, rows = [], []
+    console.print(f"\n{EXPLANATION}", soft_wrap=True)
     for backend, scaling in itertools.product(backends, SCALINGS):
         jobs = make_jobs(dataclasses.replace(at, backend=backend), scaling, processes)
         took = take_turns(jobs, rounds)
@@ -136,19 +137,15 @@ def _median(value: Callable[..., float], *measured: Measured) -> float:
 
 
 def show(rows: Sequence[Row]) -> None:
-    """Prints a backend's rows as a table."""
+    """Prints a backend's rows of one scaling as a table."""
     if not console.is_terminal:
         console.width = WIDTH
     at = rows[0]
-    console.print(
-        f"\ntrain, {at['dtype']}, of {at['height']}x{at['width']}, on {cores()} cores\n"
-        f"{EXPLANATION}",
-        soft_wrap=True,
-    )
+    size = f"{at['height']}x{at['width']}"
+    console.print(f"\n{at['backend']}, {at['scaling']} scaling: train, {at['dtype']}, {size}")
     table = rich.table.Table(box=rich.box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for name in COLUMNS:
-        left = name in COLUMNS[:2]
-        table.add_column(name, justify="left" if left else "right", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*_cells(row))
     console.print(table)
@@ -157,7 +154,7 @@ def show(rows: Sequence[Row]) -> None:
 def _cells(row: Mapping[str, Any]) -> list[str]:
     speedup = row["speedup_over_threads"]
     return [
-        *(row["backend"], row["scaling"], f"{row['processes']} x {row['threads']}"),
+        f"{row['processes']} x {row['threads']}",
         str(row["batch_size"]),
         figures(row["seconds"], 1000),
         "..".join(figures(end, 1000) for end in row["spread"]),

@@ -282,11 +282,12 @@ def plot_scaling(path: Path, rows: Lines, forecast: Lines) -> None:
     Left, bars of the share of perfect, several processes beside one with as many threads. Right,
     an engine in each panel, that share against the time in which a process computes a step.
     """
+    rows = [row for row in rows if row["processes"] * row["threads"] > 1]
     by_engine = [list(group) for _, group in itertools.groupby(forecast, lambda r: r["engine"])]
     widths = [4.8] + [2.4] * len(by_engine)
-    figure = _figure(sum(widths), 4)
+    figure = _figure(sum(widths), max(4.0, 1.2 + 0.25 * len(rows)))
     left, *right = figure.subplots(1, len(widths), width_ratios=widths)
-    _draw_shares(left, _largest(rows, "batch_size"))
+    _draw_shares(left, rows)
     for axes, of_engine in zip(right, by_engine, strict=True):
         lines = itertools.groupby(of_engine, lambda r: (r["processes"], r["gbit_per_second"]))
         for (count, gbit), line in lines:
@@ -296,29 +297,27 @@ def plot_scaling(path: Path, rows: Lines, forecast: Lines) -> None:
         axes.set(xscale="log", ylim=(0, 105), title=of_engine[0]["engine"])
         axes.set(xlabel="ms a step computes")
     right[0].set_ylabel("% of perfect, by the model")
-    right[-1].legend(frameon=False, fontsize=8)
+    lines_and_labels = right[0].get_legend_handles_labels()
+    figure.legend(*lines_and_labels, loc="outside lower right", ncols=4, frameon=False)
     _save(figure, path)
 
 
 def _draw_shares(axes: "Axes", rows: Lines) -> None:
-    """Bars of the share of perfect of all rows but those of one process with one thread."""
-    rows = [row for row in rows if row["processes"] * row["threads"] > 1]
+    """Bars of the share of perfect, a line at 100."""
+    names = []
     for place, row in enumerate(rows):
         several = row["processes"] > 1
-        label = "processes, a thread each" if several else "one process with as many threads"
         share = 100 * row["share_of_perfect"]
-        axes.barh(place, share, 0.86, color="C0" if several else "0.75", label=label)
+        axes.barh(place, share, 0.86, color="C0" if several else "0.75")
         axes.annotate(
-            f"{share:.0f}", (share, place), (4, 0), textcoords="offset points", va="center"
+            f"{share:.0f}", (share, place), (4, 0), textcoords="offset points", va="center", size=8
         )
-    names = [f"{r['backend']}, {r['scaling']}, {r['processes'] * r['threads']}" for r in rows]
+        kind = f"{row['processes']} processes" if several else f"{row['threads']} threads"
+        names.append(f"{row['backend']}, {row['scaling']}, {kind}")
     axes.set_yticks(range(len(rows)), names)
     axes.invert_yaxis()
     axes.axvline(100, color="black", linestyle=":")
     axes.set(xlabel="% of perfect", title="measured")
-    handles, labels = axes.get_legend_handles_labels()
-    once = dict(zip(labels, handles, strict=True))
-    axes.legend(once.values(), once, frameon=False, fontsize=8, loc="lower left")
 
 
 def _save(figure: "Figure", path: Path) -> None:
