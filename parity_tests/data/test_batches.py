@@ -22,7 +22,13 @@ from PIL import Image
 
 from common.config import Config, Void
 from common.data.augment import mean_colour, normalize, random_crop
-from common.data.batches import steps_per_epoch, total_steps, training_batch, training_batches
+from common.data.batches import (
+    count_workers,
+    steps_per_epoch,
+    total_steps,
+    training_batch,
+    training_batches,
+)
 from common.data.dataset import Dataset, open_dataset
 from common.data.shapes import write_shapes
 from common.errors import InputError, WorkerError
@@ -98,6 +104,59 @@ def test_dtypes_and_ranges(shapes: Dataset, workers: int) -> None:
     assert batch.image.flags.c_contiguous and batch.label.flags.c_contiguous
     assert set(np.unique(batch.label)) <= {0, 1, 2, 3, 4, 5, 255}
     assert batch.image.std() > 10
+
+
+@pytest.mark.parametrize(("processes", "workers"), [(2, 0), (3, 0), (6, 0), (2, 2)])
+def test_the_shares_of_all_processes_are_the_batch_of_one(
+    shapes: Dataset, processes: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: processes * workers)
+    config = VARIED.replace(batch_size=6, steps=3)
+    own = config.replace(processes=processes, workers=workers)
+    whole = list(training_batches(shapes, config))
+    shares = [list(training_batches(shapes, own, rank=rank)) for rank in range(processes)]
+    resumed = [next(training_batches(shapes, own, 2, rank)) for rank in range(processes)]
+    assert len({batch.names for batch in whole}) == 3
+    for batch, parts in [*zip(whole, zip(*shares, strict=True), strict=True), (whole[2], resumed)]:
+        assert batch.image.tobytes() == b"".join(part.image.tobytes() for part in parts)
+        assert batch.label.tobytes() == b"".join(part.label.tobytes() for part in parts)
+        assert batch.names == sum((part.names for part in parts), ())
+        assert {part.epoch for part in parts} == {batch.epoch}
+
+
+def test_a_process_reads_no_other_s_images(own: Dataset) -> None:
+    config = CONFIG.replace(batch_size=4, processes=2)
+    others = training_batch(own, config, 0, rank=1)
+    for name in others.names:
+        own.image_path(own.names.index(name)).write_bytes(b"")
+    assert not {*training_batch(own, config, 0, rank=0).names} & {*others.names}
+    with pytest.raises(InputError, match="the file is empty"):
+        training_batch(own, config, 0, rank=1)
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "workers", "each"),
+    [
+        *((2, 1, 2, 2), (2, 1, 5, 5)),  # alone, as it was told
+        *((2, 2, 2, 1), (4, 2, 2, 2), (8, 2, 2, 2), (8, 4, 3, 2), (8, 3, 4, 2), (8, 2, 0, 0)),
+        *((2, 4, 2, 0), (None, 2, 2, 0)),  # no core is left for a reader
+    ],
+)
+def test_readers_do_not_multiply_beyond_the_cores(
+    cores: int | None, processes: int, workers: int, each: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert count_workers(CONFIG.replace(processes=processes, workers=workers)) == each
+
+
+def test_as_many_readers_start_as_are_counted(
+    shapes: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    batches = training_batches(shapes, CONFIG.replace(processes=2, workers=2, steps=50))
+    next(batches)
+    assert len(multiprocessing.active_children()) == 1
+    batches.close()
 
 
 def crop_of(

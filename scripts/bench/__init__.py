@@ -13,6 +13,9 @@ batch size and crop. `forward()` returns what no convolution takes; `gradients()
 those by the weights and by `POOLED`, and computes those by all other inputs but the images on the
 way. Both end when all is computed.
 
+`gradient_sum(config, group)` gives a function that sums as many numbers as our network has
+gradients over a group of processes, as the backend's step does, and ends when all have the sum.
+
 `product(side, dtype, device)` gives a function that multiplies two square matrices to the end, and
 `gpu(device)` tells a GPU's name and how much memory was held there.
 """

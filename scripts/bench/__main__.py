@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -17,6 +17,7 @@ from common.config import OUTPUT_STRIDE, Config, Dtype, Head
 from common.data.dataset import contents, open_dataset
 from common.errors import InputError
 from scripts.bench.data import pictures
+from scripts.bench.scaling import check_processes, forecast, measure_scaling, show_forecast
 from scripts.bench.table import Row, machine, make_rows, show
 from scripts.bench.turns import Measured, take_turns
 from scripts.bench.worker import Job
@@ -31,11 +32,11 @@ from scripts.shared.cli import (
     write_json,
 )
 from scripts.shared.outputs import JSON, PNG, check_places
-from scripts.shared.plots import plot_bench
+from scripts.shared.plots import plot_bench, plot_scaling
 
 app = new_app()
 
-NUMBERS = ("--batch-size", "--size")
+NUMBERS = ("--batch-size", "--size", "--processes")
 """Options that take several whole numbers."""
 
 NO_PRODUCT = {("mxnet", "bfloat16")}
@@ -112,6 +113,15 @@ def bench(
             metavar="H W...", help="The images' size; may repeat.", show_default="320 480"
         ),
     ] = None,
+    processes: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1,
+            metavar="N...",
+            help="Train in so many processes, a thread each: on --batch-size images in each, then"
+            " in all together.",
+        ),
+    ] = None,
     head: Annotated[
         list[Head] | None, typer.Option(help="Ours with this head, too; may repeat.")
     ] = None,
@@ -138,12 +148,19 @@ def bench(
     The book's forms compute in float32 whatever --dtype says, from images normalised on the host,
     as its dataset gives them; ours start from pictures as decoded. A call ends when its result
     is there.
+
+    With --processes each backend is timed against itself in one process, and a model says what
+    more of them would give.
     """
     modes = MODES if mode == "all" else (mode,)
     sizes = read_sizes(size or Config.crop)
     batch_sizes = list(dict.fromkeys(batch_size or [BATCH_SIZE]))
     reading = [one for one in modes if one == "data" or (one == "train" and with_data)]
-    if "train" in modes and 1 in batch_sizes and (OUTPUT_STRIDE, OUTPUT_STRIDE) in sizes:
+    if processes and (modes != ("train",) or with_data or head):
+        raise InputError("--processes: is for --mode train, without --with-data and --head")
+    counts = check_processes(processes or [1], batch_sizes)
+    least = min(batch_sizes) // counts[-1]
+    if "train" in modes and least == 1 and (OUTPUT_STRIDE, OUTPUT_STRIDE) in sizes:
         raise InputError("--mode train: one image of 32x32 leaves BatchNorm one value a channel")
     if with_data and "train" not in modes:
         raise InputError("--with-data: is for --mode train")
@@ -162,16 +179,25 @@ def bench(
         for one, images, (height, width) in itertools.product(modes, batch_sizes, sizes):
             source = str(folder) if one in reading else None
             at = Job(None, "", one, images, height, width, dtype, device, source)
-            took = take_turns(make_jobs(at, names, heads), rounds)
-            made = make_rows(took)
-            show(took, made)
+            if processes:
+                took, made = measure_scaling(at, names, counts, rounds)
+            else:
+                took = take_turns(make_jobs(at, names, heads), rounds)
+                made = make_rows(took)
+                show(took, made)
             measured += took
             rows += made
     facts = machine(measured) | {"pictures": str(data or "synthetic") if reading else None}
     print(f"{facts['device']}, {facts['cores']} cores, {facts['threads']} threads")
     print(", ".join(f"{name} {version}" for name, version in facts["versions"].items()))
-    write_json(json_file, {"rows": rows, "machine": facts})
-    if plot is not None:
+    result: dict[str, Any] = {"rows": rows, "machine": facts}
+    if processes:
+        result["forecast"] = forecast(sizes[-1])
+        show_forecast(result["forecast"])
+    write_json(json_file, result)
+    if plot is not None and processes:
+        plot_scaling(plot, rows, result["forecast"])
+    elif plot is not None:
         plot_bench(plot, rows)
 
 

@@ -12,14 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax import lax
+from jax.sharding import PartitionSpec
 from numpy.typing import NDArray
 
 from backends.jax.device import select_device
 from backends.jax.layers import _convolution
+from backends.jax.processes import SHARED, Group
 from backends.jax.upsampling import TransposeConv
 from common.config import Config
 from common.network.bilinear import bilinear_weight
 from scripts.bench.chain import POOLED, follow, starting_arrays
+from scripts.bench.forecast import gradient_shapes
 
 Array = NDArray[Any]
 
@@ -208,6 +212,29 @@ def product(side: int, dtype: str, device: jax.Device) -> Callable[[], object]:
     a, b = jax.device_put(halves, device)
     matmul = jax.jit(jnp.matmul)
     return lambda: matmul(a, b).block_until_ready()
+
+
+def gradient_sum(config: Config, group: Group) -> Callable[[], object]:
+    """A function that sums as many numbers as there are gradients over the processes."""
+    device = select_device(config.device, group.local_rank)
+    group.spread(device.platform)
+    arrays = group.replicate(
+        [
+            jax.device_put(jnp.zeros(shape, config.dtype.storage), device)
+            for shape in gradient_shapes(config).values()
+        ]
+    )
+    everywhere = PartitionSpec()  # type: ignore[no-untyped-call]
+    add_up = jax.jit(
+        jax.shard_map(
+            lambda arrays: lax.psum(arrays, SHARED),  # type: ignore[no-untyped-call]
+            mesh=group.mesh,
+            in_specs=everywhere,
+            out_specs=everywhere,
+            check_vma=False,
+        )
+    )
+    return lambda: [total.block_until_ready() for total in add_up(arrays)]
 
 
 def gpu(device: jax.Device) -> tuple[str, float]:

@@ -13,11 +13,13 @@ import mxnet as mx
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import HybridBlock, nn
 
+from backends.mxnet.processes import Group
 from backends.mxnet.upsampling import TransposeConv
 from common.config import Config
 from common.machine import keep_pages
 from common.network.bilinear import bilinear_weight
 from scripts.bench.chain import POOLED, follow, starting_arrays
+from scripts.bench.forecast import gradient_shapes
 
 Array = NDArray[Any]
 
@@ -151,6 +153,21 @@ def product(side: int, dtype: str, device: mx.Context) -> Callable[[], object]:
     """A function that multiplies two (side, side) matrices and waits for the result."""
     a, b = (mx.nd.random.uniform(shape=(side, side), dtype=dtype, ctx=device) for _ in range(2))
     return lambda: mx.nd.dot(a, b).wait_to_read()
+
+
+def gradient_sum(config: Config, group: Group) -> Callable[[], None]:
+    """A function that sums as many numbers as there are gradients over the processes."""
+    device = select_device(config.device, group.local_rank)
+    arrays = {
+        name: nd.zeros(shape, ctx=device, dtype=config.dtype.storage)
+        for name, shape in gradient_shapes(config).items()
+    }
+
+    def add_up() -> None:
+        group.reduce(arrays)
+        nd.waitall()
+
+    return add_up
 
 
 def gpu(device: mx.Context) -> tuple[str, float]:

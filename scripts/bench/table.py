@@ -150,7 +150,7 @@ def machine(measured: Sequence[Measured]) -> dict[str, Any]:
     }
 
 
-def _figures(value: float | None, times: float = 1) -> str:
+def figures(value: float | None, times: float = 1) -> str:
     """Three figures, or a whole number; nothing for None."""
     if value is None:
         return ""
@@ -191,16 +191,16 @@ def show(measured: Sequence[Measured], rows: Sequence[Row]) -> None:
         table.add_row(
             row["backend"] or "",
             row["form"],
-            _figures(row["first_seconds"], 1000),
-            _figures(row["seconds"], 1000),
-            "..".join(_figures(end, 1000) for end in row["spread"]),
-            _figures(row["cpu_seconds"], 1000),
-            _figures(row["images_per_second"]),
+            figures(row["first_seconds"], 1000),
+            figures(row["seconds"], 1000),
+            "..".join(figures(end, 1000) for end in row["spread"]),
+            figures(row["cpu_seconds"], 1000),
+            figures(row["images_per_second"]),
             f"{row['speedup_over_book']:.2f}",
-            _figures(row["share_of_limit"], 100),
-            _figures(row["share_of_convolutions"], 100),
-            _figures(row["peak_mb"]),
-            _figures(row["peak_mb"], 1 / peaks[row["backend"]]),
+            figures(row["share_of_limit"], 100),
+            figures(row["share_of_convolutions"], 100),
+            figures(row["peak_mb"]),
+            figures(row["peak_mb"], 1 / peaks[row["backend"]]),
             end_section=row["form"] == "limit",
         )
     console.print(table)

@@ -1,20 +1,23 @@
 """PyTorch: the book's network and loop, eager, NCHW, with PyTorch's own transposed convolution."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import distributed, nn
 from torch.nn import functional
 
 from backends.torch.device import select_device, to_numpy
+from backends.torch.processes import Group
 from backends.torch.upsampling import TransposeConv
 from common.config import Config
 from common.machine import keep_pages
 from common.network.bilinear import bilinear_weight
 from scripts.bench.chain import POOLED, follow, starting_arrays
+from scripts.bench.forecast import gradient_shapes
 
 Array = NDArray[Any]
 
@@ -172,6 +175,20 @@ def product(side: int, dtype: str, device: torch.device) -> Callable[[], None]:
             torch.cuda.synchronize()
 
     return multiply
+
+
+def gradient_sum(config: Config, group: Group) -> Callable[[], None]:
+    """A function that sums as many numbers as there are gradients over the processes."""
+    device = select_device(config.device, group.local_rank)
+    count = sum(map(math.prod, gradient_shapes(config).values()))
+    flat = torch.zeros(count, dtype=getattr(torch, config.dtype.storage), device=device)
+
+    def add_up() -> None:
+        distributed.all_reduce(flat)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return add_up
 
 
 def gpu(device: torch.device) -> tuple[str, float]:

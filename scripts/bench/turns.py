@@ -4,12 +4,16 @@ import contextlib
 import dataclasses
 import itertools
 import os
-from collections.abc import Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from common.machine import thread_limit
 from scripts.bench.worker import Job
 from scripts.shared.cli import progress
+from scripts.shared.processes import ENVIRONMENTS, HELP, HELPERS, free_port
 from scripts.shared.workers import Worker
 
 
@@ -43,6 +47,55 @@ def threads() -> int:
     return min(thread_limit() or cores(), cores())
 
 
+class _Candidate:
+    """A candidate's processes, which take their turns together; `stack` ends them."""
+
+    def __init__(self, job: Job, stack: contextlib.ExitStack) -> None:
+        self.job = job
+        self.name = f"{job.backend or job.mode} ({job.form})"
+        self.workers = []
+        environment = self._start_helpers(stack) if job.processes > 1 else None
+        for rank in range(job.processes):
+            told = _COMPILES_ANEW | (environment(rank) if environment else {})
+            own = dataclasses.replace(job, rank=rank)
+            count = job.threads or threads()
+            worker = Worker(self.name, "scripts.bench.worker", own, count, **told)
+            self.workers.append(stack.enter_context(worker))
+        self._answers = [worker.answers() for worker in self.workers]
+
+    def _start_helpers(self, stack: contextlib.ExitStack) -> Callable[[int], dict[str, str]]:
+        """Starts what the engine has beside the processes that compute.
+
+        Returns what each of these finds in its environment, by rank.
+        """
+        backend, size, port = str(self.job.backend), self.job.processes, free_port()
+        for role in HELPERS.get(backend, ()):
+            told = ENVIRONMENTS[backend](0, size, port) | {"DMLC_ROLE": role}
+            helper = subprocess.Popen(
+                [sys.executable, *HELP],
+                stdin=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=os.environ | told,
+                cwd=Path(__file__).parents[2],
+            )
+            stack.enter_context(helper)
+            stack.callback(helper.kill)
+        return lambda rank: ENVIRONMENTS[backend](rank, size, port)
+
+    def ask(self) -> None:
+        for worker in self.workers:
+            worker.ask()
+
+    def answer(self) -> dict[str, Any]:
+        return together([next(answers) for answers in self._answers])
+
+
+def together(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the processes of a candidate took: as long as the slowest, and what all did."""
+    totals = {key: sum(each[key] for each in answers) for key in ("cpu_seconds", "peak_mb")}
+    return answers[0] | totals | {"seconds": max(each["seconds"] for each in answers)}
+
+
 def take_turns(jobs: Sequence[Job], rounds: int) -> list[Measured]:
     """Starts the candidates, one after the other, lets them take turns, and ends them.
 
@@ -53,17 +106,14 @@ def take_turns(jobs: Sequence[Job], rounds: int) -> list[Measured]:
         task = bar.add_task("", total=len(jobs) * (rounds + 1), status="")
         candidates = []
         for job in jobs:
-            name = f"{job.backend or job.mode} ({job.form})"
-            bar.update(task, status=f"{name}: first call")
-            worker = Worker(name, "scripts.bench.worker", job, threads(), **_COMPILES_ANEW)
-            stack.enter_context(worker)
-            answers = worker.answers()
-            candidates.append((worker, answers, Measured(job, next(answers))))
+            candidate = _Candidate(job, stack)
+            bar.update(task, status=f"{candidate.name}: first call")
+            candidates.append((candidate, Measured(job, candidate.answer())))
             bar.advance(task)
-        for worker, answers, measured in itertools.chain.from_iterable([candidates] * rounds):
-            bar.update(task, status=worker.name)
-            worker.ask()
-            measured.turns.append(next(answers))
+        for candidate, measured in itertools.chain.from_iterable([candidates] * rounds):
+            bar.update(task, status=candidate.name)
+            candidate.ask()
+            measured.turns.append(candidate.answer())
             bar.advance(task)
         bar.update(task, status="")
-    return [measured for _, _, measured in candidates]
+    return [measured for _, measured in candidates]

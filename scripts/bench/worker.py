@@ -2,7 +2,8 @@
 
 `python -m scripts.bench.worker JOB`, JOB being a `Job` as JSON. Once it is built and warm it
 says what `measure` found; for each line it reads it takes one turn and says that once more. Between
-turns it waits for a line and computes nothing. See `scripts.shared.workers`.
+turns it waits for a line and computes nothing. See `scripts.shared.workers`. Where a candidate is
+several processes, each is told to at once, and says what it took itself.
 """
 
 import contextlib
@@ -25,7 +26,9 @@ from backends import load_backend
 from common.config import Config, Device, Dtype, Head
 from common.data.augment import normalize
 from common.network.initial import initial_weights
+from common.protocol import ProcessGroup
 from scripts.bench.data import endless_batches
+from scripts.shared.processes import joined
 from scripts.shared.workers import Say, keep_to_cores, serve
 
 CALLS = {"train": 1, "eval": 2, "predict": 2, "data": 2}
@@ -37,6 +40,9 @@ CALLS_WITH_DATA = 4
 
 SIDE = {"cpu": 3000, "gpu": 8192}
 """The matrices of the form `limit`, by device: as large as a device needs to be at full speed."""
+
+PATIENCE = 120.0
+"""Seconds that processes wait for one another, each of which may compile meanwhile."""
 
 Call = Callable[[], object]
 Turn = Callable[[], contextlib.AbstractContextManager[Call]]
@@ -52,6 +58,11 @@ class Job:
     transposed convolution; or `limit`, one matrix product. `mode` is one of `scripts.bench`'s.
     `backend` is None in mode `data`, where no framework takes part. `data` is a folder in VOC's
     layout that batches are read from, None for one batch over and over.
+
+    Of several `processes`, which share each batch, this one is `rank`. In the form `apart` they
+    sum nothing over one another, in all else it is `ours`; `sum` is what is left out there: the
+    engine's sum of as many numbers as there are gradients. `threads` are a process's; None: as
+    many as it may have.
     """
 
     backend: str | None
@@ -63,11 +74,14 @@ class Job:
     dtype: str = "float32"
     device: str = "cpu"
     data: str | None = None
+    processes: int = 1
+    rank: int = 0
+    threads: int | None = None
 
     @property
     def is_ours(self) -> bool:
         """Whether it is a whole network of ours."""
-        return self.form == "ours" or self.form in set(Head)
+        return self.form in ("ours", "apart") or self.form in set(Head)
 
     @property
     def calls(self) -> int:
@@ -86,18 +100,19 @@ class Job:
             momentum=0.0,
             weight_decay=1e-3,
             batch_size=self.batch_size,
+            processes=self.processes,
             crop=(self.height, self.width),
         )
 
 
 def make_batch(job: Job) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-    """Images and labels (N, H, W) without void, the same for all.
+    """A process's images and labels (N, H, W) without void, the same for all.
 
     Ours are pictures (N, H, W, 3) uint8; the book's the same ones as its dataset gives them,
     (N, 3, H, W) float32, normalised on the host.
     """
     random = np.random.default_rng(Config.seed)
-    shape = (job.batch_size, job.height, job.width)
+    shape = (job.batch_size // job.processes, job.height, job.width)
     pictures = random.integers(0, 256, (*shape, 3), np.uint8)
     labels = random.integers(0, Config.num_classes, shape, np.uint8)
     if job.is_ours:
@@ -105,8 +120,8 @@ def make_batch(job: Job) -> tuple[NDArray[Any], NDArray[np.uint8]]:
     return np.stack([normalize(picture, job.config()) for picture in pictures]), labels
 
 
-def build(job: Job) -> Turn:
-    """The candidate.
+def build(job: Job, group: ProcessGroup | None = None) -> Turn:
+    """The candidate; `group` are its processes, if there are several.
 
     Raises:
         InputError: the device or the data cannot be had.
@@ -121,15 +136,18 @@ def build(job: Job) -> Turn:
         alone = _book(job).Convolutions(job.config())
         compute = alone.gradients if job.mode == "train" else alone.forward
         return lambda: contextlib.nullcontext(compute)
-    return _network(job)
+    if job.form == "sum":
+        add_up = _book(job).gradient_sum(job.config(), group)
+        return lambda: contextlib.nullcontext(add_up)
+    return _network(job, None if job.form == "apart" else group)
 
 
-def _network(job: Job) -> Turn:
+def _network(job: Job, group: ProcessGroup | None) -> Turn:
     config = job.config()
     if job.is_ours:
         network = config.architecture, config.num_classes, config.seed
         weights = initial_weights(*network, head=config.head)
-        trainer: Any = load_backend(str(job.backend)).Trainer(config, weights)
+        trainer: Any = load_backend(str(job.backend)).Trainer(config, weights, group)
         step = functools.partial(trainer.step, rate=config.learning_rate)
     else:
         trainer = _book(job).Trainer(config, bilinear=job.form == "bilinear")
@@ -235,14 +253,21 @@ def take_turns(work: dict[str, Any], say: Say) -> None:
         InputError: as `build`, or a picture cannot be read.
     """
     job = Job(**work)
-    turn = build(job)
-    first = measure(job, turn, 1)
-    measure(job, turn, 1)
-    say(first | {"versions": _versions(job), "gpu": _gpu(job)[0]})
-    for _ in sys.stdin:
-        say(measure(job, turn, job.calls, untimed=1))
+    keep_to_cores(int(os.environ["OMP_NUM_THREADS"]), job.rank)
+    with _processes(job) as group:
+        turn = build(job, group)
+        first = measure(job, turn, 1)
+        measure(job, turn, 1)
+        say(first | {"versions": _versions(job), "gpu": _gpu(job)[0]})
+        for _ in sys.stdin:
+            say(measure(job, turn, job.calls, untimed=1))
+
+
+def _processes(job: Job) -> contextlib.AbstractContextManager[ProcessGroup | None]:
+    if job.processes == 1:
+        return contextlib.nullcontext()
+    return joined(str(job.backend), job.processes, PATIENCE)
 
 
 if __name__ == "__main__":
-    keep_to_cores(int(os.environ["OMP_NUM_THREADS"]))
     serve(take_turns)

@@ -276,5 +276,49 @@ def _draw_growth(axes: "Axes", rows: Lines, key: str) -> None:
     axes.legend(frameon=False, fontsize=8)
 
 
+def plot_scaling(path: Path, rows: Lines, forecast: Lines) -> None:
+    """`scripts.bench --processes`: what was measured, and what the model says; a PNG file.
+
+    Left, bars of the share of perfect, several processes beside one with as many threads. Right,
+    an engine in each panel, that share against the time in which a process computes a step.
+    """
+    rows = [row for row in rows if row["processes"] * row["threads"] > 1]
+    by_engine = [list(group) for _, group in itertools.groupby(forecast, lambda r: r["engine"])]
+    widths = [4.8] + [2.4] * len(by_engine)
+    figure = _figure(sum(widths), max(4.0, 1.2 + 0.25 * len(rows)))
+    left, *right = figure.subplots(1, len(widths), width_ratios=widths)
+    _draw_shares(left, rows)
+    for axes, of_engine in zip(right, by_engine, strict=True):
+        lines = itertools.groupby(of_engine, lambda r: (r["processes"], r["gbit_per_second"]))
+        for (count, gbit), line in lines:
+            points = [(1000 * r["compute_seconds"], 100 * r["share_of_perfect"]) for r in line]
+            label = f"{count} processes, {gbit} Gbit/s"
+            axes.plot(*zip(*points, strict=True), label=label)
+        axes.set(xscale="log", ylim=(0, 105), title=of_engine[0]["engine"])
+        axes.set(xlabel="ms a step computes")
+    right[0].set_ylabel("% of perfect, by the model")
+    lines_and_labels = right[0].get_legend_handles_labels()
+    figure.legend(*lines_and_labels, loc="outside lower right", ncols=4, frameon=False)
+    _save(figure, path)
+
+
+def _draw_shares(axes: "Axes", rows: Lines) -> None:
+    """Bars of the share of perfect, a line at 100."""
+    names = []
+    for place, row in enumerate(rows):
+        several = row["processes"] > 1
+        share = 100 * row["share_of_perfect"]
+        axes.barh(place, share, 0.86, color="C0" if several else "0.75")
+        axes.annotate(
+            f"{share:.0f}", (share, place), (4, 0), textcoords="offset points", va="center", size=8
+        )
+        kind = f"{row['processes']} processes" if several else f"{row['threads']} threads"
+        names.append(f"{row['backend']}, {row['scaling']}, {kind}")
+    axes.set_yticks(range(len(rows)), names)
+    axes.invert_yaxis()
+    axes.axvline(100, color="black", linestyle=":")
+    axes.set(xlabel="% of perfect", title="measured")
+
+
 def _save(figure: "Figure", path: Path) -> None:
     figure.savefig(path, format="png", dpi=120)

@@ -104,6 +104,10 @@ def serve(work: Callable[[dict[str, Any], Say], None]) -> None:
         raise SystemExit(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
 
 
-def keep_to_cores(count: int) -> None:
-    """Lets this process use the first `count` cores: JAX takes a thread for each it may use."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+def keep_to_cores(count: int, rank: int = 0) -> None:
+    """Lets this process use `count` cores: JAX takes a thread for each it may use.
+
+    Of several processes each has cores of its own, the one of rank 0 the first.
+    """
+    first = rank * count
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[first : first + count])
