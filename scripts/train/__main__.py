@@ -457,7 +457,7 @@ def train(
         raise SystemExit(code)
     config = config.replace(processes=size)
     with (
-        joined(name, size, config.patience) as group,
+        joined(name, size, config.patience, lambda: _last_words(place)) as group,
         RunFolder(place) if group.rank == 0 else ReadOnlyFolder(place) as folder,
     ):
         if resume_run is not None:
