@@ -2,23 +2,32 @@
 
 import contextlib
 import os
+import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from common.data.shapes import write_shapes
-from common.runs.run_folder import LAST, Checkpoint
+from common.errors import InputError
+from common.parity.compare import relative_l2
+from common.protocol import Array
+from common.runs.agreement import check_alike
+from common.runs.run_folder import LAST, PREVIOUS, Checkpoint
 from common.weights.checkpoint import read_tensors
 from parity_tests.conftest import start
-from scripts.shared.processes import HELPERS
+from scripts.shared.processes import HELPERS, LOST, check_port, cores_of, free_port, launched
+
+Command = Callable[..., tuple[int, str, str]]
 
 ROOT = Path(__file__).parents[2]
 MARK = "ROSETTA_TEST"
@@ -135,6 +144,381 @@ def steps_of(folder: Path) -> int:
     """How many steps are in the log."""
     log = folder / "log.jsonl"
     return log.read_bytes().count(b"\n") if log.exists() else 0
+
+
+# What several processes agree on
+
+
+class Told:
+    """A group whose other process has told what it has."""
+
+    rank, size, local_rank = 1, 2, 1
+
+    def __init__(self, other: Array) -> None:
+        self.other = other
+
+    def sum(self, values: Array) -> Array:
+        self.own = values
+        return values + self.other
+
+    def leave(self) -> None: ...
+
+
+def test_what_processes_have_otherwise_is_named() -> None:
+    first = Told(np.zeros(()))
+    facts = {"versions": "1", "settings": "s", "weights": "w", "data": "d"}
+    with pytest.raises(InputError):
+        check_alike(first, facts)
+    others = first.own[::-1]
+    check_alike(Told(others), facts)
+    with pytest.raises(InputError, match=r"^process 1 has other settings, data than process 0$"):
+        check_alike(Told(others), facts | {"settings": "t", "data": "e"})
+
+
+def test_each_process_has_its_share_of_the_cores() -> None:
+    assert [cores_of(rank, 2, [0, 1, 4, 5, 7]) for rank in range(2)] == [[0, 1], [4, 5]]
+    assert [cores_of(rank, 3, [2, 3]) for rank in range(3)] == [[2], [3], [2]]
+
+
+def test_a_port_that_is_taken_is_refused() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=f"--port {port}: Address already in use"):
+            check_port(port)
+    check_port(port)
+    check_port(free_port())
+
+
+def test_how_many_a_launcher_has_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"torch": "WORLD_SIZE", "mxnet": "DMLC_NUM_WORKER", "jax": "SLURM_STEP_NUM_TASKS"}
+    for backend, name in told.items():
+        assert launched(backend) == 1
+        monkeypatch.setenv(name, "3")
+        assert launched(backend) == 3
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1")  # comes before Slurm's
+    assert launched("jax") == 1
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(InputError, match="WORLD_SIZE='two': is no number of processes"):
+        launched("torch")
+
+
+# The launcher, with processes that need no framework
+
+KILLED = "was ended by SIGKILL, as by a system out of memory"
+HANGS, DIES = "time.sleep(60)", "os.kill(os.getpid(), signal.SIGKILL)"
+STOPS = "os.kill(os.getpid(), signal.SIGSTOP)"
+
+FAULTS = {
+    "killed": (DIES, HANGS, f"process 0 of 2 {KILLED}"),
+    "other-aborts": (DIES, "time.sleep(0.5); os.abort()", f"process 0 of 2 {KILLED}"),
+    "other-is-lost": (f"sys.exit({LOST})", f"time.sleep(1); {DIES}", f"process 1 of 2 {KILLED}"),
+    "input": (HANGS, "cli.fail('a.jpg: bad')", "process 1 of 2: a.jpg: bad"),
+    "fault": (HANGS, "1 / 0", "process 1 of 2 ended with exit code 1: ZeroDivisionError: "),
+    "stopped": (HANGS, STOPS, "process 1 of 2 has shown no sign of life for 2 s"),
+    "engine": ("os.write(2, b'noise'); sys.exit(3)", "sys.exit(3)", "ended with exit code 3: "),
+}
+"""What processes 0 and 1 do, and what is said of it."""
+
+
+CHILD = """
+import os, signal, sys, time
+from scripts.shared import cli, processes
+
+app = cli.new_app()
+
+@app.command()
+def go():
+    processes.show_pulse()
+    if not processes.is_watched():
+        sys.exit(processes.run_processes("torch", 2, None, 2, lambda: "so it goes on"))
+    if os.environ["RANK"] == "0":
+        {first}
+    else:
+        {second}
+
+cli.main(app)
+"""
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Callable[[str, str], Run]]:
+    """Starts two processes of these lines of Python, by torch's launcher, patience 2 s."""
+    runs = []
+
+    def begin(first: str, second: str) -> Run:
+        child = CHILD.format(first=first, second=second)
+        (tmp_path / "child.py").write_text(child)
+        runs.append(Run(tmp_path / "run", "child", PYTHONPATH=f"{tmp_path}:{ROOT}"))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        run.__exit__()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_one_line_names_the_process_that_failed(
+    fault: str, launch: Callable[[str, str], Run]
+) -> None:
+    first, second, told = FAULTS[fault]
+    code, out, err = launch(first, second).ends(30)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert told in err
+    assert err.endswith("; so it goes on\n")
+
+
+def test_processes_end_soon_after_their_launcher(launch: Callable[[str, str], Run]) -> None:
+    run = launch(HANGS, HANGS)
+    wait_for(lambda: len(run.parts()) == 3)
+    run.process.kill()
+    assert run.ends(20) == (-signal.SIGKILL, "", "")
+
+
+def test_a_second_signal_ends_all_at_once(launch: Callable[[str, str], Run]) -> None:
+    deaf = "signal.signal(15, lambda *_: print('asked', flush=True)); [time.sleep(9) for _ in 'ab']"
+    run = launch(deaf, "signal.signal(15, signal.SIG_IGN); " + HANGS)
+    wait_for(lambda: len(run.parts()) == 3)
+    time.sleep(3)  # until they have imported all
+    run.process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    run.process.send_signal(signal.SIGTERM)
+    told = "ended by SIGTERM, with the step undone; so it goes on\n"
+    assert run.ends(20) == (128 + signal.SIGTERM, "asked\n", told)
+
+
+# One run
+
+
+def listeners(run: Run) -> set[str]:
+    """The addresses at which processes of a run listen, as the kernel writes them."""
+    inodes = set()
+    for pid in run.all():
+        with contextlib.suppress(OSError):
+            inodes |= {str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
+                found.add(fields[1].partition(":")[0])
+    return found
+
+
+LOOPBACK = {
+    "0100007F",
+    "00000000000000000000000001000000",
+    "0000000000000000FFFF00000100007F",
+}
+"""127.0.0.1, ::1, ::ffff:127.0.0.1."""
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """4 training pairs; of the first batch, process 0 of 2 has nothing but void."""
+    folder = tmp_path_factory.mktemp("uneven") / "shapes"
+    write_shapes(folder, 4, 1, seed=0)
+    (folder / "ImageSets" / "Segmentation" / "val.txt").unlink()
+    order = np.random.default_rng([0, 0]).permutation(4)
+    for index in order[:2]:
+        path = folder / "SegmentationClass" / f"train_{index:05d}.png"
+        with Image.open(path) as mask:
+            mask.paste(255, (0, 0, *mask.size))
+            mask.save(path)
+    return folder
+
+
+def test_two_processes_are_one_run(
+    backend: str, uneven: Path, tmp_path: Path, run_command: Command
+) -> None:
+    """Of as many parts in one process, in float64, and go on in one; they listen on loopback alone.
+
+    That the servers of MXNet add up in float32, an inherited PORT, DistributedDataParallel's
+    buffers of the first process, or statistics over both processes would show.
+    """
+    two, one = tmp_path / "two", tmp_path / "one"
+    command = ("--backend", backend, "--data", uneven, *SMALL, "--steps", 4, "--dtype", "float64")
+    command += ("--weights", start(), "--weight-decay", 1e-3)
+    several = ("scripts.train", *command, "--processes", 2, "--stop-after", 3, "--out", two)
+    seen = set()
+    with Run(two, *several, PORT="1") as run:
+        while run.process.poll() is None:
+            seen |= listeners(run)
+            time.sleep(0.1)
+        code, out, err = run.ends(30)
+    assert (code, err) == (0, "")
+    assert "stopped after step 3 of 4, saved: " in out
+    assert seen and seen <= LOOPBACK
+    assert run_command("train", *command, "--accumulate", 2, "--out", one)[0] == 0
+    code, out, err = run_command("train", "--resume", two, "--processes", 1)
+    assert code == 0
+    assert f"{two}: goes on at step 3 of 4" in out
+    first, other = tensors(one / LAST), tensors(two / LAST)
+    apart = {name: relative_l2(other[name], array) for name, array in first.items()}
+    assert max(apart.values()) <= 1e-9, max(apart, key=apart.__getitem__)
+
+
+# Faults
+
+
+def command_of(backend: str, data: Path, out: Path, *more: object) -> tuple[object, ...]:
+    command = ("scripts.train", "--backend", backend, "--data", data, *SMALL, "--steps", 200)
+    return (*command, "--weights", start(), "--patience", 15, "--out", out, *more)
+
+
+def names_of(backend: str) -> dict[str, str]:
+    """What is told of a process, by what `Run.parts` calls it."""
+    told = {"0": "process 0 of 2", "1": "process 1 of 2"}
+    return told | {role: role for role in HELPERS.get(backend, ())}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_process_that_is_killed_or_stopped_is_named(
+    number: signal.Signals, backend: str, shapes: Path, tmp_path: Path
+) -> None:
+    told = {
+        signal.SIGKILL: KILLED,
+        signal.SIGSTOP: "has shown no sign of life for 15 s",
+    }
+    for part, name in names_of(backend).items():
+        out = tmp_path / f"run-{part}"
+        with Run(out, *command_of(backend, shapes, out, "--processes", 2)) as run:
+            wait_for(lambda: steps_of(out) >= 2)  # noqa: B023
+            os.kill(run.parts()[part], number)
+            code, _, err = run.ends(40)
+        going_on = f"python -m scripts.train --resume {out} goes on"
+        assert (code, err) == (2, f"error: {name} {told[number]}; {going_on}\n")
+        assert Checkpoint.read(out / LAST).step == 0
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_launcher_saves_once_and_stops(
+    number: signal.Signals, backend: str, shapes: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with Run(out, *command_of(backend, shapes, out, "--processes", 2)) as run:
+        wait_for(lambda: steps_of(out) >= 1)
+        run.process.send_signal(signal.SIGUSR1)
+        wait_for(lambda: Checkpoint.read(out / LAST).step > 0)
+        kept = Checkpoint.read(out / LAST).step
+        wait_for(lambda: steps_of(out) > kept)
+        run.process.send_signal(number)
+        code, said, err = run.ends(60)
+    step = Checkpoint.read(out / LAST).step
+    assert step > kept
+    assert Checkpoint.read(out / PREVIOUS).step == kept
+    assert f"saved after step {kept} of 200" in said
+    assert (code, err) == (
+        128 + number,
+        "\nfinishing the step, then saving; once more stops at once\n"
+        f"stopped by {number.name} after step {step} of 200, saved:"
+        f" python -m scripts.train --resume {out} goes on\n",
+    )
+
+
+@pytest.mark.full
+def test_a_disk_that_fills_up_ends_all(backend: str, shapes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with Run(out, *command_of(backend, shapes, out, "--processes", 2)) as run:
+        wait_for(lambda: steps_of(out) >= 1)
+        hard = resource.prlimit(run.parts()["0"], resource.RLIMIT_FSIZE)[1]
+        resource.prlimit(run.parts()["0"], resource.RLIMIT_FSIZE, (60_000, hard))
+        run.process.send_signal(signal.SIGUSR1)
+        code, _, err = run.ends(60)
+    assert (code, err) == (2, f"error: {out / LAST}: cannot be written: File too large\n")
+    assert Checkpoint.read(out / LAST).step == 0
+
+
+@pytest.mark.full
+def test_a_picture_that_turns_bad_for_one_process(
+    backend: str, shapes: Path, tmp_path: Path
+) -> None:
+    data, out = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(shapes, data)
+    order = np.random.default_rng([0, 1]).permutation(18)
+    picture = data / "JPEGImages" / f"train_{order[3]:05d}.jpg"  # process 1's, in epoch 2
+    command = command_of(backend, data, out, "--processes", 2, "--workers", 0)
+    with Run(out, *command) as run:
+        wait_for(lambda: steps_of(out) >= 1)
+        picture.write_bytes(b"no picture")
+        code, _, err = run.ends(120)
+    assert (code, err.count("\n")) == (2, 1)
+    assert str(picture) in err
+    step = Checkpoint.read(out / LAST).step
+    assert f"; saved after step {step}: python -m scripts.train --resume {out} goes on" in err
+
+
+@pytest.mark.full
+def test_two_runs_at_once_do_not_meet(backend: str, uneven: Path, tmp_path: Path) -> None:
+    command = ("scripts.train", "--backend", backend, "--data", uneven, *SMALL, "--steps", 2)
+    command += ("--weights", start(), "--processes", 2)
+    one, other = tmp_path / "one", tmp_path / "other"
+    with Run(one, *command, "--out", one) as first, Run(other, *command, "--out", other) as second:
+        assert [run.process.wait(240) for run in (first, second)] == [0, 0]
+    assert same_bytes(one / LAST, other / LAST)
+
+
+# Other launchers
+
+
+def told_by_hand(backend: str, rank: int, port: int) -> dict[str, str]:
+    """What docs/processes.md says to set."""
+    if backend == "jax":
+        told = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2"}
+        return {**told, "JAX_PROCESS_ID": f"{rank}"}
+    if backend == "torch":
+        told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}", "WORLD_SIZE": "2"}
+        return {**told, "RANK": f"{rank}"}
+    told = {"DMLC_PS_ROOT_URI": "127.0.0.1", "DMLC_PS_ROOT_PORT": f"{port}"}
+    told |= {"DMLC_NUM_WORKER": "2", "DMLC_NUM_SERVER": "1", "DMLC_NODE_HOST": "127.0.0.1"}
+    return {**told, "DMLC_ROLE": ("scheduler", "server", "worker", "worker")[rank]}
+
+
+@pytest.mark.full
+def test_processes_started_by_hand_are_one_run(backend: str, uneven: Path, tmp_path: Path) -> None:
+    out, port = tmp_path / "run", free_port()
+    command = ("scripts.train", "--backend", backend, "--data", uneven, *SMALL, "--steps", 2)
+    command += ("--weights", start(), "--out", out)
+    with contextlib.ExitStack() as stack:
+        runs = [
+            stack.enter_context(Run(out, *command, **told_by_hand(backend, rank, port)))
+            for rank in range(4 if backend == "mxnet" else 2)
+        ]
+        assert [run.process.wait(240) for run in runs] == [0] * len(runs)
+    assert Checkpoint.read(out / LAST).config.processes == 2
+
+
+@pytest.mark.full
+def test_who_waits_in_vain_ends(backend: str, uneven: Path, tmp_path: Path) -> None:
+    """The other never comes, and nobody watches."""
+    out = tmp_path / "run"
+    command = ("scripts.train", "--backend", backend, "--data", uneven, *SMALL, "--steps", 2)
+    command += ("--weights", start(), "--out", out, "--patience", 5)
+    told = told_by_hand(backend, 2 if backend == "mxnet" else 0, free_port())
+    with Run(out, *command, **told) as run:
+        code, _, err = run.ends(60)
+    assert code == 2
+    assert err.splitlines()[-1].startswith("error: ")
+    assert not out.exists()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_torchrun(number: signal.Signals, shapes: Path, tmp_path: Path) -> None:
+    """Its processes are one run; one that is lost, or stopped, ends the other in time."""
+    out = tmp_path / "run"
+    agent = ("torch.distributed.run", "--standalone", "--nproc_per_node", 2, "-m")
+    with Run(out, *agent, *command_of("torch", shapes, out, "--patience", 8)) as run:
+        wait_for(lambda: steps_of(out) >= 2)
+        os.kill(run.parts()["1"], number)
+        wait_for(lambda: "0" not in run.parts(), 40)
+        if number == signal.SIGSTOP:  # torchrun's SIGTERM waits until it is awake
+            os.kill(run.parts()["1"], signal.SIGKILL)
+        assert run.process.wait(60) == 1
+    assert Checkpoint.read(out / LAST).step == 0
 
 
 # Kills

@@ -83,7 +83,9 @@ def is_watched() -> bool:
 
 
 @contextlib.contextmanager
-def joined(backend: str, size: int, patience: float) -> Iterator[ProcessGroup]:
+def joined(
+    backend: str, size: int, patience: float, how_to_go_on: Callable[[], str] = str
+) -> Iterator[ProcessGroup]:
     """The processes of this run, this one among them; where `size` is 1, it alone.
 
     Of several, all but the first say nothing but why they end. If the run ends in an error, so
@@ -109,17 +111,16 @@ def joined(backend: str, size: int, patience: float) -> Iterator[ProcessGroup]:
         yield group
         group.leave()
     except BaseException as error:  # whatever it is, nobody waits for it
-        _end_now(error, group.rank if group is not None else 0)
+        _end_now(error, how_to_go_on())
 
 
-def _end_now(error: BaseException, rank: int) -> NoReturn:
+def _end_now(error: BaseException, how_to_go_on: str) -> NoReturn:
     """Ends this process, with a line that says why, unless another's end is why."""
     engines = isinstance(error, RuntimeError | ValueError | WorkerError)
     if isinstance(error, LostError) or (engines and SIGNS.search(str(error))):
-        code = LOST
-        # the first one's words are for all to read, and the launcher's say more
-        if not is_watched() or rank > 0:
-            report(f"the other processes are lost: {error}")
+        code = LOST if is_watched() else 2
+        if not is_watched():  # else the launcher says more
+            report(_and_how(f"another process is lost: {error}", how_to_go_on))
     elif isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) else 1
     else:
@@ -179,6 +180,13 @@ def check_port(port: int) -> None:
             sock.bind((LOOPBACK, port))
         except OSError as error:
             raise InputError(f"--port {port}: {reason_of(error)}") from error
+
+
+def cores_of(rank: int, size: int, cores: list[int]) -> list[int]:
+    """Those of a process: as many for each, or one, which it may have to share."""
+    count = max(1, len(cores) // size)
+    first = rank * count % len(cores)
+    return cores[first : first + count]
 
 
 def _torch(rank: int, size: int, port: int) -> dict[str, str]:
@@ -290,13 +298,9 @@ class _Launcher:
         command = ["-m", *arguments]
         for rank in range(size):
             name = f"process {rank} of {size}"
-            self._start(name, command, environment(rank, size, port), self._share(rank, size))
-
-    def _share(self, rank: int, size: int) -> list[int]:
-        """The cores of a process: as many for each, or one, which it may have to share."""
-        count = max(1, len(self.cores) // size)
-        first = rank * count % len(self.cores)
-        return self.cores[first : first + count]
+            self._start(
+                name, command, environment(rank, size, port), cores_of(rank, size, self.cores)
+            )
 
     def _start(
         self, name: str, command: list[str], environment: dict[str, str], cores: list[int]

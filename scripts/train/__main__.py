@@ -456,7 +456,7 @@ def train(
         code = run_processes(name, size, port, config.patience, lambda: _last_words(place))
         raise SystemExit(code)
     with (
-        joined(name, size, config.patience) as group,
+        joined(name, size, config.patience, lambda: _last_words(place)) as group,
         RunFolder(place) if group.rank == 0 else ReadOnlyFolder(place) as folder,
     ):
         if resume_run is not None:
