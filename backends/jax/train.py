@@ -169,8 +169,8 @@ def _shared_step(
 ) -> tuple[Any, ...]:
     """`_step` of a batch that processes share, as one program over all of them."""
 
-    # differs: outside `shard_map` the program would be that of the
-    # whole batch, and BatchNorm would take the statistics of all of it.
+    # differs: outside `shard_map` the program would be that of the whole batch, and BatchNorm
+    # would take the statistics of all of it.
     def share(arrays: dict[str, Any]) -> tuple[Any, ...]:
         update = _update(_loss_of, structure, transform, **arrays, axis=SHARED)
         return update[:-1]

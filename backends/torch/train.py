@@ -116,8 +116,7 @@ class Trainer:
         truth = to_device(label_cells(labels, self.config), self.device, "uint8").long()
         cells = self._cells(images)
         loss = cross_entropy(cells.flatten(0, -2), truth.flatten(), count)
-        # differs: what the processes' gradients are summed to is divided by
-        # their number.
+        # differs: the sum of the processes' gradients is divided by their number.
         (loss * self.group.size).backward()
         return loss.detach()
 
@@ -132,7 +131,8 @@ class Trainer:
         frozen = config.freeze != Freeze.none
         buffers = [] if frozen else [b for b in self.model.buffers() if b.is_floating_point()]
         before = [buffer.clone() for buffer in buffers]
-        loss = torch.zeros((), dtype=before[0].dtype if before else None, device=self.device)
+        dtype = getattr(torch, config.dtype.storage)
+        loss = torch.zeros((), dtype=dtype, device=self.device)
         changes = [torch.zeros_like(buffer) for buffer in buffers]
         parallel = self.cells if isinstance(self.cells, DistributedDataParallel) else None
         for k, part in enumerate(batch):

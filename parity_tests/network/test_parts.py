@@ -29,8 +29,8 @@ def _batch(images: int) -> tuple[np.ndarray, np.ndarray]:
     return data.image[0], data.label[0]
 
 
-def _probe(name: str, accumulate: int) -> Probe:
-    return new_probe(name, dtype=Dtype.float64, accumulate=accumulate)
+def _probe(name: str, accumulate: int, freeze: Freeze) -> Probe:
+    return new_probe(name, dtype=Dtype.float64, accumulate=accumulate, freeze=freeze)
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,8 @@ def _uncompiled(request: pytest.FixtureRequest) -> None:
         request.addfinalizer(lambda: context.__exit__(None, None, None))
 
 
-def test_a_step_in_parts_is_the_sum_of_steps_on_the_parts(backend: str) -> None:
+@pytest.mark.parametrize("freeze", [Freeze.none, Freeze.batch_norm])
+def test_a_step_in_parts_is_the_sum_of_steps_on_the_parts(backend: str, freeze: Freeze) -> None:
     """Loss and gradients weigh each part by its valid pixels, the buffers take the mean.
 
     One of the three parts is void everywhere.
@@ -51,9 +52,9 @@ def test_a_step_in_parts_is_the_sum_of_steps_on_the_parts(backend: str) -> None:
     shares = [valid_pixels(label) / valid_pixels(labels) for _, label in parts]
     assert shares[2] == 0
     assert shares[0] > 1.2 * shares[1]
-    alone = [_probe(backend, 1) for _ in parts]
+    alone = [_probe(backend, 1, freeze) for _ in parts]
     found = [probe.traced_step(*part, 0.0) for probe, part in zip(alone, parts, strict=True)]
-    whole = _probe(backend, 3)
+    whole = _probe(backend, 3, freeze)
     loss, activations, gradients = whole.traced_step(images, labels, RATE)
 
     assert loss == pytest.approx(sum(s * f[0] for s, f in zip(shares, found, strict=True)), CLOSE)
