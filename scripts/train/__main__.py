@@ -425,7 +425,7 @@ def train(
 
     SIGINT (Ctrl-C), SIGTERM or SIGHUP lets the step end, saves, and says how to go on. SIGUSR1
     saves and goes on. --processes N starts N on this machine, each with its share of each batch,
-    the cores and the GPUs; torchrun and the like may place them elsewhere (docs/scaling.md).
+    the cores and the GPUs; torchrun and the like may place them elsewhere (docs/processes.md).
     """
     show_pulse()
     config = Config(**settings)
