@@ -106,16 +106,22 @@ def test_dtypes_and_ranges(shapes: Dataset, workers: int) -> None:
     assert batch.image.std() > 10
 
 
-@pytest.mark.parametrize(("processes", "workers"), [(2, 0), (3, 0), (6, 0), (2, 2)])
+@pytest.mark.parametrize(
+    ("processes", "batch_size", "workers"), [(2, 4, 0), (4, 4, 0), (3, 6, 0), (2, 4, 2)]
+)
 def test_the_shares_of_all_processes_are_the_batch_of_one(
-    shapes: Dataset, processes: int, workers: int, monkeypatch: pytest.MonkeyPatch
+    own: Dataset,
+    processes: int,
+    batch_size: int,
+    workers: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: processes * workers)
-    config = VARIED.replace(batch_size=6, steps=3)
-    own = config.replace(processes=processes, workers=workers)
-    whole = list(training_batches(shapes, config))
-    shares = [list(training_batches(shapes, own, rank=rank)) for rank in range(processes)]
-    resumed = [next(training_batches(shapes, own, 2, rank)) for rank in range(processes)]
+    config = VARIED.replace(batch_size=batch_size, steps=3)
+    shared = config.replace(processes=processes, workers=workers)
+    whole = list(training_batches(own, config))
+    shares = [list(training_batches(own, shared, rank=rank)) for rank in range(processes)]
+    resumed = [next(training_batches(own, shared, 2, rank)) for rank in range(processes)]
     assert len({batch.names for batch in whole}) == 3
     for batch, parts in [*zip(whole, zip(*shares, strict=True), strict=True), (whole[2], resumed)]:
         assert batch.image.tobytes() == b"".join(part.image.tobytes() for part in parts)
