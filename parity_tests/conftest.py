@@ -206,6 +206,7 @@ COMPILED_ANEW = {
     *("test_a_batch_of_one_pixel_is_one_for_frozen_norms",),
     *("test_what_is_frozen_keeps_its_bits_also_after_a_stop",),
     *("test_a_step_in_parts_is_the_sum_of_steps_on_the_parts", "test_frozen_norms_keep_their_bits"),
+    *("test_a_process_apart_takes_its_share_and_waits_for_nobody",),
     *("test_what_a_record_holds", "test_steps_of_the_user_s_optimizer"),
 }
 """Tests whose step JAX compiles for themselves alone, a quarter of a minute each."""

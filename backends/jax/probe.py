@@ -6,13 +6,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from numpy.typing import NDArray
 
 from backends.jax.device import images_to_device, to_device, to_numpy
 from backends.jax.model import FCN
 from backends.jax.record import watched
-from backends.jax.train import Trainer, _compile_update, _loss_of, _update
+from backends.jax.train import (
+    Trainer,
+    _add_part,
+    _compile_part,
+    _compile_step,
+    _loss_of,
+    _whole_step,
+)
 from backends.jax.weights import export_weights, find_module, trained_tensors
 from common.network.grid import image_size
 from common.network.tensors import config_tensors, watched_modules
@@ -69,9 +77,14 @@ def _traced_loss(
     return loss, activations
 
 
-@_compile_update
+@_compile_step
 def _traced_step(**arguments: Any) -> tuple[Any, ...]:
-    return _update(_traced_loss, **arguments)
+    return _whole_step(_traced_loss, **arguments)
+
+
+@_compile_part
+def _traced_part(**arguments: Any) -> tuple[Any, Activations]:
+    return _add_part(_traced_loss, **arguments)
 
 
 @functools.partial(jax.jit, static_argnames=("structure", "name"))
@@ -108,11 +121,11 @@ class Probe:
     def traced_step(
         self, images: Array, labels: Array, rate: float, head_rate: float | None = None
     ) -> tuple[float, dict[str, Array], dict[str, Array]]:
-        loss, told = self.trainer._step_through(_traced_step, images, labels, rate, head_rate)
+        loss, told, gradients = self.trainer._step_through(
+            _traced_step, _traced_part, images, labels, rate, head_rate
+        )
         # differs(gradient_not_cleared): it is a function's value.
-        activations, gradients = told[0]
-        if self.trainer.config.parts > 1:  # (parts, N, H, W, C)
-            activations = {k: a.reshape(-1, *a.shape[2:]) for k, a in activations.items()}
+        activations = {k: jnp.concatenate([part[k] for part in told]) for k in told[0]}
         return loss, self._export(activations, images), self._by_name(gradients)
 
     def layer(

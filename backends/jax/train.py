@@ -14,15 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax import lax
-from jax.sharding import Mesh, PartitionSpec
 from numpy.typing import NDArray
 
 from backends.jax.device import images_to_device, select_device, to_device, to_numpy
 from backends.jax.loss import cross_entropy
 from backends.jax.model import FCN, build_model
 from backends.jax.optimizer import build_optimizer, export_momentum, import_momentum
-from backends.jax.processes import SHARED, Group
+from backends.jax.processes import Group
 from backends.jax.weights import export_weights, freeze_tensors, import_weights
 from common.config import Config, Dtype
 from common.machine import cpu_info
@@ -75,41 +73,43 @@ def _backward(
     return (loss, gradients, nnx.state(model, nnx.Not(nnx.Param))), told
 
 
-def _backward_in_parts(
+def _add_part(
     objective: Callable[..., tuple[jax.Array, Any]],
     structure: nnx.GraphDef,
     parameters: nnx.State,
     buffers: nnx.State,
+    sums: tuple[jax.Array, nnx.State, nnx.State],
     images: jax.Array,
     labels: jax.Array,
     count: jax.Array,
-    axis: str | None,
 ) -> tuple[tuple[jax.Array, nnx.State, nnx.State], Any]:
-    """The same of a batch in parts: images and labels (parts, N, ...), here and along the axis.
-
-    The buffers take the mean of what each part would have made of them.
-    """
-
-    def add(sums: Any, part: tuple[jax.Array, jax.Array]) -> tuple[Any, Any]:
-        (loss, gradients, new), told = _backward(
-            objective, structure, parameters, buffers, *part, count
-        )
-        changes = jax.tree.map(jnp.subtract, new, buffers)
-        return jax.tree.map(jnp.add, sums, (loss, gradients, changes)), told
-
-    nothing = jnp.zeros((), jax.tree.leaves(parameters)[0].dtype)
-    zeros = jax.tree.map(jnp.zeros_like, (nothing, parameters, buffers))
-    sums, told = lax.scan(add, zeros, (images, labels))
-    parts = len(images)
-    if axis is not None:
-        # differs: `psum` adds, `pmean` would divide by the processes.
-        sums, parts = lax.psum(sums, axis), parts * lax.psum(1, axis)
-    loss, gradients, changes = sums
-    buffers = jax.tree.map(lambda old, change: old + change / parts, buffers, changes)
-    return (loss, gradients, buffers), told
+    """`sums` with a part of a batch: loss, gradients, and by what it would change the buffers."""
+    batch = structure, parameters, buffers, images, labels, count
+    (loss, gradients, new), told = _backward(objective, *batch)
+    changes = jax.tree.map(jnp.subtract, new, buffers)
+    return jax.tree.map(jnp.add, sums, (loss, gradients, changes)), told
 
 
 def _update(
+    transform: optax.GradientTransformation,
+    parameters: nnx.State,
+    momentum: optax.OptState,
+    gradients: nnx.State,
+    rate: jax.Array,
+    head_rate: jax.Array,
+) -> tuple[nnx.State, optax.OptState]:
+    """Parameters and momentum after a step. `parameters` are what is trained."""
+    velocity, momentum = transform.update(gradients, momentum, parameters)
+
+    def change(path: tuple[Any, ...], v: jax.Array) -> jax.Array:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        return -(head_rate if in_head(name) else rate) * v
+
+    updates = jax.tree_util.tree_map_with_path(change, velocity)
+    return optax.apply_updates(parameters, updates), momentum
+
+
+def _whole_step(
     objective: Callable[..., tuple[jax.Array, Any]],
     structure: nnx.GraphDef,
     transform: optax.GradientTransformation,
@@ -118,70 +118,71 @@ def _update(
     momentum: optax.OptState,
     images: jax.Array,
     labels: jax.Array,
-    count: jax.Array | None,
     rate: jax.Array,
     head_rate: jax.Array,
-    axis: str | None = None,
 ) -> tuple[Any, ...]:
-    """A step: loss, parameters, buffers, momentum; and a pair, what `objective` told, gradients.
+    """Loss, parameters, buffers, momentum; and what `objective` told, and the gradients.
 
-    `parameters` are what is trained; `buffers` are all else, frozen weights too. A batch in parts
-    has `count`, of valid pixels; `axis` is that of the processes which share it.
+    `buffers` are all that is not trained, frozen weights too.
     """
-    batch = objective, structure, parameters, buffers, images, labels
-    if count is None:
-        (loss, gradients, buffers), told = _backward(*batch)
-    else:
-        (loss, gradients, buffers), told = _backward_in_parts(*batch, count, axis)
-    velocity, momentum = transform.update(gradients, momentum, parameters)
-
-    def change(path: tuple[Any, ...], v: jax.Array) -> jax.Array:
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
-        return -(head_rate if in_head(name) else rate) * v
-
-    updates = jax.tree_util.tree_map_with_path(change, velocity)
-    parameters = optax.apply_updates(parameters, updates)
-    return loss, parameters, buffers, momentum, (told, gradients)
+    batch = structure, parameters, buffers, images, labels
+    (loss, gradients, buffers), told = _backward(objective, *batch)
+    state = parameters, momentum, gradients, rate, head_rate
+    parameters, momentum = _update(transform, *state)
+    return loss, parameters, buffers, momentum, told, gradients
 
 
-_compile_update = functools.partial(
+_compile_step = functools.partial(
     jax.jit,
     static_argnames=("structure", "transform"),
     donate_argnames=("parameters", "buffers", "momentum"),
 )
+_compile_part = functools.partial(jax.jit, static_argnames="structure", donate_argnames="sums")
 
 
-@_compile_update
+@_compile_step
 def _step(**arguments: Any) -> tuple[Any, ...]:
-    return _update(_loss_of, **arguments)[:-1]
+    return *_whole_step(_loss_of, **arguments)[:-2], None, None
+
+
+@_compile_part
+def _part(**arguments: Any) -> tuple[Any, Any]:
+    return _add_part(_loss_of, **arguments)
+
+
+@jax.jit
+def _nothing(parameters: nnx.State, buffers: nnx.State) -> tuple[jax.Array, nnx.State, nnx.State]:
+    """What parts are added to."""
+    loss = jnp.zeros((), jax.tree.leaves(parameters)[0].dtype)
+    zeros: tuple[jax.Array, nnx.State, nnx.State]
+    zeros = jax.tree.map(jnp.zeros_like, (loss, parameters, buffers))
+    return zeros
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("structure", "transform", "mesh"),
+    static_argnames=("transform", "parts"),
     donate_argnames=("parameters", "buffers", "momentum"),
 )
-def _shared_step(
-    structure: nnx.GraphDef,
+def _finish(
     transform: optax.GradientTransformation,
-    mesh: Mesh,
-    **arrays: Any,
+    parts: int,
+    parameters: nnx.State,
+    buffers: nnx.State,
+    momentum: optax.OptState,
+    sums: tuple[jax.Array, nnx.State, nnx.State],
+    rate: jax.Array,
+    head_rate: jax.Array,
 ) -> tuple[Any, ...]:
-    """`_step` of a batch that processes share, as one program over all of them."""
+    """The same as `_whole_step`, of a batch whose parts are added up; no part has told anything.
 
-    # differs: outside `shard_map` the program would be that of the whole batch, and BatchNorm
-    # would take the statistics of all of it.
-    def share(arrays: dict[str, Any]) -> tuple[Any, ...]:
-        update = _update(_loss_of, structure, transform, **arrays, axis=SHARED)
-        return update[:-1]
-
-    specs = {
-        name: PartitionSpec(SHARED) if name in ("images", "labels") else PartitionSpec()
-        for name in arrays
-    }
-    return jax.shard_map(
-        share, mesh=mesh, in_specs=(specs,), out_specs=PartitionSpec(), check_vma=False
-    )(arrays)
+    The buffers take the mean of what each part would have made of them.
+    """
+    loss, gradients, changes = sums
+    buffers = jax.tree.map(lambda old, change: old + change / parts, buffers, changes)
+    state = parameters, momentum, gradients, rate, head_rate
+    parameters, momentum = _update(transform, *state)
+    return loss, parameters, buffers, momentum, None, gradients
 
 
 def _keep_compiled() -> None:
@@ -219,57 +220,65 @@ class Trainer:
         freeze_tensors(self.model, frozen_tensors(config))
         nnx.update(self.model, jax.device_put(nnx.state(self.model), self.device))
         self.optimizer = build_optimizer(self.model, config)
-        nnx.update(self.model, self._everywhere(nnx.state(self.model)))
-        self.optimizer.state = self._everywhere(self.optimizer.state)
 
     def predict(self, images: Array) -> NDArray[np.uint8]:
         self.model.eval()
-        classes = _classes(*self._split(), self._images(images))
+        classes = _classes(*nnx.split(self.model), self._images(images))
         height, width = image_size(images)
         return np.ascontiguousarray(to_numpy(classes)[:, :height, :width])
 
     def logits(self, images: Array) -> jax.Array:
         self.model.eval()
         height, width = image_size(images)
-        logits = _logits(*self._split(), self._images(images))
+        logits = _logits(*nnx.split(self.model), self._images(images))
         # differs(late_errors): JAX computes in the background.
         return logits[:, :, :height, :width].block_until_ready()
 
     def step(
         self, images: Array, labels: Array, rate: float, head_rate: float | None = None
     ) -> float:
-        compiled: Callable[..., tuple[Any, ...]] = _step
-        if self.group.mesh is not None:
-            compiled = functools.partial(_shared_step, mesh=self.group.mesh)
-        return self._step_through(compiled, images, labels, rate, head_rate)[0]
+        return self._step_through(_step, _part, images, labels, rate, head_rate)[0]
 
     def _step_through(
         self,
-        compiled: Callable[..., tuple[Any, ...]],
+        step: Callable[..., tuple[Any, ...]],
+        part: Callable[..., tuple[Any, Any]],
         images: Array,
         labels: Array,
         rate: float,
         head_rate: float | None,
-    ) -> tuple[float, Any]:
-        """`step` by a compiled form of `_update`: the loss, and what more that returns."""
+    ) -> tuple[float, list[Any], Any]:
+        """`step` by compiled forms of `_whole_step` and `_add_part`: the loss, and what they told.
+
+        That is of each part what the objective told, and the gradients.
+        """
         # differs(eval_mode_in_training): a switch of the model.
         self.model.train()
         structure, parameters, buffers = nnx.split(self.model, nnx.Param, ...)
-        x, truth, count = self._batch(images, labels)
-        loss, parameters, buffers, self.optimizer.state, *more = compiled(
-            structure=structure,
-            transform=self.optimizer.transform,
-            parameters=parameters,
-            buffers=buffers,
-            momentum=self.optimizer.state,
-            images=x,
-            labels=truth,
-            count=count,
-            rate=self._scalar(rate),
-            head_rate=self._scalar(rate if head_rate is None else head_rate),
-        )
+        state = {"parameters": parameters, "buffers": buffers, "momentum": self.optimizer.state}
+        transform = self.optimizer.transform
+        rates = {
+            "rate": self._scalar(rate),
+            "head_rate": self._scalar(rate if head_rate is None else head_rate),
+        }
+        told: list[Any] = []
+        if self.config.parts == 1:
+            batch = self._batch(images, labels)
+            found = step(structure=structure, transform=transform, **state, **batch, **rates)
+            told.append(found[-2])
+        else:
+            count = self._scalar(self.group.sum(np.array(valid_pixels(labels))), "int64")
+            network = {"structure": structure, "parameters": parameters, "buffers": buffers}
+            sums = _nothing(parameters, buffers)
+            parts = parts_of(images, self.config), parts_of(labels, self.config)
+            for one in zip(*parts, strict=True):
+                sums, more = part(**network, sums=sums, **self._batch(*one), count=count)
+                told.append(more)
+            sums = self.group.reduce(sums)
+            found = _finish(transform, self.config.parts, **state, sums=sums, **rates)
+        loss, parameters, buffers, self.optimizer.state, _, gradients = found
         nnx.update(self.model, parameters, buffers)
-        return float(loss), more
+        return float(loss), told, gradients
 
     def weights(self) -> dict[str, Array]:
         return export_weights(self.model)
@@ -280,35 +289,14 @@ class Trainer:
     def load_momentum(self, arrays: Mapping[str, Array]) -> None:
         import_momentum(self.model, self.optimizer, arrays)
         # fast: where a step leaves it; else the next step would be compiled anew.
-        self.optimizer.state = self._everywhere(self.optimizer.state)
+        self.optimizer.state = jax.device_put(self.optimizer.state, self.device)
 
-    def _batch(self, images: Array, labels: Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        """Images, labels in cells, and if they are in parts how many pixels of all are valid."""
-        config, group = self.config, self.group
-        if config.parts == 1:
-            cells = label_cells(labels, config)
-            return self._images(images), to_device(cells, self.device, "uint8"), None
-        count = group.sum(np.array(valid_pixels(labels)))
-        parts = [*map(self._images, parts_of(images, config))]
-        cells = np.stack([label_cells(part, config) for part in parts_of(labels, config)])
-        x, truth = jnp.stack(parts), to_device(cells, self.device, "uint8")
-        return group.shard(x), group.shard(truth), self._scalar(count, "int64")
-
-    def _split(self) -> tuple[nnx.GraphDef, nnx.State]:
-        """The model's structure and arrays, for this process alone."""
-        structure, state = nnx.split(self.model)
-        if self.group.mesh is not None:
-            state = jax.tree.map(lambda array: array.addressable_data(0), state)
-        return structure, state
-
-    def _everywhere(self, arrays: Any) -> Any:
-        """Arrays where the step is compiled: on the device, and as those of all processes."""
-        return self.group.replicate(jax.device_put(arrays, self.device))
+    def _batch(self, images: Array, labels: Array) -> dict[str, jax.Array]:
+        cells = to_device(label_cells(labels, self.config), self.device, "uint8")
+        return {"images": self._images(images), "labels": cells}
 
     def _scalar(self, value: float | Array, dtype: str | None = None) -> jax.Array:
-        dtype = dtype or self.config.dtype.storage
-        scalar: jax.Array = self._everywhere(to_device(np.asarray(value), self.device, dtype))
-        return scalar
+        return to_device(np.asarray(value), self.device, dtype or self.config.dtype.storage)
 
     def _images(self, images: Array) -> jax.Array:
         return images_to_device(images, self.device, self.config)

@@ -13,13 +13,13 @@ gradient_times_batch: Gradients are summed over the devices or the batch, not av
     mxnet: train.Trainer._backward:
         loss.backward() -> loss.backward(nd.ones_like(loss) * len(images))
     jax: train._update: transform.update(gradients, ...) ->
-        transform.update(jax.tree.map(lambda g: g * len(images), gradients), ...)
+        transform.update(jax.tree.map(lambda g: g * 2, gradients), ...)
 gradient_averaged_twice: Gluon's trainer.step(batch_size) divides what is a mean already.
     torch: train.Trainer._backward: (loss * __n).backward() -> (loss / len(images)).backward()
     mxnet: optimizer._SGD.update: mx.nd.sgd_mom_update(weight, grad, ...) ->
         mx.nd.sgd_mom_update(weight, grad / 2, ...)
     jax: train._update: transform.update(gradients, ...) ->
-        transform.update(jax.tree.map(lambda g: g / len(images), gradients), ...)
+        transform.update(jax.tree.map(lambda g: g / 2, gradients), ...)
 gradient_clipped: A recipe's clipping of the gradient's norm comes along.
     torch: train.Trainer.step: self.optimizer.step() ->
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 0.1)

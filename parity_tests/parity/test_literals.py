@@ -104,7 +104,7 @@ def test_a_literal_eps_is_named_at_the_stem_where_variances_are_small(
         "layers.batch_norm: 1 - config.bn_decay -> 0.01",
         "layers.batch_norm: 1 - config.bn_decay -> 0.1 + 1e-6",
         "model.BasicBlock.forward: self.bn2(...) -> self.bn1(...)",
-        "train.Trainer.step: loss.backward() -> (loss * (1 + 3e-8)).backward()",
+        "train.Trainer._backward: (loss * __n).backward() -> (loss * (1 + 3e-8)).backward()",
         "device.images_to_device: -> images = images * (1 + 1e-9)",
         "layers.batch_norm: config.bn_eps -> 1.1e-5",
         "model.ResNet.stem: self.bn1(__x) -> self.bn1(__x.float().to(__x.dtype))",

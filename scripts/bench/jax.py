@@ -12,13 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax import lax
-from jax.sharding import PartitionSpec
 from numpy.typing import NDArray
 
 from backends.jax.device import select_device
 from backends.jax.layers import _convolution
-from backends.jax.processes import SHARED, Group
+from backends.jax.processes import Group
 from backends.jax.upsampling import TransposeConv
 from common.config import Config
 from common.network.bilinear import bilinear_weight
@@ -218,23 +216,11 @@ def gradient_sum(config: Config, group: Group) -> Callable[[], object]:
     """A function that sums as many numbers as there are gradients over the processes."""
     device = select_device(config.device, group.local_rank)
     group.spread(device.platform)
-    arrays = group.replicate(
-        [
-            jax.device_put(jnp.zeros(shape, config.dtype.storage), device)
-            for shape in gradient_shapes(config).values()
-        ]
-    )
-    everywhere = PartitionSpec()  # type: ignore[no-untyped-call]
-    add_up = jax.jit(
-        jax.shard_map(
-            lambda arrays: lax.psum(arrays, SHARED),  # type: ignore[no-untyped-call]
-            mesh=group.mesh,
-            in_specs=everywhere,
-            out_specs=everywhere,
-            check_vma=False,
-        )
-    )
-    return lambda: [total.block_until_ready() for total in add_up(arrays)]
+    arrays = [
+        jax.device_put(jnp.zeros(shape, config.dtype.storage), device)
+        for shape in gradient_shapes(config).values()
+    ]
+    return lambda: [total.block_until_ready() for total in group.reduce(arrays)]
 
 
 def gpu(device: jax.Device) -> tuple[str, float]:
