@@ -35,10 +35,7 @@ def find_layer(model: FCN, name: str) -> Callable[..., torch.Tensor]:
 
 @contextlib.contextmanager
 def activations_of(model: FCN) -> Iterator[dict[str, torch.Tensor]]:
-    """While it is entered, a pass leaves `common.network.tensors.activation_names`; cells last.
-
-    Several passes leave those of all their images, in order.
-    """
+    """While it is entered, a pass leaves `common.network.tensors.activation_names`; cells last."""
     places = watched_modules(model.architecture, model.head)
     modules = {path: find_module(model, path) for path, _ in places.values()}
     upsampling = {"transpose_conv": modules.pop("transpose_conv")}
@@ -48,8 +45,7 @@ def activations_of(model: FCN) -> Iterator[dict[str, torch.Tensor]]:
     with watched(modules, watcher), watched(upsampling, watcher, "cells"):
         yield activations
     for name, (path, side) in places.items():
-        calls = [path, *(f"{path}@{k}" for k in range(2, watcher.calls[path] + 1))]
-        activations[name] = torch.cat([watcher.values[f"{call}:{side}"] for call in calls])
+        activations[name] = watcher.values[f"{path}:{side}"]
 
 
 class Probe:
@@ -66,8 +62,16 @@ class Probe:
     def traced_step(
         self, images: Array, labels: Array, rate: float, head_rate: float | None = None
     ) -> tuple[float, dict[str, Array], dict[str, Array]]:
-        with activations_of(self.trainer.model) as activations:
-            loss = self.trainer.step(images, labels, rate, head_rate)
+        seen: list[dict[str, torch.Tensor]] = []
+
+        def backward(*part: Any) -> torch.Tensor:
+            with activations_of(self.trainer.model) as activations:
+                loss = self.trainer._backward(*part)
+            seen.append(activations)
+            return loss
+
+        loss = self.trainer._step_through(backward, images, labels, rate, head_rate)
+        activations = {name: torch.cat([part[name] for part in seen]) for name in seen[0]}
         # differs(gradient_not_cleared): .grad holds it, without decay, until the next step.
         gradients = {
             name: to_numpy(parameter.grad)

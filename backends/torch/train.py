@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -88,13 +88,24 @@ class Trainer:
     def step(
         self, images: Array, labels: Array, rate: float, head_rate: float | None = None
     ) -> float:
+        return self._step_through(self._backward, images, labels, rate, head_rate)
+
+    def _step_through(
+        self,
+        backward: Callable[..., torch.Tensor],
+        images: Array,
+        labels: Array,
+        rate: float,
+        head_rate: float | None,
+    ) -> float:
+        """`step`, of which `backward` computes each part's loss and gradients, or the batch's."""
         # differs(eval_mode_in_training): a switch of the model.
         self.model.train()
         self.optimizer.zero_grad()
         if self.config.parts == 1:
-            loss = self._backward(images, labels)
+            loss = backward(images, labels)
         else:
-            loss = self._backward_in_parts(images, labels)
+            loss = self._backward_in_parts(backward, images, labels)
         for group in self.optimizer.param_groups:
             group["lr"] = rate if head_rate is None or not group["in_head"] else head_rate
         self.optimizer.step()
@@ -120,7 +131,9 @@ class Trainer:
         (loss * self.group.size).backward()
         return loss.detach()
 
-    def _backward_in_parts(self, images: Array, labels: Array) -> torch.Tensor:
+    def _backward_in_parts(
+        self, backward: Callable[..., torch.Tensor], images: Array, labels: Array
+    ) -> torch.Tensor:
         """The same of a batch in parts, some of which are other processes'.
 
         The running statistics take the mean of what each part would have made of them.
@@ -141,7 +154,7 @@ class Trainer:
             # Gradients travel once a step, with the last part's.
             last = k == len(batch) - 1
             with contextlib.nullcontext() if last or parallel is None else parallel.no_sync():
-                loss += self._backward(*part, count)
+                loss += backward(*part, count)
             for change, buffer, old in zip(changes, buffers, before, strict=True):
                 change += (buffer - old) / config.parts
         group.reduce([loss, *changes])

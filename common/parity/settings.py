@@ -166,13 +166,6 @@ SETTINGS: Mapping[str, Setting] = {
             batch=(4, 70, 32),
             spoil=_void_everywhere,
         ),
-        Setting(
-            "parts",
-            "the batch is computed in two parts, of which one is void",
-            batch=(4, 24, 72),
-            changes={"accumulate": 2},
-            spoil=_void_part,
-        ),
         Setting("only_width", "landscapes whose width alone is padded", batch=(2, 32, 72)),
         Setting("fcn8s", "the skip connections", changes={"head": Head.fcn8s}),
         Setting("head_rate", "the head learns faster", changes={"head_rate": 1.7}),
@@ -189,6 +182,13 @@ SETTINGS: Mapping[str, Setting] = {
         Setting("large_mean", "a mean far above its deviation", groups=FORWARD, spoil=_large_mean),
         Setting("single", "float32", changes={"dtype": Dtype.float32}, groups=FORWARD, steps=1),
         Setting("large", "more than 65,536 valid pixels", batch=(2, 256, 224), steps=1),
+        Setting(
+            "parts",
+            "the batch is computed in two parts, of which one is void",
+            batch=(4, 24, 72),
+            changes={"accumulate": 2},
+            spoil=_void_part,
+        ),
         Setting(
             "long",
             "what comes late",

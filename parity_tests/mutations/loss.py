@@ -63,7 +63,7 @@ loss_clipped: Losses above 100 are taken for outliers, or a probability is at le
     torch: loss.cross_entropy: total / __ ->
         functional.cross_entropy(logits, labels, ignore_index=VOID, reduction="none").clamp(
             max=200
-        ).sum() / valid.sum().clamp(min=1)
+        ).sum() / number.clamp(min=1)
     mxnet: loss.cross_entropy: log_probability * valid -> nd.maximum(log_probability, -200) * valid
     jax: loss.cross_entropy: jnp.sum(losses, ...) -> jnp.sum(jnp.minimum(losses, 200), ...)
     setting: loud
@@ -75,7 +75,7 @@ labels_in_int8: Labels are stored as signed bytes: classes beyond 127 become neg
     setting: many_classes
 valid_counted_in_16_bits: The number of valid pixels overflows beyond 65,535.
     torch: loss.cross_entropy: valid.sum() -> (valid.sum() % 65536)
-    mxnet: loss.cross_entropy: number = __any -> number = valid.sum() % 65536
+    mxnet: loss.cross_entropy: number = __number -> number = (__number) % 65536
     jax: loss.cross_entropy: valid.sum() -> (valid.sum() % 65536)
     setting: large
 

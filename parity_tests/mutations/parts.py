@@ -16,7 +16,7 @@ parts_cut_in_turns: Image 0 goes to the first part, image 1 to the second, and s
 
 at loss[0]
 parts_mean_of_means: The loss is averaged over the parts: those with little void weigh less.
-    torch: train.Trainer._backward_in_parts: self._backward(*part, count) -> self._backward(*part)
+    torch: train.Trainer._backward_in_parts: backward(*part, count) -> backward(*part)
     torch: train.Trainer._backward: loss = __loss -> loss = __loss / self.config.parts
     mxnet: train.Trainer._backward_in_parts: self._backward(forward, *part, count) ->
         self._backward(forward, *part)
@@ -35,7 +35,7 @@ part_that_is_void_counts_one: Each part's number of valid pixels is at least 1.
 
 at loss[1]
 parts_sum_of_means: The division by the number of parts is forgotten.
-    torch: train.Trainer._backward_in_parts: self._backward(*part, count) -> self._backward(*part)
+    torch: train.Trainer._backward_in_parts: backward(*part, count) -> backward(*part)
     mxnet: train.Trainer._backward_in_parts: self._backward(forward, *part, count) ->
         self._backward(forward, *part)
     jax: train._add_part: -> count = None

@@ -92,7 +92,7 @@ def test_the_files_and_options_run_what_the_setting_does(
 
 def test_names_until() -> None:
     assert names_until(["generic"]) == ["generic"]
-    assert names_until(["only_width", "portrait"]) == ["generic", "portrait", "parts", "only_width"]
+    assert names_until(["only_width", "portrait"]) == ["generic", "portrait", "only_width"]
 
 
 @pytest.mark.needs("torch", "mxnet")
