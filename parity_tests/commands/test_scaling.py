@@ -130,6 +130,7 @@ class Alone:
         self.summed += sum(array.size for array in arrays.values())
 
 
+@pytest.mark.needs("torch", "mxnet")
 def test_the_sum_is_of_as_many_numbers_as_there_are_gradients(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
