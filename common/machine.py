@@ -1,11 +1,14 @@
 """The machine: its CPU, its pages of memory, and what glibc does with blocks that are freed."""
 
+import contextlib
 import ctypes
 import os
 import platform
 import re
 import resource
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import InputError
@@ -44,6 +47,26 @@ def peak_memory() -> float:
     """The most memory that this process has held so far, in MiB."""
     unit = 1 << 20 if sys.platform == "darwin" else 1 << 10  # macOS counts bytes, others KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+@contextlib.contextmanager
+def end_if_stuck(seconds: float, name: str) -> Iterator[None]:
+    """Ends this process, with a line, if what is done within waits so long for another process.
+
+    For engines that nothing else wakes from such a wait. `name` is who waits.
+    """
+
+    def give_up() -> None:
+        os.write(2, f"error: {name} has waited {seconds:g} s for another process\n".encode())
+        os._exit(2)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def keep_pages() -> None:

@@ -13,7 +13,8 @@ from common.data.images import MAX_PIXELS, set_max_pixels
 from common.errors import InputError
 from common.evaluation.counting import WHOLE, Counting
 from common.files import write_whole, writing
-from common.runs.agreement import check_alike, digest_of, sizes_of
+from common.runs.agreement import check_alike, sizes_of
+from common.weights.checkpoint import digest
 from scripts.shared import cli
 from scripts.shared.evaluation import (
     NUMBERS,
@@ -87,7 +88,7 @@ def evaluate(
     places = (json_path, JSON), (confusion, PNG)
     check_places(*places, reads=read, made=save_masks, force=force)
     size = max(processes, launched(backend))
-    if size > launched(backend):
+    if size > 1 and launched(backend) == 1:
         raise SystemExit(run_processes(backend, size, port, patience))
     start = load_network(weights)
     dataset = open_dataset(data, split)
@@ -111,7 +112,7 @@ def evaluate(
             write_whole(save_masks / f"{name}.png", lambda new: picture.save(new, format="PNG"))
 
     with joined(backend, size, patience) as group:
-        check_alike(group, {"weights": digest_of(start.arrays), "data": sizes_of(dataset)})
+        check_alike(group, {"weights": digest(start.arrays, {}), "data": sizes_of(dataset)})
         trainer = build_predictor(backend, start, options, group, device=device, dtype=dtype)
         with cli.image_progress(f"evaluate {backend}", len(dataset)) as show:
             result = evaluate_dataset(trainer, dataset, show, counting, save, group)

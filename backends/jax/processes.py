@@ -1,13 +1,11 @@
 """JAX: the processes that share a run, joined by jax.distributed."""
 
-import contextlib
 import functools
 import inspect
 import ipaddress
 import os
 import socket
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -18,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from common.errors import WorkerError
+from common.machine import end_if_stuck
 
 SHARED = "processes"
 """The axis of the mesh along which a batch is shared."""
@@ -58,7 +57,8 @@ class Group:
     def sum(self, values: NDArray[Any]) -> NDArray[Any]:
         if self.size == 1:
             return values
-        with _waiting(self._seconds):
+        # differs: JAX aborts in the end, and says why in five lines
+        with end_if_stuck(self._seconds, "jax"):
             total: NDArray[Any] = multihost_utils.process_allgather(values).sum(axis=0)
         return total
 
@@ -83,23 +83,6 @@ class Group:
     def leave(self) -> None:
         if self.size > 1:
             jax.distributed.shutdown()  # waits until all have come to it
-
-
-@contextlib.contextmanager
-def _waiting(seconds: float) -> Iterator[None]:
-    # differs: JAX aborts in the end, and says why in five lines. Nothing else wakes it.
-    timer = threading.Timer(seconds, _give_up, [seconds])
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-def _give_up(seconds: float) -> None:
-    os.write(2, f"error: jax has waited {seconds:g} s for another process\n".encode())
-    os._exit(2)
 
 
 def join(seconds: float) -> Group:
@@ -128,7 +111,7 @@ def join(seconds: float) -> Group:
             # else it would listen to every network
             told["coordinator_bind_address"] = f"127.0.0.1:{port}"
     try:
-        with _waiting(seconds):
+        with end_if_stuck(seconds, "jax"):
             jax.distributed.initialize(**told)
     except RuntimeError as error:
         raise WorkerError(f"jax.distributed: the processes have not met: {error}") from error

@@ -1,9 +1,8 @@
 """MXNet: the processes that share a run, joined by a KVStore, its servers and its scheduler."""
 
-import contextlib
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mxnet as mx
@@ -12,6 +11,7 @@ from mxnet import nd
 from numpy.typing import NDArray
 
 from common.errors import WorkerError
+from common.machine import end_if_stuck
 
 
 class Group:
@@ -60,7 +60,8 @@ class Group:
             return
         flat = nd.concat(*(array.reshape(-1) for array in arrays), dim=0)
         flat.wait_to_read()  # what is waited for from here on is the others'
-        with self._waiting():
+        # differs: MXNet waits for ever for a process that is gone
+        with end_if_stuck(self._seconds, "mxnet"):
             self.reduce({f"{flat.size} {np.dtype(flat.dtype)}": flat})
             flat.wait_to_read()
         start = 0
@@ -70,7 +71,7 @@ class Group:
 
     def leave(self) -> None:
         if self._store is not None:
-            with self._waiting():
+            with end_if_stuck(self._seconds, "mxnet"):
                 self._store._barrier()
             self._store = None  # which ends the servers
 
@@ -90,20 +91,9 @@ class Group:
         assert self._store is not None
         if name not in self._keys:
             self._keys.add(name)
-            with self._waiting():
+            with end_if_stuck(self._seconds, "mxnet"):
                 self._store.init(name, nd.zeros_like(array))
                 self._store._barrier()  # who pushed before would be overwritten
-
-    @contextlib.contextmanager
-    def _waiting(self) -> Iterator[None]:
-        # differs: MXNet waits for ever for a process that is gone. Nothing wakes it but the end.
-        timer = threading.Timer(self._seconds, _give_up, [self._seconds])
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
 
 
 def _sum_of_slots(slots: nd.NDArray) -> nd.NDArray:
@@ -112,11 +102,6 @@ def _sum_of_slots(slots: nd.NDArray) -> nd.NDArray:
     for terms in slots.astype("float64"):
         total = total + (terms[0] + terms[1] + terms[2])
     return total
-
-
-def _give_up(seconds: float) -> None:
-    os.write(2, f"error: mxnet has waited {seconds:g} s for another process\n".encode())
-    os._exit(2)
 
 
 def join(seconds: float) -> Group:
@@ -128,14 +113,11 @@ def join(seconds: float) -> Group:
         WorkerError: they cannot come together.
     """
     os.environ.pop("PORT", None)  # which ps-lite would take for its own
-    timer = threading.Timer(seconds, _give_up, [seconds])
-    timer.daemon = True
-    timer.start()
     try:
-        store = mx.kv.create("dist_sync")
+        with end_if_stuck(seconds, "mxnet"):
+            store = mx.kv.create("dist_sync")
     except mx.MXNetError as error:
         raise WorkerError(f"mxnet: the processes have not met: {error}") from error
-    timer.cancel()
     # The scheduler numbers the processes in any order; a launcher may have done so before.
     rank = int(os.environ.get("DMLC_TASK_ID", store.rank))
     local = int(os.environ.get("DMLC_LOCAL_RANK", "0"))

@@ -8,16 +8,7 @@ import numpy as np
 
 from common.data.dataset import Dataset
 from common.errors import InputError, listed
-from common.protocol import Array, ProcessGroup
-
-
-def digest_of(arrays: Mapping[str, Array]) -> str:
-    """SHA-256 over names, types, shapes and values."""
-    found = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        found.update(f"{name} {array.dtype} {array.shape};".encode())
-        found.update(np.ascontiguousarray(array).data)
-    return found.hexdigest()
+from common.protocol import ProcessGroup
 
 
 def sizes_of(dataset: Dataset) -> str:

@@ -18,10 +18,10 @@ from common.files import write_whole
 from common.network.grid import check_parts
 from common.network.initial import initial_weights
 from common.protocol import Arrays, ProcessGroup
-from common.runs.agreement import check_alike, digest_of, sizes_of
+from common.runs.agreement import check_alike, sizes_of
 from common.runs.recipes import RECIPES, description, find_recipe, read_recipe, write_recipe
 from common.runs.run_folder import LAST, ReadOnlyFolder, RunFolder, run_files
-from common.weights.checkpoint import Weights
+from common.weights.checkpoint import Weights, digest
 from scripts.shared import cli
 from scripts.shared.evaluation import check_names, config_of, evaluate_dataset, print_metrics
 from scripts.shared.outputs import JSON, check_places
@@ -160,7 +160,7 @@ def _check_alike(training: Training, arrays: Arrays) -> None:
     facts = {
         "versions": f"{made['backend']} {made['versions']}",
         "settings": f"{config.to_dict()}",
-        "weights": digest_of(arrays),
+        "weights": digest(arrays, {}),
         "data": sizes_of(training.train),
     }
     check_alike(training.group, facts)
