@@ -1,0 +1,5 @@
+"""The solutions in JAX and Flax NNX."""
+
+# 1 to 7: arrays to loss
+
+# 8 to 14: gradients to processes
