@@ -26,6 +26,7 @@ COMMANDS = {
         "relay": "change the framework in the middle of a run",
         "pitfalls": "show where they silently differ",
         "bench": "measure their speed",
+        "lessons": "build the lessons as a site, from the source",
     },
 }
 """What for -> the command's name -> what it does."""
