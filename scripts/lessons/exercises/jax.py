@@ -337,18 +337,22 @@ def mask_enlarged_two_ways() -> Answers:
     return {"bilinear": names(bilinear), "nearest": names(nearest)}
 
 
-def mean_of_means() -> Answers:
-    """A part with one valid pixel weighs as much as one with three, if means are averaged."""
-    logits = jnp.array([[2.0, 1, 0]] * 6)
+def gradient_of_parts() -> Answers:
+    """The mean of the parts' own gradients lowers the logit of the class that most pixels have."""
+    bias = jnp.array([2.0, 1.0, 0.0])
     labels = jnp.array([0, 0, 0, 2, VOID, VOID])
-    parts = [*zip(jnp.split(logits, 2), jnp.split(labels, 2), strict=True)]
-    count = (labels != VOID).sum()
+    parts, count = jnp.split(labels, 2), (labels != VOID).sum()
+
+    @jax.grad
+    def gradient(bias: jax.Array, labels: jax.Array, count: jax.Array | None = None) -> jax.Array:
+        return cross_entropy(jnp.broadcast_to(bias, (len(labels), 3)), labels, count)
+
+    shares = jnp.stack([gradient(bias, part, count) for part in parts])
+    own = jnp.stack([gradient(bias, part) for part in parts])
     return {
-        "whole batch": cross_entropy(logits, labels).item(),
-        "mean of the parts' means": sum(cross_entropy(*part).item() for part in parts) / 2,
-        "sum of the parts, over all pixels": sum(
-            cross_entropy(*part, count).item() for part in parts
-        ),
+        "whole batch": gradient(bias, labels).tolist(),
+        "sum of the parts' shares": shares.sum(axis=0).tolist(),
+        "mean of the parts' own": own.mean(axis=0).tolist(),
     }
 
 

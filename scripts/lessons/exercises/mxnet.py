@@ -366,18 +366,25 @@ def mask_enlarged_two_ways() -> Answers:
     return {"bilinear": names(bilinear), "nearest": names(nearest)}
 
 
-def mean_of_means() -> Answers:
-    """A part with one valid pixel weighs as much as one with three, if means are averaged."""
-    logits = nd.array([[2, 1, 0]] * 6, dtype="float64")
+def gradient_of_parts() -> Answers:
+    """The mean of the parts' own gradients lowers the logit of the class that most pixels have."""
+    bias = nd.array([[2.0, 1.0, 0.0]], dtype="float64")
+    bias.attach_grad()
     labels = nd.array([0, 0, 0, 2, VOID, VOID], dtype="float64")
-    parts = [*zip(logits.split(2, axis=0), labels.split(2, axis=0), strict=True)]
-    count = (labels != VOID).sum()
-    found = {
-        "whole batch": cross_entropy(logits, labels),
-        "mean of the parts' means": sum(cross_entropy(*part) for part in parts) / 2,
-        "sum of the parts, over all pixels": sum(cross_entropy(*part, count) for part in parts),
+    parts, count = labels.split(2, axis=0), (labels != VOID).sum()
+
+    def gradient(labels: nd.NDArray, count: nd.NDArray | None = None) -> Any:
+        with autograd.record():
+            loss = cross_entropy(bias.broadcast_to((len(labels), 3)), labels, count)
+        loss.backward()
+        return bias.grad[0].asnumpy()
+
+    shares, own = [gradient(part, count) for part in parts], [gradient(part) for part in parts]
+    return {
+        "whole batch": gradient(labels).tolist(),
+        "sum of the parts' shares": np.sum(shares, axis=0).tolist(),
+        "mean of the parts' own": np.mean(own, axis=0).tolist(),
     }
-    return {name: float(loss.asscalar()) for name, loss in found.items()}
 
 
 def statistics_of_parts() -> Answers:

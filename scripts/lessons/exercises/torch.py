@@ -327,18 +327,22 @@ def mask_enlarged_two_ways() -> Answers:
     return {"bilinear": names(bilinear), "nearest": names(nearest)}
 
 
-def mean_of_means() -> Answers:
-    """A part with one valid pixel weighs as much as one with three, if means are averaged."""
-    logits = torch.tensor([[2.0, 1, 0]] * 6, dtype=torch.float64)
+def gradient_of_parts() -> Answers:
+    """The mean of the parts' own gradients lowers the logit of the class that most pixels have."""
+    bias = torch.tensor([2.0, 1.0, 0.0], dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([0, 0, 0, 2, VOID, VOID])
-    parts = [*zip(logits.chunk(2), labels.chunk(2), strict=True)]
-    count = (labels != VOID).sum()
+    parts, count = labels.chunk(2), (labels != VOID).sum()
+
+    def gradient(labels: torch.Tensor, count: torch.Tensor | None = None) -> torch.Tensor:
+        loss = cross_entropy(bias.expand(len(labels), 3), labels, count)
+        return torch.autograd.grad(loss, bias)[0]
+
+    shares = torch.stack([gradient(part, count) for part in parts])
+    own = torch.stack([gradient(part) for part in parts])
     return {
-        "whole batch": cross_entropy(logits, labels).item(),
-        "mean of the parts' means": sum(cross_entropy(*part).item() for part in parts) / 2,
-        "sum of the parts, over all pixels": sum(
-            cross_entropy(*part, count).item() for part in parts
-        ),
+        "whole batch": gradient(labels).tolist(),
+        "sum of the parts' shares": shares.sum(0).tolist(),
+        "mean of the parts' own": own.mean(0).tolist(),
     }
 
 
