@@ -172,7 +172,7 @@ def gradient_of_void() -> Answers:
 
 
 def gradient_after_two_backwards() -> Answers:
-    """In JAX a gradient is what a function returns; who wants a sum adds (differs)"""
+    """In JAX a gradient is what a function returns; who wants a sum adds. (differs)"""
     gradient = jax.grad(jnp.square)
     once, again = gradient(3.0), gradient(3.0)
     return {
@@ -213,7 +213,7 @@ def fall_after_the_rate_drops() -> Answers:
 
 
 def decay_of_an_unused_weight() -> Answers:
-    """In JAX every weight has a gradient, and one of 0 decays (differs)"""
+    """In JAX every weight has a gradient, and one of 0 decays. (differs)"""
 
     def fall(in_loss: bool) -> float:
         weights = {"used": jnp.array(1.0), "unused": jnp.array(1.0)}
@@ -229,7 +229,7 @@ def decay_of_an_unused_weight() -> Answers:
 
 
 def runs_of_the_python() -> Answers:
-    """JAX runs the Python once for each size (differs)"""
+    """JAX runs the Python once for each size. (differs)"""
     runs = []
 
     @jax.jit
@@ -246,7 +246,7 @@ def runs_of_the_python() -> Answers:
 
 
 def number_read_while_tracing() -> Answers:
-    """A compiled function keeps the number that it found when it was traced (differs)"""
+    """A compiled function keeps the number that it found when it was traced. (differs)"""
     rate, w = 2.0, jnp.ones(())
 
     @jax.jit
@@ -264,7 +264,7 @@ def number_read_while_tracing() -> Answers:
 
 
 def two_draws_of_one_seed() -> Answers:
-    """A key is a value, and draws the same numbers until another is made of it (differs)"""
+    """A key is a value, and draws the same numbers until another is made of it. (differs)"""
     key = jax.random.key(0)
     first, second = jax.random.normal(key), jax.random.normal(key)
     again = jax.random.normal(jax.random.split(key)[0])
@@ -289,13 +289,13 @@ def steps_until_apart() -> Answers:
 
 
 def what_a_batch_norm_keeps() -> Answers:
-    """Flax tells two parameters and two statistics apart by their types (differs)"""
+    """Flax tells two parameters and two statistics apart by their types. (differs)"""
     state = nnx.state(nnx.BatchNorm(3, rngs=nnx.Rngs(0)))
     return {"kept": [*state], "trained": [*nnx.filter_state(state, nnx.Param)]}
 
 
 def what_loading_notices() -> Answers:
-    """Flax's `nnx.update` notices none of the three (differs)"""
+    """Flax's `nnx.update` notices none of the three. (differs)"""
     layer = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
 
     def load(**changes: jax.Array | None) -> str:

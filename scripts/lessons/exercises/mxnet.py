@@ -187,7 +187,7 @@ def gradient_of_void() -> Answers:
 
 
 def gradient_after_two_backwards() -> Answers:
-    """MXNet writes over the gradient that is there, unless it was asked to add (differs)"""
+    """MXNet writes over the gradient that is there, unless it was asked to add. (differs)"""
 
     def gradient(times: int, request: str) -> float:
         w = nd.array([3.0])
@@ -242,7 +242,7 @@ def fall_after_the_rate_drops() -> Answers:
 
 
 def decay_of_an_unused_weight() -> Answers:
-    """Gluon refuses a gradient that is not new, or passes over it; one of 0 decays (differs)"""
+    """Gluon refuses a gradient that is not new, or passes over it; one of 0 decays. (differs)"""
 
     def fall(in_loss: bool) -> float:
         used, unused = (Parameter(name, shape=1) for name in ("used", "unused"))
@@ -258,7 +258,7 @@ def decay_of_an_unused_weight() -> Answers:
 
 
 def runs_of_the_python() -> Answers:
-    """A hybridized block runs the Python once: a symbol has no size (differs)"""
+    """A hybridized block runs the Python once: a symbol has no size. (differs)"""
     runs = []
 
     def double(F: Any, x: Any) -> Any:
@@ -276,7 +276,7 @@ def runs_of_the_python() -> Answers:
 
 
 def number_read_while_tracing() -> Answers:
-    """A hybridized block keeps the number that it found in its first call (differs)"""
+    """A hybridized block keeps the number that it found in its first call. (differs)"""
     rate, w = 2.0, nd.ones(1)
     step = nn.HybridLambda(lambda F, w: rate * w)
     step_at = nn.HybridLambda(lambda F, w, rate: F.broadcast_mul(rate, w))
@@ -289,7 +289,7 @@ def number_read_while_tracing() -> Answers:
 
 
 def two_draws_of_one_seed() -> Answers:
-    """A generator is a state, the process's own, that each draw moves on (differs)"""
+    """A generator is a state, the process's own, that each draw moves on. (differs)"""
     mx.random.seed(0)
     first, second = (float(nd.random.normal().asscalar()) for _ in range(2))
     mx.random.seed(0)
@@ -315,14 +315,14 @@ def steps_until_apart() -> Answers:
 
 
 def what_a_batch_norm_keeps() -> Answers:
-    """In Gluon all four are parameters, and two have no gradient (differs)"""
+    """In Gluon all four are parameters, and two have no gradient. (differs)"""
     layer = nn.BatchNorm(in_channels=3)
     kept = {name.removeprefix(layer.prefix): p for name, p in layer.collect_params().items()}
     return {"kept": [*kept], "trained": [k for k, p in kept.items() if p.grad_req != "null"]}
 
 
 def what_loading_notices() -> Answers:
-    """Gluon notices all three, where the layer knows its shapes (differs)"""
+    """Gluon notices all three, where the layer knows its shapes. (differs)"""
     layer = nn.BatchNorm(in_channels=3)
     layer.initialize()
     names = [name.removeprefix(layer.prefix) for name in layer.collect_params()]

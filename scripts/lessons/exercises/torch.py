@@ -160,7 +160,7 @@ def gradient_of_void() -> Answers:
 
 
 def gradient_after_two_backwards() -> Answers:
-    """PyTorch adds to the gradient that is there, unless it is cleared (differs)"""
+    """PyTorch adds to the gradient that is there, unless it is cleared. (differs)"""
 
     def gradient(times: int, clear: bool) -> float:
         w = torch.tensor(3.0, requires_grad=True)
@@ -208,7 +208,7 @@ def fall_after_the_rate_drops() -> Answers:
 
 
 def decay_of_an_unused_weight() -> Answers:
-    """PyTorch passes over a weight that has no gradient; one of 0 decays (differs)"""
+    """PyTorch passes over a weight that has no gradient; one of 0 decays. (differs)"""
 
     def fall(in_loss: bool) -> float:
         used, unused = (torch.ones(1, requires_grad=True) for _ in range(2))
@@ -222,7 +222,7 @@ def decay_of_an_unused_weight() -> Answers:
 
 
 def runs_of_the_python() -> Answers:
-    """Eager, PyTorch runs the Python in every call (differs)"""
+    """Eager, PyTorch runs the Python in every call. (differs)"""
     runs = []
 
     def double(x: torch.Tensor) -> torch.Tensor:
@@ -238,7 +238,7 @@ def runs_of_the_python() -> Answers:
 
 
 def number_read_while_tracing() -> Answers:
-    """Eager, PyTorch reads the number anew in every call (differs)"""
+    """Eager, PyTorch reads the number anew in every call. (differs)"""
     rate, w = 2.0, torch.ones(1)
 
     def step(w: torch.Tensor) -> torch.Tensor:
@@ -253,7 +253,7 @@ def number_read_while_tracing() -> Answers:
 
 
 def two_draws_of_one_seed() -> Answers:
-    """A generator is a state that each draw moves on (differs)"""
+    """A generator is a state that each draw moves on. (differs)"""
     random = torch.Generator().manual_seed(0)
     first, second = (torch.randn(1, generator=random) for _ in range(2))
     again = torch.randn(1, generator=random.manual_seed(0))
@@ -280,7 +280,7 @@ def steps_until_apart() -> Answers:
 
 
 def what_a_batch_norm_keeps() -> Answers:
-    """PyTorch's layer has two parameters, two buffers and a counter (differs)"""
+    """PyTorch's layer has two parameters, two buffers and a counter. (differs)"""
     layer = nn.BatchNorm2d(3)
     return {
         "kept": [*layer.state_dict()],
@@ -289,7 +289,7 @@ def what_a_batch_norm_keeps() -> Answers:
 
 
 def what_loading_notices() -> Answers:
-    """PyTorch notices all three (differs)"""
+    """PyTorch notices all three. (differs)"""
     layer = nn.BatchNorm2d(3)
 
     def load(**changes: torch.Tensor | None) -> str:
