@@ -3,6 +3,7 @@
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment
@@ -66,14 +67,15 @@ def _table(by_backend: Mapping[str, Mapping[str, Any] | None]) -> list[tuple[str
 
 
 class Blocks:
-    """The blocks of all pages; `figures` gathers what the pages show of them."""
+    """The blocks of all pages, with what was measured; `figures` gathers those that they show."""
 
-    def __init__(self, environment: Environment, things: Things) -> None:
+    def __init__(self, environment: Environment, things: Things, results: Path) -> None:
         template = environment.get_template("parts.html")
         self._parts: Any = template.make_module({"labels": [*LABELS.values()]})
         self._things = things
-        self._pitfalls = read_result("pitfalls")["found"]
-        self._mutations = read_result("mutations")["found"]
+        self._results = results
+        self._pitfalls = read_result(results, "pitfalls")["found"]
+        self._mutations = read_result(results, "mutations")["found"]
         self.figures: set[str] = set()
 
     def by_name(self) -> dict[str, Callable[[str], str]]:
@@ -97,13 +99,16 @@ class Blocks:
         shown = []
         for file, name in _places(text):
             lines = highlight(snippet(ROOT / file, name))
-            block = {"path": f"{file}: {name}", "source": f"{file}: {name}", "lines": lines}
+            owner = file.split("/")[1]
+            whose = f"{LABELS[owner]} alone" if owner in LABELS else "Shared by all three"
+            place = f"{file}: {name}"
+            block = {"whose": whose, "path": place, "source": place, "lines": lines}
             shown.append(str(self._parts.common(block)))
         return "".join(shown)
 
     def python(self, text: str) -> str:
         """Python that is nobody's."""
-        return str(self._parts.common({"path": "", "source": "", "lines": highlight(text)}))
+        return str(self._parts.python(highlight(text)))
 
     def pitfall(self, text: str) -> str:
         """A pitfall whole: its numbers, why, and what to write instead."""
@@ -118,7 +123,7 @@ class Blocks:
     def solution(self, text: str) -> str:
         """A solution in three columns, and its answers."""
         name = text.strip()
-        answers = read_result("exercises")["found"].get(name, {})
+        answers = read_result(self._results, "exercises")["found"].get(name, {})
         if set(answers) != set(BACKENDS):
             raise InputError(f"solution {name}: not measured in all three; --renew measures it")
         places = [(f"scripts/lessons/exercises/{b}.py", name) for b in BACKENDS]
@@ -144,7 +149,7 @@ class Blocks:
                 _spread(entry["loss"]),
                 _spread(entry["mean_iou"]),
             ]
-            for entry in read_result("departures")["departures"]
+            for entry in read_result(self._results, "departures")["departures"]
         ]
         return str(self._parts.table(head, rows, "Departures"))
 

@@ -93,18 +93,22 @@ def stages(figure: "Figure", _scheme: Scheme, runs: Found) -> None:
 
 
 def void(figure: "Figure", _scheme: Scheme, runs: Found) -> None:
-    """What each pixel pulls: void left out, and void as the last class."""
-    found = {name: _picture(text) for name, text in runs["void"].items()}
-    label = voc_palette()[found["label"]]
-    label[found["label"] == VOID] = 255
+    """What the network answers where the label is void."""
+    image, *_, answer = (_picture(stage["picture"]) for stage in runs["stages"])
+    label = _picture(runs["label"])
+    palette = voc_palette()
+    palette[VOID] = 255
+    inside = palette[answer]
+    inside[label != VOID] = 128
     pictures = {
-        "image": found["image"],
-        "label, void in white": label,
-        "pull, void left out": found["left_out"],
-        "pull, void as the last class": found["as_class"],
+        "image": image,
+        "label, void in white": palette[label],
+        "answer": palette[answer],
+        "answer, in void alone": inside,
     }
-    for axes, (title, picture) in zip(figure.subplots(2, 2).ravel(), pictures.items(), strict=True):
-        axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    every = figure.subplots(2, 2).ravel()
+    for axes, (title, picture) in zip(every, pictures.items(), strict=True):
+        axes.imshow(picture, interpolation="nearest")
         axes.set_title(title)
         axes.set_axis_off()
 
@@ -158,9 +162,9 @@ FIGURES: Mapping[str, Drawing] = {
     "void": Drawing(
         void,
         (6.0, 4.9),
-        "An image; its label, in which a white void surrounds each shape; how strongly each pixel"
-        " pulls when void is left out, black along these borders; and when void is the last class,"
-        " white there.",
+        "An image of shapes; its label, in which a line of void surrounds each shape; the network's"
+        " answer, a class for every pixel; and of this answer the void pixels alone, which take the"
+        " class of the shape or of the background.",
     ),
     "depth": Drawing(
         depth,
