@@ -34,11 +34,28 @@ def docstrings(backend: str) -> dict[str, str | None]:
 SOLUTIONS = docstrings("torch")
 
 BY_HAND: dict[str, Answers] = {
+    "picture_to_channels": {
+        "transposed": [0, 3, 6, 9, 12, 15],
+        "reshaped": [0, 1, 2, 3, 4, 5],
+    },
+    "same_is_shifted": {"SAME": [9.0, 9.0, 9.0, 6.0], "padding 1": [4.0, 6.0, 6.0, 6.0]},
+    "in_and_out_swapped": {"right": [36.0, 198.0], "swapped": [36.0, 117.0]},
     "bn_two_batches": {"mean": 1.375, "variance": 1.4375},
     "bn_beside_another": {
         "eval": [1 / math.sqrt(1 + 1e-5)] * 2,
         "train": [-2 / math.sqrt(8 / 3 + 1e-5), -4 / math.sqrt(56 / 3 + 1e-5)],
     },
+    "zero_block_passes_on": {"output": [0.0, 2.0], "gradient": [0.0, 1.0]},
+    "fading_border": {"corner": 0.75**2, "edge": 0.75, "middle": 1.0},
+    "gradient_of_a_convolution": {
+        "gradient": [1.0, 2.0, 3.0 + 2.0, 4.0, 6.0],
+        "transposed": [1.0, 2.0, 3.0 + 2.0, 4.0, 6.0],
+    },
+    "mean_of_means": {
+        "over pixels": (math.log(4) + 4 * math.log(4 / 3)) / 5,
+        "of means": (math.log(4) + math.log(4 / 3)) / 2,
+    },
+    "gradient_of_void": {"class 0": [-0.25, 0.25], "void": [0.0, 0.0], "loss, all void": 0.0},
 }
 """What a reader predicts with pencil and paper, where that can be done."""
 

@@ -554,7 +554,8 @@ def otherwise(thing: str, shapes: Path, folder: Path) -> tuple[tuple[object, ...
         return ("--weights", path), {}
     if thing == "data":
         shutil.copytree(shapes, folder / "other")
-        (folder / "other" / "JPEGImages" / "train_00003.jpg").open("ab").write(b"\0")
+        picture = folder / "other" / "JPEGImages" / "train_00003.jpg"
+        picture.write_bytes(picture.read_bytes() + b"\0")
         return ("--data", folder / "other"), {}
     (folder / "sitecustomize.py").write_text("import numpy; numpy.__version__ += '.1'")
     return (), {"PYTHONPATH": f"{folder}"}

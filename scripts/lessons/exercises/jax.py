@@ -1,5 +1,8 @@
 """The solutions in JAX and Flax NNX."""
 
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -7,11 +10,51 @@ from flax import nnx
 
 from backends.jax.layers import batch_norm
 from backends.jax.loss import cross_entropy
+from backends.jax.model import FCN, BasicBlock
 from common.config import VOID, Config, Dtype
 from common.data.voc import VOC_CLASSES
+from common.network.architecture import BACKBONE_OUTPUTS
+from common.network.bilinear import bilinear_weight
 from scripts.lessons.exercises import Answers
 
 # 1 to 7: arrays to loss
+
+
+def picture_to_channels() -> Answers:
+    """To move the channels is to transpose: a reshape has the right shape and mixes pixels."""
+    picture = jnp.arange(18).reshape(2, 3, 3)  # (H, W, RGB)
+    transposed, reshaped = picture.transpose(2, 0, 1), picture.reshape(3, 2, 3)
+    return {
+        "transposed": transposed[0].ravel().tolist(),
+        "reshaped": reshaped[0].ravel().tolist(),
+    }
+
+
+def write_behind_views() -> Answers:
+    """An array never changes: `at[].set` makes another, and x stays as it is. (differs)"""
+    x = jnp.array([[1, 2], [3, 4]])
+    transpose, row = x.T, x[0]
+    x.at[0, 0].set(9)
+    return {"x": x[0, 0].item(), "x.T": transpose[0, 0].item(), "x[0]": row[0].item()}
+
+
+def same_is_shifted() -> Answers:
+    """At stride 2, SAME is a pixel after and none before; padding 1 is one on each side."""
+    x, kernel = jnp.ones((1, 1, 8, 8)), jnp.ones((1, 1, 3, 3))
+    same = jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME")
+    padded = jax.lax.conv_general_dilated(x, kernel, (2, 2), ((1, 1), (1, 1)))
+    return {"SAME": same[0, 0, 0].tolist(), "padding 1": padded[0, 0, 0].tolist()}
+
+
+def in_and_out_swapped() -> Answers:
+    """With as many channels in as out, a kernel with the two exchanged fits and is wrong."""
+    layer = nnx.Conv(2, 2, (3, 3), padding="VALID", use_bias=False, rngs=nnx.Rngs(0))
+    weight = jnp.arange(36.0).reshape(2, 2, 3, 3)  # (out, in, kh, kw)
+    x = jnp.stack([jnp.ones((3, 3)), jnp.zeros((3, 3))], axis=-1)[None]
+    layer.kernel[...] = weight.transpose(2, 3, 1, 0)
+    right = layer(x)
+    layer.kernel[...] = weight.transpose(2, 3, 0, 1)
+    return {"right": right.ravel().tolist(), "swapped": layer(x).ravel().tolist()}
 
 
 def bn_two_batches() -> Answers:
@@ -37,11 +80,99 @@ def bn_beside_another() -> Answers:
     return {"eval": in_eval, "train": [first_of(1, 3, 5), first_of(1, 3, 11)]}
 
 
+def tensors_of_a_block() -> Answers:
+    """What is trained and what is kept are two types of variable. (differs)"""
+    block = nnx.eval_shape(lambda: BasicBlock(2, 4, 2, Config()))
+    trained, kept = (nnx.state(block, kind) for kind in (nnx.Param, nnx.BatchStat))
+    return {"trained": len(jax.tree.leaves(trained)), "kept": len(jax.tree.leaves(kept))}
+
+
+def zero_block_passes_on() -> Answers:
+    """A block whose kernels are 0 is a ReLU; through any number of them the gradient stays 1."""
+    block = BasicBlock(1, 1, 1, Config())
+    block.eval()
+    block.conv1.kernel[...] = block.conv2.kernel[...] = jnp.zeros((3, 3, 1, 1), jnp.float32)
+    x = jnp.float32([-1, 2]).reshape(1, 1, 2, 1)
+    y, gradient_of = jax.vjp(lambda x: block(block(block(x))), x)
+    (gradient,) = gradient_of(jnp.ones_like(y))
+    return {"output": y.ravel().tolist(), "gradient": gradient.ravel().tolist()}
+
+
+def shapes_without_numbers() -> Answers:
+    """`eval_shape` follows shapes and types through a function, and computes nothing."""
+
+    def outputs() -> dict[str, jax.Array]:
+        model, x = FCN(Config()), jnp.zeros((1, 320, 480, 3), jnp.float32)
+        return model.backbone(x) | {"logits": model(x).transpose(0, 2, 3, 1)}
+
+    shapes = jax.eval_shape(outputs)
+    sizes = {name: shapes[name].shape for name in (*BACKBONE_OUTPUTS, "logits")}
+    return {name: [c, h, w] for name, (_, h, w, c) in sizes.items()}
+
+
+def half_the_width() -> Answers:
+    """Half the width is a quarter of the backbone; the upsampling's kernel keeps its size."""
+
+    def size(module: nnx.Module) -> int:
+        return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
+
+    configs = Config(), Config(width=32)
+    whole, half = (nnx.eval_shape(functools.partial(FCN, config)) for config in configs)
+    return {
+        "width 64": size(whole),
+        "width 32": size(half),
+        "upsampling": size(half.transpose_conv),
+    }
+
+
+def fading_border() -> Answers:
+    """A pixel at the border is reached by fewer input pixels than one inside."""
+    kernel, x = jnp.asarray(bilinear_weight(1, 4)), jnp.ones((1, 1, 3, 3))
+    edge = 4 - 1 - 1  # kernel - 1 - padding
+    both, axes = ((edge, edge), (edge, edge)), ("NCHW", "OIHW", "NCHW")
+    y = jax.lax.conv_transpose(
+        x, kernel, (2, 2), both, dimension_numbers=axes, transpose_kernel=True
+    )[0, 0]
+    return {"corner": y[0, 0].item(), "edge": y[0, 2].item(), "middle": y[2, 2].item()}
+
+
+def gradient_of_a_convolution() -> Answers:
+    """What a convolution's backward does to a gradient is the transposed convolution of it."""
+    x, kernel = jnp.zeros((1, 1, 5, 5)), jnp.arange(1.0, 10).reshape(1, 1, 3, 3)
+    y = jnp.array([[1.0, 2], [3, 4]]).reshape(1, 1, 2, 2)
+    _, backward = jax.vjp(lambda x: jax.lax.conv_general_dilated(x, kernel, (2, 2), "VALID"), x)
+    (gradient,), axes = backward(y), ("NCHW", "OIHW", "NCHW")
+    transposed = jax.lax.conv_transpose(
+        y, kernel, (2, 2), "VALID", dimension_numbers=axes, transpose_kernel=True
+    )
+    return {"gradient": gradient[0, 0, 0].tolist(), "transposed": transposed[0, 0, 0].tolist()}
+
+
+def mean_of_means() -> Answers:
+    """A mean of the images' means weighs pixels of an image with much void more than others."""
+    logits = jnp.broadcast_to(jnp.array([math.log(3), 0]).reshape(1, 2, 1, 1), (2, 2, 1, 4))
+    labels = jnp.array([[[1, 255, 255, 255]], [[0, 0, 0, 0]]])
+    means = [cross_entropy(logits[n : n + 1], labels[n : n + 1]).item() for n in range(2)]
+    return {"over pixels": cross_entropy(logits, labels).item(), "of means": sum(means) / 2}
+
+
+def gradient_of_void() -> Answers:
+    """A gradient is (softmax - one-hot) / count where a label is valid, and 0 where it is void."""
+    logits = jnp.zeros((3, 2))
+    gradient = jax.grad(cross_entropy)(logits, jnp.array([0, 1, 255]))
+    nothing = cross_entropy(logits, jnp.array([255, 255, 255]))
+    return {
+        "class 0": gradient[0].tolist(),
+        "void": gradient[2].tolist(),
+        "loss, all void": nothing.item(),
+    }
+
+
 # 8 to 14: gradients to processes
 
 
 def gradient_after_two_backwards() -> Answers:
-    """In JAX a gradient is what a function returns; who wants a sum adds (differs)."""
+    """In JAX a gradient is what a function returns; who wants a sum adds. (differs)"""
     gradient = jax.grad(jnp.square)
     once, again = gradient(3.0), gradient(3.0)
     return {
@@ -82,7 +213,7 @@ def fall_after_the_rate_drops() -> Answers:
 
 
 def decay_of_an_unused_weight() -> Answers:
-    """In JAX every weight has a gradient, and one of 0 decays (differs)."""
+    """In JAX every weight has a gradient, and one of 0 decays. (differs)"""
 
     def fall(in_loss: bool) -> float:
         weights = {"used": jnp.array(1.0), "unused": jnp.array(1.0)}
@@ -98,7 +229,7 @@ def decay_of_an_unused_weight() -> Answers:
 
 
 def runs_of_the_python() -> Answers:
-    """JAX runs the Python once for each size (differs)."""
+    """JAX runs the Python once for each size. (differs)"""
     runs = []
 
     @jax.jit
@@ -115,7 +246,7 @@ def runs_of_the_python() -> Answers:
 
 
 def number_read_while_tracing() -> Answers:
-    """A compiled function keeps the number that it found when it was traced (differs)."""
+    """A compiled function keeps the number that it found when it was traced. (differs)"""
     rate, w = 2.0, jnp.ones(())
 
     @jax.jit
@@ -133,7 +264,7 @@ def number_read_while_tracing() -> Answers:
 
 
 def two_draws_of_one_seed() -> Answers:
-    """A key is a value, and draws the same numbers until another is made of it (differs)."""
+    """A key is a value, and draws the same numbers until another is made of it. (differs)"""
     key = jax.random.key(0)
     first, second = jax.random.normal(key), jax.random.normal(key)
     again = jax.random.normal(jax.random.split(key)[0])
@@ -158,13 +289,13 @@ def steps_until_apart() -> Answers:
 
 
 def what_a_batch_norm_keeps() -> Answers:
-    """Flax tells two parameters and two statistics apart by their types (differs)."""
+    """Flax tells two parameters and two statistics apart by their types. (differs)"""
     state = nnx.state(nnx.BatchNorm(3, rngs=nnx.Rngs(0)))
     return {"kept": [*state], "trained": [*nnx.filter_state(state, nnx.Param)]}
 
 
 def what_loading_notices() -> Answers:
-    """Flax's `nnx.update` notices none of the three (differs)."""
+    """Flax's `nnx.update` notices none of the three. (differs)"""
     layer = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
 
     def load(**changes: jax.Array | None) -> str:
@@ -206,7 +337,7 @@ def mask_enlarged_two_ways() -> Answers:
     return {"bilinear": names(bilinear), "nearest": names(nearest)}
 
 
-def mean_of_means() -> Answers:
+def mean_over_parts() -> Answers:
     """A part with one valid pixel weighs as much as one with three, if means are averaged."""
     logits = jnp.array([[2.0, 1, 0]] * 6)
     labels = jnp.array([0, 0, 0, 2, VOID, VOID])
