@@ -32,7 +32,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def browser(chromium: Any, site: Path) -> Iterator[Chromium]:
-    """A browser; whatever a test does, the console stays empty and nothing but files is asked for."""
+    """A browser; whatever a test does, the console stays empty and only files are asked for."""
     shown = Chromium(chromium)
     shown.faults(), shown.requests()
     shown.scheme("light")
