@@ -48,22 +48,22 @@ def places_of(text: str) -> list[list[Place]]:
     return [[(f"backends/{b}/{file}", name) for b in BACKENDS] for file, name in lines]
 
 
-def _cell(value: Any) -> str:
-    """A number in at most a few digits."""
+def _cell(value: Any, digits: int) -> str:
+    """A number in so many digits."""
     if isinstance(value, list):
-        return ", ".join(_cell(item) for item in value)
+        return ", ".join(_cell(item, digits) for item in value)
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
-def _table(by_backend: Mapping[str, Mapping[str, Any] | None]) -> list[tuple[str, list[str]]]:
+def _table(
+    by_backend: Mapping[str, Mapping[str, Any] | None], digits: int = 4
+) -> list[tuple[str, list[str]]]:
     """A row for each quantity, with the three values."""
     names = dict.fromkeys(name for found in by_backend.values() for name in found or ())
-    return [
-        (name, [_cell((by_backend.get(b) or {}).get(name, "-")) for b in BACKENDS])
-        for name in names
-    ]
+    columns = [by_backend.get(backend) or {} for backend in BACKENDS]
+    return [(name, [_cell(own.get(name, "-"), digits) for own in columns]) for name in names]
 
 
 class Blocks:
@@ -127,7 +127,7 @@ class Blocks:
         if set(answers) != set(BACKENDS):
             raise InputError(f"solution {name}: not measured in all three; --renew measures it")
         places = [(f"scripts/lessons/exercises/{b}.py", name) for b in BACKENDS]
-        told = {"title": "Answers", "table": _table(answers)}
+        told = {"title": "Answers", "table": _table(answers, digits=7)}
         return str(self._parts.solution(self._aligned(places), told))
 
     def figure(self, text: str) -> str:

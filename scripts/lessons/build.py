@@ -129,13 +129,10 @@ def _environment() -> Environment:
     return environment
 
 
-def breakable(code: str) -> Markup:
-    """A piece of code that a line may break before its dots, after its brackets, and in its keys.
-
-    As text it is the same.
-    """
-    places = r"(?<=[(_])" if code.startswith("#") else r"(?=\.\w|\.$)|(?<=[(\[])$"
-    return Markup(re.sub(places, "<wbr>", str(escape(code))))
+def breakable(text: str) -> Markup:
+    """Names that a line may break, at their dots and underscores; as text it is the same."""
+    places = r"(?<=\w)(?=\.\w)|(?<=_)(?=\w)|(?<=differs\()"
+    return Markup(re.sub(places, "<wbr>", str(escape(text))))
 
 
 def _is_lesson(page: Page) -> bool:

@@ -60,20 +60,19 @@ SCHEMES = (
 Found = Mapping[str, Any]
 
 
-def bilinear(figure: "Figure", _scheme: Scheme, _runs: Found) -> None:
-    """The kernel of stride 32, and what one pixel and its neighbour add up to along a line."""
+def bilinear(figure: "Figure", scheme: Scheme, _runs: Found) -> None:
+    """The kernel of stride 32, and what three input pixels add up to along a line."""
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.7))
     kernel = bilinear_kernel(64)
     left.imshow(kernel, cmap="gray", vmin=0, vmax=1)
-    left.set(title="kernel, 64 x 64", xticks=(0, 31.5, 63), yticks=(0, 31.5, 63))
-    along = bilinear_kernel(64)[31] / kernel[31].max()
-    for k in range(3):
-        place = np.arange(64) + 32 * k
-        right.plot(place, along, color="C7", linewidth=1)
+    left.set(title="kernel, 64 x 64", xticks=(0, 63), yticks=(0, 63))
+    along = kernel[31] / kernel[31].max()
     total = np.zeros(128)
     for k, value in enumerate((1.0, 0.25, 0.75)):
-        total[32 * k : 32 * k + 64] += value * along
-    right.plot(np.arange(128), total, color=_scheme.colours["torch"])
+        place = slice(32 * k, 32 * k + 64)
+        right.plot(np.arange(128)[place], value * along, color=scheme.dim, linewidth=1)
+        total[place] += value * along
+    right.plot(total, color=scheme.colours["torch"])
     right.set(title="input 1, 0.25, 0.75: the sum of three kernels", xlabel="output pixel")
 
 
@@ -122,10 +121,11 @@ def depth(figure: "Figure", scheme: Scheme, runs: Found) -> None:
             label = LABELS[backend] if dtype == "float32" else None
             style = scheme.line(backend)
             axes.plot(found["layers"], errors, label=label, **style)
-        axes.annotate(dtype, (0, errors[0]), (0, 10), textcoords="offset points")
-    axes.set(yscale="log", ylabel="relative error", ylim=(1e-17, 1e-4))
+        place = len(found["layers"]) - 1, max(last for *_, last in found[dtype].values())
+        axes.annotate(dtype, place, (0, 6), textcoords="offset points", ha="right")
+    axes.set(yscale="log", ylabel="error, from PyTorch's float64", ylim=(1e-17, 1e-4))
     axes.tick_params(axis="x", rotation=45)
-    axes.legend(loc="center right")
+    axes.legend(loc="center left")
 
 
 def losses(figure: "Figure", scheme: Scheme, runs: Found) -> None:
