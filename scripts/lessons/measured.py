@@ -151,13 +151,17 @@ def measure_notebooks() -> list[str]:
 _DEPARTURES = "scripts/lessons/results/departures.json"
 """That command's own file: its runs take an hour, and it goes on where it was stopped."""
 
-_BACKENDS = ("backends/**/*.py", "common/**/*.py")
+_BACKENDS = ("backends/**/*.py", "common/config.py", "common/network/*.py")
 
 RENEWABLE = (
     Result("pitfalls", measure_pitfalls, ("scripts/pitfalls/*.py",)),
-    Result("mutations", measure_mutations, (*_BACKENDS, "parity_tests/mutations/*.py")),
+    Result(
+        "mutations",
+        measure_mutations,
+        (*_BACKENDS, "common/parity/*.py", "parity_tests/mutations/*.py"),
+    ),
     Result("exercises", measure_exercises, (*_BACKENDS, "scripts/lessons/exercises/*.py")),
-    Result("runs", measure_runs, (*_BACKENDS, "scripts/lessons/runs.py")),
+    Result("runs", measure_runs, (*_BACKENDS, "common/data/*.py", "scripts/lessons/runs.py")),
     Result("notebooks", measure_notebooks, (*_BACKENDS, "scripts/lessons/kernel.py")),
 )
 
