@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import tokenize
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -134,23 +135,37 @@ def typed() -> list[str]:
     return [line for line in lines if not OTHERS.search(line.partition("#")[0])]
 
 
-@pytest.mark.full
-@pytest.mark.needs("mxnet", "jax")
-def test_commands_run_as_they_are_typed(tmp_path: Path) -> None:
-    """Each in a shell, with nothing but this Python's environment."""
+def run_as_typed(lines: Iterable[str], folder: Path) -> None:
+    """Each in a shell in the folder, with nothing but this Python's environment."""
     for room in ("backends", "common", "docs", "parity_tests", "scripts"):
-        (tmp_path / room).symlink_to(ROOT / room)
-    Image.new("RGB", (600, 520)).save(tmp_path / "large.jpg")
+        (folder / room).symlink_to(ROOT / room)
+    Image.new("RGB", (600, 520)).save(folder / "large.jpg")
     search = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PATH": search}
-    assert len(typed()) >= 20
-    for line in typed():
+    for line in lines:
         done = subprocess.run(
-            ["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True
+            ["bash", "-c", line], cwd=folder, env=environment, capture_output=True, text=True
         )
         has_mistakes = "scripts.compare torch.safetensors" in line  # docs/port/unet_jax.py
         assert done.returncode == (1 if has_mistakes else 0), f"{line}\n{done.stderr}"
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.full
+@pytest.mark.needs("mxnet", "jax")
+def test_commands_run_as_they_are_typed(tmp_path: Path) -> None:
+    assert len(typed()) >= 20
+    run_as_typed(typed(), tmp_path)
+
+
+LESSONS = [name for name, text in TEXTS.items() if "lessons/" in name and TYPED.search(text)]
+
+
+@pytest.mark.full
+@pytest.mark.needs("mxnet", "jax")
+@pytest.mark.parametrize("page", LESSONS)
+def test_commands_of_a_lesson_need_no_other_page(page: str, tmp_path: Path) -> None:
+    run_as_typed(TYPED.findall(TEXTS[page]), tmp_path)
 
 
 def test_every_option_that_is_spoken_of_is_one_of_a_command() -> None:

@@ -3,6 +3,7 @@
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment
@@ -47,33 +48,34 @@ def places_of(text: str) -> list[list[Place]]:
     return [[(f"backends/{b}/{file}", name) for b in BACKENDS] for file, name in lines]
 
 
-def _cell(value: Any) -> str:
-    """A number in at most a few digits."""
+def _cell(value: Any, digits: int) -> str:
+    """A number in so many digits."""
     if isinstance(value, list):
-        return ", ".join(_cell(item) for item in value)
+        return ", ".join(_cell(item, digits) for item in value)
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
-def _table(by_backend: Mapping[str, Mapping[str, Any] | None]) -> list[tuple[str, list[str]]]:
+def _table(
+    by_backend: Mapping[str, Mapping[str, Any] | None], digits: int = 4
+) -> list[tuple[str, list[str]]]:
     """A row for each quantity, with the three values."""
     names = dict.fromkeys(name for found in by_backend.values() for name in found or ())
-    return [
-        (name, [_cell((by_backend.get(b) or {}).get(name, "-")) for b in BACKENDS])
-        for name in names
-    ]
+    columns = [by_backend.get(backend) or {} for backend in BACKENDS]
+    return [(name, [_cell(own.get(name, "-"), digits) for own in columns]) for name in names]
 
 
 class Blocks:
-    """The blocks of all pages; `figures` gathers what the pages show of them."""
+    """The blocks of all pages, with what was measured; `figures` gathers those that they show."""
 
-    def __init__(self, environment: Environment, things: Things) -> None:
+    def __init__(self, environment: Environment, things: Things, results: Path) -> None:
         template = environment.get_template("parts.html")
         self._parts: Any = template.make_module({"labels": [*LABELS.values()]})
         self._things = things
-        self._pitfalls = read_result("pitfalls")["found"]
-        self._mutations = read_result("mutations")["found"]
+        self._results = results
+        self._pitfalls = read_result(results, "pitfalls")["found"]
+        self._mutations = read_result(results, "mutations")["found"]
         self.figures: set[str] = set()
 
     def by_name(self) -> dict[str, Callable[[str], str]]:
@@ -97,13 +99,16 @@ class Blocks:
         shown = []
         for file, name in _places(text):
             lines = highlight(snippet(ROOT / file, name))
-            block = {"path": f"{file}: {name}", "source": f"{file}: {name}", "lines": lines}
+            owner = file.split("/")[1]
+            whose = f"{LABELS[owner]} alone" if owner in LABELS else "Shared by all three"
+            place = f"{file}: {name}"
+            block = {"whose": whose, "path": place, "source": place, "lines": lines}
             shown.append(str(self._parts.common(block)))
         return "".join(shown)
 
     def python(self, text: str) -> str:
         """Python that is nobody's."""
-        return str(self._parts.common({"path": "", "source": "", "lines": highlight(text)}))
+        return str(self._parts.python(highlight(text)))
 
     def pitfall(self, text: str) -> str:
         """A pitfall whole: its numbers, why, and what to write instead."""
@@ -118,11 +123,11 @@ class Blocks:
     def solution(self, text: str) -> str:
         """A solution in three columns, and its answers."""
         name = text.strip()
-        answers = read_result("exercises")["found"].get(name, {})
+        answers = read_result(self._results, "exercises")["found"].get(name, {})
         if set(answers) != set(BACKENDS):
             raise InputError(f"solution {name}: not measured in all three; --renew measures it")
         places = [(f"scripts/lessons/exercises/{b}.py", name) for b in BACKENDS]
-        told = {"title": "Answers", "table": _table(answers)}
+        told = {"title": "Answers", "table": _table(answers, digits=7)}
         return str(self._parts.solution(self._aligned(places), told))
 
     def figure(self, text: str) -> str:
@@ -144,7 +149,7 @@ class Blocks:
                 _spread(entry["loss"]),
                 _spread(entry["mean_iou"]),
             ]
-            for entry in read_result("departures")["departures"]
+            for entry in read_result(self._results, "departures")["departures"]
         ]
         return str(self._parts.table(head, rows, "Departures"))
 

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from backends import BACKENDS
 from common.errors import InputError
-from common.files import check_new_folder, write_folder
+from common.files import check_new_folder, naming, write_folder
 from scripts.lessons.blocks import Blocks
 from scripts.lessons.dictionary import Things, read_dictionary
 from scripts.lessons.figures import LABELS, draw
@@ -43,16 +43,17 @@ class Page:
 
 @dataclass
 class Copies:
-    """Files of the project that pages link to, as text beside them."""
+    """Files of the project, `root`, that pages link to, as text beside them."""
 
+    root: Path
     paths: dict[Path, str] = field(default_factory=dict)
 
     def __call__(self, path: Path) -> str:
         if not path.is_file():
-            raise InputError(f"links to {path.relative_to(ROOT)}, which is no file")
+            raise InputError(f"links to {path}, which is no file")
         # Browsers show text, and save what is called .md or .py.
         name = path.name if path.suffix in (".png", ".jpg") else f"{path.name}.txt"
-        inside = path.relative_to(ROOT).with_name(name)
+        inside = path.relative_to(self.root).with_name(name)
         return self.paths.setdefault(path, f"files/{inside}")
 
     def write(self, folder: Path) -> None:
@@ -73,7 +74,7 @@ def check_out(out: Path) -> None:
         check_new_folder(out)
 
 
-def build(out: Path, docs: Path = DOCS) -> int:
+def build(out: Path, docs: Path = DOCS, results: Path = RESULTS) -> int:
     """Writes the site, whole or not at all; how many pages it has.
 
     Raises:
@@ -82,20 +83,21 @@ def build(out: Path, docs: Path = DOCS) -> int:
     check_out(out)
     environment = _environment()
     ideas = read_dictionary(docs / "dictionary.toml")
-    blocks, copies = Blocks(environment, Things(ideas)), Copies()
-    pages = [*_markdown_pages(docs, blocks, copies), *_notebooks(docs, blocks, copies)]
+    blocks, copies = Blocks(environment, Things(ideas), results), Copies(docs.resolve().parents[1])
+    pages = [*_markdown_pages(docs, blocks, copies), *_notebooks(docs, results, blocks, copies)]
     lessons = [page for page in pages if _is_lesson(page)]
     shared = {
         "menu": _menu(pages),
-        "versions": _versions(read_result("pitfalls")["versions"]),
+        "versions": _versions(read_result(results, "pitfalls")["versions"]),
         "maker": _OURS,
+        "labels": LABELS,
         "notebooks": [page for page in pages if page.source.suffix == ".ipynb"],
     }
     template = environment.get_template("page.html")
     paths = read_paths(docs / "README.md", lessons)
     texts = {p.address: template.render(shared | _around(p, lessons, paths)) for p in pages}
     groups = [(name, slug(name), [*of]) for name, of in groupby(ideas, lambda idea: idea.group)]
-    about = {"title": "Dictionary", "here": "dictionary.html", "groups": groups, "labels": LABELS}
+    about = {"title": "Dictionary", "here": "dictionary.html", "groups": groups}
     texts["dictionary.html"] = environment.get_template("dictionary.html").render(shared | about)
     check_links(texts, {*copies.paths.values(), *STATIC, *_pictures(blocks)})
 
@@ -107,7 +109,7 @@ def build(out: Path, docs: Path = DOCS) -> int:
             shutil.copyfile(TEMPLATES / name, folder / name)
         copies.write(folder)
         for name in sorted(blocks.figures):
-            draw(name, folder, read_result("runs")["found"])
+            draw(name, folder, read_result(results, "runs")["found"])
         if out.exists():
             shutil.rmtree(out)
 
@@ -127,13 +129,10 @@ def _environment() -> Environment:
     return environment
 
 
-def breakable(code: str) -> Markup:
-    """A piece of code that a line may break before its dots, after its brackets, and in its keys.
-
-    As text it is the same.
-    """
-    places = r"(?<=[(_])" if code.startswith("#") else r"(?=\.\w|\.$)|(?<=[(\[])$"
-    return Markup(re.sub(places, "<wbr>", str(escape(code))))
+def breakable(text: str) -> Markup:
+    """Names that a line may break, at their dots and underscores; as text it is the same."""
+    places = r"(?<=\w)(?=\.\w)|(?<=_)(?=\w)|(?<=differs\()"
+    return Markup(re.sub(places, "<wbr>", str(escape(text))))
 
 
 def _is_lesson(page: Page) -> bool:
@@ -147,7 +146,6 @@ def _pictures(blocks: Blocks) -> Iterator[str]:
 
 def _markdown_pages(docs: Path, blocks: Blocks, copies: Copies) -> list[Page]:
     sources = [docs / "README.md", *sorted(docs.glob("[0-9][0-9]-*.md")), docs / "book.md"]
-    sources = [source for source in sources if source.is_file()]
     known = {path.resolve(): f"{path.stem}.html" for path in sources}
     known[(docs / "README.md").resolve()] = "index.html"
     known[(docs / "dictionary.toml").resolve()] = "dictionary.html"
@@ -155,20 +153,20 @@ def _markdown_pages(docs: Path, blocks: Blocks, copies: Copies) -> list[Page]:
     pages = []
     for source in sources:
         link = relative_link(source, known, copies)
+        with naming(source):
+            text = source.read_text(encoding="utf-8")
         try:
-            rendered = render(source.read_text(encoding="utf-8"), blocks.by_name(), link)
+            rendered = render(text, blocks.by_name(), link)
         except InputError as error:
             raise InputError(f"{source}: {error}") from error
         pages.append(Page(source, known[source.resolve()], rendered))
     return pages
 
 
-def _notebooks(docs: Path, blocks: Blocks, copies: Copies) -> list[Page]:
+def _notebooks(docs: Path, results: Path, blocks: Blocks, copies: Copies) -> list[Page]:
     pages = []
     for backend in BACKENDS:
-        source = RESULTS / f"notebook_{backend}.ipynb"
-        if not source.is_file():
-            continue
+        source = results / f"notebook_{backend}.ipynb"
         link = relative_link(docs.parent / "fcn.ipynb", {}, copies)
         rendered = render_notebook(source, blocks.python, link)
         pages.append(Page(source, f"notebook-{backend}.html", rendered))
@@ -188,14 +186,14 @@ def _versions(versions: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class ReaderPath:
-    """The lessons in the order of a reader: `I know PyTorch`."""
+    """Lessons in the order that serves a reader, who is told by a heading of the index."""
 
     reader: str
     addresses: tuple[str, ...]
 
 
 def read_paths(readme: Path, lessons: Sequence[Page]) -> list[ReaderPath]:
-    """The lists of links below the headings `I know ...` of the index.
+    """The lists of links below the headings `... if you know ...` of the index.
 
     Raises:
         InputError: one of them has a lesson twice, or one that is not there.
@@ -205,7 +203,7 @@ def read_paths(readme: Path, lessons: Sequence[Page]) -> list[ReaderPath]:
     sections = re.split(r"^#+ ", readme.read_text(encoding="utf-8"), flags=re.MULTILINE)
     for section in sections:
         reader = section.partition("\n")[0].strip()
-        if re.search(r"\bI know \w+", reader):
+        if re.search(r"\byou know \w+", reader):
             links = re.findall(r"\]\((\d\d-[\w-]+\.md)\)", section)
             if not set(links) <= known.keys() or len(set(links)) < len(links):
                 raise InputError(f"{readme}: {reader}: a lesson that is not there, or twice")

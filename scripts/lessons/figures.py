@@ -60,20 +60,19 @@ SCHEMES = (
 Found = Mapping[str, Any]
 
 
-def bilinear(figure: "Figure", _scheme: Scheme, _runs: Found) -> None:
-    """The kernel of stride 32, and what one pixel and its neighbour add up to along a line."""
+def bilinear(figure: "Figure", scheme: Scheme, _runs: Found) -> None:
+    """The kernel of stride 32, and what three input pixels add up to along a line."""
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.7))
     kernel = bilinear_kernel(64)
     left.imshow(kernel, cmap="gray", vmin=0, vmax=1)
-    left.set(title="kernel, 64 x 64", xticks=(0, 31.5, 63), yticks=(0, 31.5, 63))
-    along = bilinear_kernel(64)[31] / kernel[31].max()
-    for k in range(3):
-        place = np.arange(64) + 32 * k
-        right.plot(place, along, color="C7", linewidth=1)
+    left.set(title="kernel, 64 x 64", xticks=(0, 63), yticks=(0, 63))
+    along = kernel[31] / kernel[31].max()
     total = np.zeros(128)
     for k, value in enumerate((1.0, 0.25, 0.75)):
-        total[32 * k : 32 * k + 64] += value * along
-    right.plot(np.arange(128), total, color=_scheme.colours["torch"])
+        place = slice(32 * k, 32 * k + 64)
+        right.plot(np.arange(128)[place], value * along, color=scheme.dim, linewidth=1)
+        total[place] += value * along
+    right.plot(total, color=scheme.colours["torch"])
     right.set(title="input 1, 0.25, 0.75: the sum of three kernels", xlabel="output pixel")
 
 
@@ -93,18 +92,22 @@ def stages(figure: "Figure", _scheme: Scheme, runs: Found) -> None:
 
 
 def void(figure: "Figure", _scheme: Scheme, runs: Found) -> None:
-    """What each pixel pulls: void left out, and void as the last class."""
-    found = {name: _picture(text) for name, text in runs["void"].items()}
-    label = voc_palette()[found["label"]]
-    label[found["label"] == VOID] = 255
+    """What the network answers where the label is void."""
+    image, *_, answer = (_picture(stage["picture"]) for stage in runs["stages"])
+    label = _picture(runs["label"])
+    palette = voc_palette()
+    palette[VOID] = 255
+    inside = palette[answer]
+    inside[label != VOID] = 128
     pictures = {
-        "image": found["image"],
-        "label, void in white": label,
-        "pull, void left out": found["left_out"],
-        "pull, void as the last class": found["as_class"],
+        "image": image,
+        "label, void in white": palette[label],
+        "answer": palette[answer],
+        "answer, in void alone": inside,
     }
-    for axes, (title, picture) in zip(figure.subplots(2, 2).ravel(), pictures.items(), strict=True):
-        axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    every = figure.subplots(2, 2).ravel()
+    for axes, (title, picture) in zip(every, pictures.items(), strict=True):
+        axes.imshow(picture, interpolation="nearest")
         axes.set_title(title)
         axes.set_axis_off()
 
@@ -118,10 +121,11 @@ def depth(figure: "Figure", scheme: Scheme, runs: Found) -> None:
             label = LABELS[backend] if dtype == "float32" else None
             style = scheme.line(backend)
             axes.plot(found["layers"], errors, label=label, **style)
-        axes.annotate(dtype, (0, errors[0]), (0, 10), textcoords="offset points")
-    axes.set(yscale="log", ylabel="relative error", ylim=(1e-17, 1e-4))
+        place = len(found["layers"]) - 1, max(last for *_, last in found[dtype].values())
+        axes.annotate(dtype, place, (0, 6), textcoords="offset points", ha="right")
+    axes.set(yscale="log", ylabel="error, from PyTorch's float64", ylim=(1e-17, 1e-4))
     axes.tick_params(axis="x", rotation=45)
-    axes.legend(loc="center right")
+    axes.legend(loc="center left")
 
 
 def losses(figure: "Figure", scheme: Scheme, runs: Found) -> None:
@@ -158,9 +162,9 @@ FIGURES: Mapping[str, Drawing] = {
     "void": Drawing(
         void,
         (6.0, 4.9),
-        "An image; its label, in which a white void surrounds each shape; how strongly each pixel"
-        " pulls when void is left out, black along these borders; and when void is the last class,"
-        " white there.",
+        "An image of shapes; its label, in which a line of void surrounds each shape; the network's"
+        " answer, a class for every pixel; and of this answer the void pixels alone, which take the"
+        " class of the shape or of the background.",
     ),
     "depth": Drawing(
         depth,

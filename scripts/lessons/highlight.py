@@ -32,6 +32,8 @@ class Token:
     text: str
     style: str
     things: frozenset[str] = frozenset()
+    breaks: bool = False
+    """Whether a line may be broken before it where there is no space."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,21 @@ def highlight(
                 found |= things.of_method(backend, text)
         elif text != ".":
             whole = ""
+        breaks = _may_break(before, text)
         before = text
         for k, piece in enumerate(text.split("\n")):
             if k:
                 lines.append([])
             if piece:
-                lines[-1].append(Token(piece, _style(kind), frozenset(found)))
+                lines[-1].append(Token(piece, _style(kind), frozenset(found), breaks))
     return [Line(tuple(line)) for line in lines[:-1]]
+
+
+def _may_break(before: str, text: str) -> bool:
+    """Before the dot of an attribute, and after an opening bracket."""
+    if text == ".":
+        return before[-1:].isalnum() or before in (")", "]")
+    return before in ("(", "[") and text not in (")", "]")
 
 
 def with_twins(columns: Sequence[Sequence[Line]]) -> list[list[Line]]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from backends import BACKENDS, load_backend
 from common.errors import InputError, WorkerError
-from common.files import JSON_LIMIT, naming, parse_json, read_bytes
+from common.files import JSON_LIMIT, naming, parse_json, read_bytes, sha256
 from scripts.lessons.columns import KEY
 from scripts.lessons.runs import measure_runs
 from scripts.shared.cli import last_line, write_json
@@ -59,7 +59,7 @@ class Result:
 
     def is_stale(self) -> bool:
         """Whether what it was made of is no more what is there."""
-        kept = read_result(self.name)
+        kept = read_result(RESULTS, self.name)
         return bool(kept["made_of"] != self.made_of() or kept["versions"] != versions())
 
 
@@ -74,15 +74,15 @@ def versions() -> dict[str, str]:
     return installed
 
 
-def read_result(name: str) -> dict[str, Any]:
-    """A file of `results/`.
+def read_result(folder: Path, name: str) -> dict[str, Any]:
+    """A result of a folder, `RESULTS` for one.
 
     Raises:
         InputError: it is not there, or no JSON object.
     """
-    path = RESULTS / f"{name}.json"
+    path = folder / f"{name}.json"
     if not path.exists():
-        raise InputError(f"{path.relative_to(ROOT)}: not there yet; --renew measures it")
+        raise InputError(f"{path}: not there; --renew measures it")
     with naming(path):
         found: dict[str, Any] = dict(parse_json(read_bytes(path, JSON_LIMIT)))
     return found
@@ -118,7 +118,7 @@ _TOLD = ("why", "where", "error", "located", "setting", "plain")
 
 def measure_mutations() -> dict[str, Any]:
     """Of each key that is no pitfall's, what the mutation of its name does, by backend."""
-    keys = sorted(source_keys() - set(read_result("pitfalls")["found"]))
+    keys = sorted(source_keys() - set(read_result(RESULTS, "pitfalls")["found"]))
     options = [word for key in keys for word in ("--mutation", key)]
     found: dict[str, Any] = {}
     for entry in _asked("parity_tests.mutations", *options, codes=(0, 1))["faults"]:
@@ -139,16 +139,37 @@ def measure_exercises() -> dict[str, Any]:
     return found
 
 
-_BACKENDS = ("backends/**/*.py", "common/**/*.py")
+def measure_notebooks() -> list[str]:
+    """Executes the notebook in each backend; which cells of code it has."""
+    from scripts.lessons import kernel  # here: half of what a build takes to start
+
+    kernel.renew(RESULTS)
+    notebook = json.loads(kernel.NOTEBOOK.read_text(encoding="utf-8"))
+    return [cell["id"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+_DEPARTURES = "scripts/lessons/results/departures.json"
+"""That command's own file: its runs take an hour, and it goes on where it was stopped."""
+
+_BACKENDS = ("backends/**/*.py", "common/config.py", "common/network/*.py")
 
 RENEWABLE = (
     Result("pitfalls", measure_pitfalls, ("scripts/pitfalls/*.py",)),
-    Result("mutations", measure_mutations, (*_BACKENDS, "parity_tests/mutations/*.py")),
+    Result(
+        "mutations",
+        measure_mutations,
+        (*_BACKENDS, "common/parity/*.py", "parity_tests/mutations/*.py"),
+    ),
     Result("exercises", measure_exercises, (*_BACKENDS, "scripts/lessons/exercises/*.py")),
-    Result("runs", measure_runs, (*_BACKENDS, "scripts/lessons/runs.py")),
+    Result("runs", measure_runs, (*_BACKENDS, "common/data/*.py", "scripts/lessons/runs.py")),
+    Result("notebooks", measure_notebooks, (*_BACKENDS, "scripts/lessons/kernel.py")),
 )
 
 
 def stale() -> list[str]:
     """The results that are of other files or versions than those that are here."""
-    return [result.name for result in RENEWABLE if result.is_stale()]
+    old = [result.name for result in RENEWABLE if result.is_stale()]
+    files = read_result(RESULTS, "departures")["made_of"]["files"]
+    if any(not (ROOT / f).exists() or sha256(ROOT / f) != was for f, was in files.items()):
+        old.append(f"departures (by python -m parity_tests.departures --json {_DEPARTURES})")
+    return old

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from backends import BACKENDS, load_backend
-from common.config import VOID, Architecture, Config, Dtype
+from common.config import Architecture, Config, Dtype
 from common.data.batches import training_batches
 from common.data.dataset import Dataset, open_dataset
 from common.data.shapes import SHAPES_CLASSES, write_shapes
@@ -34,7 +34,7 @@ CONFIG = Config(num_classes=len(SHAPES_CLASSES), width=WIDTH, steps=STEPS, crop=
 
 
 def measure_runs() -> dict[str, Any]:
-    """Losses of each backend; the stages and the gradients of an image; errors by depth."""
+    """Losses of each backend; errors by depth; the stages of an image, and its label."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "shapes"
         write_shapes(root, TRAIN, VAL, seed=0)
@@ -47,7 +47,7 @@ def measure_runs() -> dict[str, Any]:
         "losses": losses,
         "depth": _depth(),
         "stages": _stages(weights["torch"], image),
-        "void": _void(weights["torch"], image, label),
+        "label": _png(label),
     }
 
 
@@ -91,11 +91,10 @@ def _png(array: NDArray[np.uint8]) -> str:
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def _grey(plane: NDArray[Any], most: float | None = None) -> str:
-    """A plane as a picture, from black at its least (0 if `most` is white) to white."""
-    least, top = (0.0, most) if most else (float(plane.min()), float(plane.max()))
-    scaled = (plane - least) / max(top - least, 1e-30)
-    return _png(np.rint(255 * scaled.clip(0, 1)).astype(np.uint8))
+def _grey(plane: NDArray[Any]) -> str:
+    """A plane as a picture, from black at its least to white at its greatest."""
+    scaled = (plane - plane.min()) / max(float(np.ptp(plane)), 1e-30)
+    return _png(np.rint(255 * scaled).astype(np.uint8))
 
 
 def _stages(weights: Arrays, image: NDArray[np.uint8]) -> list[dict[str, Any]]:
@@ -110,20 +109,3 @@ def _stages(weights: Arrays, image: NDArray[np.uint8]) -> list[dict[str, Any]]:
     first = {"name": "image", "shape": [3, *image.shape[:2]], "picture": _png(image)}
     last = {"name": "answer", "shape": [*answer.shape], "picture": _png(answer)}
     return [first, *shown, last]
-
-
-def _void(weights: Arrays, image: NDArray[np.uint8], label: NDArray[np.uint8]) -> dict[str, str]:
-    """How much each pixel pulls at the logits: with void left out, and as the last class."""
-    logits = _activations("torch", weights, image[None], CONFIG)["logits"][0].astype(np.float64)
-    exponents = np.exp(logits - logits.max(axis=0))
-    probability = exponents / exponents.sum(axis=0)
-    classes = len(logits)
-    truth = np.where(label == VOID, classes - 1, label)
-    as_class = np.abs(probability - np.eye(classes)[truth].transpose(2, 0, 1)).sum(axis=0)
-    left_out = np.where(label == VOID, 0, as_class)
-    return {
-        "image": _png(image),
-        "label": _png(label),
-        "left_out": _grey(left_out, most=2.0),
-        "as_class": _grey(as_class, most=2.0),
-    }
