@@ -25,7 +25,7 @@ def _unique(values: Iterable[str]) -> str:
 
 def _age(released: str, today: str) -> str:
     days = (datetime.date.fromisoformat(today) - datetime.date.fromisoformat(released)).days
-    years, months = divmod(round(days / 30.44), 12)
+    years, months = divmod(int(days / 30.44), 12)
     told = [f"{n} {unit}{'s' * (n > 1)}" for n, unit in ((years, "year"), (months, "month")) if n]
     return " and ".join(told) or f"{days} days"
 

@@ -59,17 +59,17 @@ RULES = (
         "Train much",
         "Many long runs: what counts is images a second.",
         (
-            Criterion("training", "training", "images/s", most=True),
-            Criterion("training_mb", "peak memory", "MB", most=False, margin=0.1),
+            Criterion("training", "images a second in training", "images/s", most=True),
+            Criterion("training_mb", "peak memory in training", "MB", most=False, margin=0.1),
         ),
     ),
     Rule(
         "Serve predictions",
         "A trained network behind a service: images a second, then how much there is to ship.",
         (
-            Criterion("prediction", "prediction", "images/s", most=True),
-            Criterion("disk_mb", "packages on disk", "MB", most=False, margin=0.0),
-            Criterion("prediction_mb", "peak memory", "MB", most=False, margin=0.1),
+            Criterion("prediction", "images a second in prediction", "images/s", most=True),
+            Criterion("disk_mb", "what it brings on disk", "MB", most=False, margin=0.0),
+            Criterion("prediction_mb", "peak memory in prediction", "MB", most=False, margin=0.1),
         ),
     ),
     Rule(
@@ -77,8 +77,8 @@ RULES = (
         "Many small experiments: what counts is the wait for a first step and for each new image"
         " size, then how much code there is to read.",
         (
-            Criterion("wait", "first step and a new size", "s", most=False, margin=0.2),
-            Criterion("lines", "code of the backend", "lines", most=False, margin=0.0),
+            Criterion("wait", "first training step and a new size", "s", most=False, margin=0.2),
+            Criterion("lines", "our code in the backend", "lines", most=False, margin=0.0),
         ),
     ),
 )
@@ -121,7 +121,7 @@ def decide(rule: Rule, candidates: Sequence[Candidate]) -> Decision:
     if not left:
         return Decision(rule.reader, rule.need, [], [*reasons, "Nobody is left to choose."])
     if len(left) == 1:
-        reasons.append(f"{left[0].name} alone is left.")
+        reasons.append(f"{left[0].name} is the only candidate.")
     for criterion in rule.criteria:
         if len(left) > 1:
             left, reason = _step(criterion, left)
@@ -141,16 +141,14 @@ def _step(criterion: Criterion, candidates: Sequence[Candidate]) -> tuple[list[C
     numbers = {one.name: one.numbers[criterion.key] for one in candidates}
     best = criterion.best(numbers.values())
     left = [one for one in candidates if numbers[one.name].overlaps(best)]
-    told = " and ".join(f"{one.name}, {criterion.say(numbers[one.name])}" for one in left)
-    others = {name: n for name, n in numbers.items() if name not in {one.name for one in left}}
-    if len(left) > 1:
-        text = f"By {criterion.words} these are within noise: {told}"
-    else:
-        text = f"{criterion.words.capitalize()}: {told}, is best"
+    told = " and ".join(f"{one.name} with {criterion.say(numbers[one.name])}" for one in left)
+    tie = " are within noise" if len(left) > 1 else " is best"
+    text = f"{criterion.words[0].upper()}{criterion.words[1:]}: {told}{tie}"
+    others = {one.name: numbers[one.name] for one in candidates if one not in left}
     if others:
         near = criterion.best(others.values())
         name = next(name for name, number in others.items() if number == near)
-        text += f"; next is {name}, {criterion.say(near)}"
+        text += f"; next is {name} with {criterion.say(near)}"
     return left, f"{text}."
 
 
@@ -163,7 +161,7 @@ def in_words() -> list[str]:
         "The criteria of a reader are taken in their order. Whoever is measurably behind the best"
         " by one is out; the next one decides among the rest.",
         "A rate is the median of the rounds, and two are a tie if their interquartile ranges"
-        " overlap. What is measured once is a tie within the margin that is given.",
+        " overlap. What is measured once may be off by the margin that is given.",
     ]
 
 
@@ -171,6 +169,10 @@ def criteria_in_words(rule: Rule) -> list[str]:
     """A reader's criteria in their order."""
     told = []
     for one in rule.criteria:
-        margin = "quartiles" if one.margin is None else f"margin {one.margin:.0%}"
-        told.append(f"{'most' if one.most else 'least'} {one.words} ({one.unit}, {margin})")
+        text = f"{one.words[0].upper()}{one.words[1:]}: the {'most' if one.most else 'least'}"
+        if one.margin is None:
+            text += ", a tie if quartiles overlap"
+        elif one.margin:
+            text += f", a tie within {one.margin:.0%} either way"
+        told.append(f"{text}.")
     return told
