@@ -83,7 +83,7 @@ def licence(name: str) -> str:
     words = (
         *(told.get_all("License-Expression") or []),
         *(c.rpartition(" :: ")[2] for c in classifiers),
-        *(text.partition("\n")[0] for text in told.get_all("License") or []),
+        *(text.partition("\n")[0].strip() for text in told.get_all("License") or []),
     )
     return next((word for word in words if word), "not told")
 
