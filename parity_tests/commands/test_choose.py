@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,13 +131,8 @@ AT = Job(None, "", "", 4, 64, 96)
 
 
 def measured(job: Job, *seconds: float) -> Measured:
-    first: dict[str, Any] = {
-        "seconds": 9.0,
-        "import_seconds": 2.0,
-        "build_seconds": 1.0,
-        "peak_mb": 300.0,
-    }
-    first |= {"new_size_seconds": -0.1, "versions": {}}
+    keys = ("seconds", "import_seconds", "build_seconds", "peak_mb", "new_size_seconds")
+    first: dict[str, Any] = dict(zip(keys, (9.0, 2.0, 1.0, 300.0, -0.1), strict=True))
     return Measured(
         job, first | {"versions": {}}, [{"seconds": s, "peak_mb": 100 + s} for s in seconds]
     )

@@ -169,7 +169,8 @@ def show(rows: Sequence[Row], title: str) -> None:
 def show_decisions(decisions: Sequence[Mapping[str, Any]]) -> None:
     """Prints who is chosen for each reader, and why."""
     for one in decisions:
-        say(f"\n{one['reader']}: {' or '.join(one['chosen']) or 'nobody'}")
+        console.print()
+        say(f"{one['reader']}: {' or '.join(one['chosen']) or 'nobody'}")
         for reason in one["reasons"]:
             console.print(f"  {reason}", soft_wrap=True)
 
