@@ -208,6 +208,7 @@ COMPILED_ANEW = {
     *("test_a_step_in_parts_is_the_sum_of_steps_on_the_parts", "test_frozen_norms_keep_their_bits"),
     *("test_a_process_apart_takes_its_share_and_waits_for_nobody",),
     *("test_what_a_record_holds", "test_steps_of_the_user_s_optimizer"),
+    *("test_a_solution_finds_the_same_in_each_framework",),
 }
 """Tests whose step JAX compiles for themselves alone, a quarter of a minute each."""
 

@@ -9,7 +9,6 @@ import re
 import shlex
 import subprocess
 import sys
-import textwrap
 import tokenize
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,10 @@ import pytest
 import typer.main
 from PIL import Image
 
+from scripts.shared.sources import snippet
+
 ROOT = Path(__file__).parents[1]
-PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
 TEXTS = {str(path.relative_to(ROOT)): path.read_text() for path in PAGES}
 
 QUOTATION = re.compile(r"<!-- from (\S+): (\S+) -->\s*```python\n(.*?)```", re.S)
@@ -31,22 +32,8 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 def source_of(path: str, name: str) -> str:
-    """The function, method or class `name` (`Class.method`) of a file, docstrings taken out."""
-    text = (ROOT / path).read_text()
-    node: Any = ast.parse(text)
-    for part in name.split("."):
-        found = [n for n in node.body if getattr(n, "name", None) == part]
-        assert len(found) == 1, f"{path} has {len(found)} of {name}"
-        node = found[0]
-    lines = text.splitlines()
-    for inner in ast.walk(node):
-        if isinstance(inner, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(inner):
-            doc = inner.body[0]
-            assert doc.end_lineno
-            lines[doc.lineno - 1 : doc.end_lineno] = [""] * (doc.end_lineno - doc.lineno + 1)
-    first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
-    kept = [line for line in lines[first - 1 : node.end_lineno] if line]
-    return textwrap.dedent("\n".join(kept)) + "\n"
+    """What `snippet` finds in a file of the project."""
+    return snippet(ROOT / path, name)
 
 
 def essence(code: str) -> tuple[str, list[str]]:

@@ -27,6 +27,7 @@ COMMANDS = {
         "pitfalls": "show where they silently differ",
         "bench": "measure their speed",
         "choose": "say which one to take for this work, here",
+        "lessons": "build the lessons as a site, from the source",
     },
 }
 """What for -> the command's name -> what it does."""

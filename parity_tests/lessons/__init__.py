@@ -1,0 +1,1 @@
+"""The lessons: their exercises, the site, the dictionary."""
