@@ -4,14 +4,16 @@ import importlib
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backends import BACKENDS, missing_packages
+from parity_tests.browser import Chromium
 from parity_tests.choices import HOSTILE, made_up
+from parity_tests.parity.test_report import CONTRAST
 from scripts.choose import facts
 from scripts.choose.candidates import (
     candidates,
@@ -21,7 +23,7 @@ from scripts.choose.candidates import (
     prediction_jobs,
     training_jobs,
 )
-from scripts.choose.page import NONE, fact_rows, page
+from scripts.choose.page import NONE, fact_rows, page, write_page
 from scripts.choose.probe import is_there
 from scripts.choose.proof import prove
 from scripts.choose.rule import (
@@ -402,3 +404,53 @@ def test_one_small_run_from_end_to_end(tmp_path: Path, run_command: Command) -> 
 @pytest.mark.parametrize("module", ["rule", "facts", "page", "proof", "candidates"])
 def test_each_part_is_imported_without_a_framework(module: str) -> None:
     importlib.import_module(f"scripts.choose.{module}")
+
+
+# In a browser
+
+
+@pytest.fixture
+def browser(chromium: Any) -> Iterator[Chromium]:
+    """A browser; whatever a test does, the console stays empty."""
+    shown = Chromium(chromium)
+    shown.faults(), shown.requests()
+    yield shown
+    assert shown.faults() == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1200, 400])
+def test_the_page_can_be_read_light_and_dark(browser: Chromium, tmp_path: Path, width: int) -> None:
+    path = tmp_path / "choose.html"
+    write_page(path, made_up())
+    backgrounds = set()
+    for scheme in ("light", "dark"):
+        browser.scheme(scheme)
+        browser.show(path, width)
+        backgrounds.add(browser.js("getComputedStyle(document.body).backgroundColor"))
+        assert browser.js(CONTRAST) == []
+        assert browser.js("document.documentElement.scrollWidth") <= width
+    assert len(backgrounds) == 2
+    assert set(browser.requests()) == {path.as_uri()}
+    titles = browser.js("$$('h1, h2, h3').map((e) => e.tagName + ' ' + e.textContent)")
+    assert titles[:5] == [
+        "H1 Which framework, for this work, here?",
+        *(f"H2 {rule.reader}" for rule in RULES),
+        "H2 Do they compute the same?",
+    ]
+    # in a wide window the cells of a row stand side by side, in a narrow one below each other
+    tops = browser.js("[...$('.facts tbody tr').cells].map((cell) => cell.offsetTop)")
+    assert len(set(tops)) == (1 if width == 1200 else len(tops))
+    assert browser.js("$$('img[src=x], script').length") == 0
+
+
+@pytest.mark.browser
+def test_a_bar_is_as_long_as_its_rate(browser: Chromium, tmp_path: Path) -> None:
+    path = tmp_path / "choose.html"
+    write_page(path, made_up())
+    browser.show(path, 1200)
+    widths = browser.js(
+        "$$('.stack:not(.facts)')[0].querySelectorAll('.track').values().map((e) =>"
+        " parseFloat(getComputedStyle(e, '::before').width)).toArray()"
+    )
+    assert [width / widths[0] for width in widths] == pytest.approx([1, 0.7, 0.5], abs=0.01)
