@@ -37,7 +37,7 @@ from common.errors import InputError, WorkerError
 from common.network.initial import initial_weights
 from common.runs.run_folder import LAST, RunFolder
 from common.weights.checkpoint import Weights, write_weights
-from scripts.bench.data import book_item
+from scripts.shared.speed.data import book_item
 from scripts.shared.training import Training
 
 ROOT = Path(__file__).parents[2]
