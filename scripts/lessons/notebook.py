@@ -52,9 +52,8 @@ def _output(path: Path, output: Any) -> str:
         return _words(output.text)
     data = output.data
     if "image/png" in data:
-        told = escape(" ".join(str(data.get("text/plain", "A picture")).split()))
         address = f"data:image/png;base64,{data['image/png'].strip()}"
-        return f'<p class="output"><img alt="{told}" src="{address}"></p>\n'
+        return f'<p class="output"><img alt="What the code above draws" src="{address}"></p>\n'
     if "text/html" in data:
         return Markup(
             '<div class="table output" tabindex="0" role="group" aria-label="Output">{}</div>\n'
