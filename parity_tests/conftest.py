@@ -199,6 +199,28 @@ def run_command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[st
     return run
 
 
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The browser, with an empty profile; it asks the network for nothing of its own."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    for argument in (
+        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"),
+        *("disable-background-networking", "disable-component-update", "disable-sync"),
+        f"user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SE_AVOID_STATS", "true")
+        service = webdriver.ChromeService(executable_path="/usr/bin/chromedriver")
+        driver = webdriver.Chrome(options=options, service=service)
+        yield driver
+        driver.quit()
+
+
 COMPILED_ANEW = {
     *("test_decay_on_kernels_alone", "test_without_momentum_v_is_the_gradient"),
     *("test_the_loss_falls", "test_eval_changes_no_buffer_and_train_changes_all"),
@@ -208,6 +230,7 @@ COMPILED_ANEW = {
     *("test_a_step_in_parts_is_the_sum_of_steps_on_the_parts", "test_frozen_norms_keep_their_bits"),
     *("test_a_process_apart_takes_its_share_and_waits_for_nobody",),
     *("test_what_a_record_holds", "test_steps_of_the_user_s_optimizer"),
+    *("test_a_solution_finds_the_same_in_each_framework",),
 }
 """Tests whose step JAX compiles for themselves alone, a quarter of a minute each."""
 

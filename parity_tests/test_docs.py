@@ -9,8 +9,8 @@ import re
 import shlex
 import subprocess
 import sys
-import textwrap
 import tokenize
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ import pytest
 import typer.main
 from PIL import Image
 
+from scripts.shared.sources import snippet
+
 ROOT = Path(__file__).parents[1]
-PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
 TEXTS = {str(path.relative_to(ROOT)): path.read_text() for path in PAGES}
 
 QUOTATION = re.compile(r"<!-- from (\S+): (\S+) -->\s*```python\n(.*?)```", re.S)
@@ -31,22 +33,8 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 def source_of(path: str, name: str) -> str:
-    """The function, method or class `name` (`Class.method`) of a file, docstrings taken out."""
-    text = (ROOT / path).read_text()
-    node: Any = ast.parse(text)
-    for part in name.split("."):
-        found = [n for n in node.body if getattr(n, "name", None) == part]
-        assert len(found) == 1, f"{path} has {len(found)} of {name}"
-        node = found[0]
-    lines = text.splitlines()
-    for inner in ast.walk(node):
-        if isinstance(inner, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(inner):
-            doc = inner.body[0]
-            assert doc.end_lineno
-            lines[doc.lineno - 1 : doc.end_lineno] = [""] * (doc.end_lineno - doc.lineno + 1)
-    first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
-    kept = [line for line in lines[first - 1 : node.end_lineno] if line]
-    return textwrap.dedent("\n".join(kept)) + "\n"
+    """What `snippet` finds in a file of the project."""
+    return snippet(ROOT / path, name)
 
 
 def essence(code: str) -> tuple[str, list[str]]:
@@ -147,23 +135,37 @@ def typed() -> list[str]:
     return [line for line in lines if not OTHERS.search(line.partition("#")[0])]
 
 
-@pytest.mark.full
-@pytest.mark.needs("mxnet", "jax")
-def test_commands_run_as_they_are_typed(tmp_path: Path) -> None:
-    """Each in a shell, with nothing but this Python's environment."""
+def run_as_typed(lines: Iterable[str], folder: Path) -> None:
+    """Each in a shell in the folder, with nothing but this Python's environment."""
     for room in ("backends", "common", "docs", "parity_tests", "scripts"):
-        (tmp_path / room).symlink_to(ROOT / room)
-    Image.new("RGB", (600, 520)).save(tmp_path / "large.jpg")
+        (folder / room).symlink_to(ROOT / room)
+    Image.new("RGB", (600, 520)).save(folder / "large.jpg")
     search = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PATH": search}
-    assert len(typed()) >= 20
-    for line in typed():
+    for line in lines:
         done = subprocess.run(
-            ["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True
+            ["bash", "-c", line], cwd=folder, env=environment, capture_output=True, text=True
         )
         has_mistakes = "scripts.compare torch.safetensors" in line  # docs/port/unet_jax.py
         assert done.returncode == (1 if has_mistakes else 0), f"{line}\n{done.stderr}"
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.full
+@pytest.mark.needs("mxnet", "jax")
+def test_commands_run_as_they_are_typed(tmp_path: Path) -> None:
+    assert len(typed()) >= 20
+    run_as_typed(typed(), tmp_path)
+
+
+LESSONS = [name for name, text in TEXTS.items() if "lessons/" in name and TYPED.search(text)]
+
+
+@pytest.mark.full
+@pytest.mark.needs("mxnet", "jax")
+@pytest.mark.parametrize("page", LESSONS)
+def test_commands_of_a_lesson_need_no_other_page(page: str, tmp_path: Path) -> None:
+    run_as_typed(TYPED.findall(TEXTS[page]), tmp_path)
 
 
 def test_every_option_that_is_spoken_of_is_one_of_a_command() -> None:

@@ -26,6 +26,8 @@ COMMANDS = {
         "relay": "change the framework in the middle of a run",
         "pitfalls": "show where they silently differ",
         "bench": "measure their speed",
+        "choose": "say which one to take for this work, here",
+        "lessons": "build the lessons as a site, from the source",
     },
 }
 """What for -> the command's name -> what it does."""

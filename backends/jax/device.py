@@ -59,7 +59,8 @@ def threads() -> int:
 def to_device(array: NDArray[Any], device: jax.Device, dtype: str) -> jax.Array:
     """A copy of the array on the device, as `dtype` (a NumPy name)."""
     # differs(float64_arrays): without the 64-bit types turned on, JAX makes float32 of it.
-    return jax.device_put(np.asarray(array, dtype=dtype), device)
+    # `device_put` would share the memory of some arrays, by where it happens to lie.
+    return jnp.array(array, dtype=dtype, device=device)
 
 
 @jax.jit

@@ -17,6 +17,10 @@ from common.network.grid import image_size, pad_images, scale_and_offset
 # MXNet computes with one thread unless this is set before its libraries are loaded.
 os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 
+if "DMLC_ROLE" in os.environ:
+    # ps-lite would take it for its own; a scheduler or a server listens as soon as it is imported
+    os.environ.pop("PORT", None)
+
 if int(np.__version__.split(".")[0]) > 1:
     raise ImportError(
         f"MXNet 1.9.1 needs NumPy 1, here is {np.__version__}; install with: pip install 'numpy<2'"

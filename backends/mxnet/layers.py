@@ -26,9 +26,9 @@ def conv(
 def batch_norm(channels: int, config: Config, *, affine: bool = True) -> nn.BatchNorm:
     """Batch normalisation: (N, channels, H, W) -> the same."""
     # differs(bn_momentum): `momentum` is the weight of the old value.
+    # differs(frozen_norm_takes_the_batch_s_statistics): an option of the layer.
     # differs(bn_running_variance): the running variance is biased (n), which `train.py` corrects.
     # differs(bn_update): the buffers change in backward.
-    # differs(frozen_norm_takes_the_batch_s_statistics): an option of the layer.
     layer = nn.BatchNorm(
         momentum=config.bn_decay,
         epsilon=config.bn_eps,

@@ -45,7 +45,7 @@ class Group:
         if self._store is None:
             return
         for k, (name, array) in enumerate(arrays.items()):
-            # differs: the servers add in float32, float64 too, and say nothing.
+            # differs: in most runs the servers add in float32, float64 too, and say nothing.
             exact = array.dtype == np.float64
             sent = self._in_slots(array) if exact else array
             self._know(name, sent)
@@ -112,7 +112,6 @@ def join(seconds: float) -> Group:
     Raises:
         WorkerError: they cannot come together.
     """
-    os.environ.pop("PORT", None)  # which ps-lite would take for its own
     try:
         with end_if_stuck(seconds, "mxnet"):
             store = mx.kv.create("dist_sync")

@@ -77,6 +77,19 @@ def _arrays(memory: Any, config: Config) -> tuple[NDArray[np.uint8], NDArray[np.
     return images.reshape(*shape, 3), labels.reshape(shape)
 
 
+def _place_of(dataset: Dataset, config: Config, step: int) -> tuple[int, int, NDArray[np.int64]]:
+    """The epoch of a step, where the step's batch begins in it, and the epoch's order of images."""
+    epoch, index = divmod(step, steps_per_epoch(dataset, config))
+    order = np.random.default_rng([config.seed, epoch]).permutation(len(dataset))
+    return epoch, index * config.batch_size, order
+
+
+def batch_names(dataset: Dataset, config: Config, step: int) -> tuple[str, ...]:
+    """The images of a step's batch, of all processes' shares."""
+    _, first, order = _place_of(dataset, config, step)
+    return tuple(dataset.names[k] for k in order[first : first + config.batch_size])
+
+
 def training_batch(
     dataset: Dataset, config: Config, step: int, rank: int = 0, memory: Any | None = None
 ) -> Batch:
@@ -88,9 +101,8 @@ def training_batch(
     Raises:
         InputError: an image or a mask cannot be read, or a label is no class.
     """
-    epoch, index = divmod(step, steps_per_epoch(dataset, config))
-    order = np.random.default_rng([config.seed, epoch]).permutation(len(dataset))
-    first = index * config.batch_size + rank * _share(config)
+    epoch, first, order = _place_of(dataset, config, step)
+    first += rank * _share(config)
     places = range(first, first + _share(config))
     images, labels = _arrays(bytearray(4 * _pixels(config)) if memory is None else memory, config)
     for k, place in enumerate(places):

@@ -235,6 +235,12 @@ def frozen_tensors(config: Config) -> frozenset[str]:
     return frozenset(s.name for s in specs if s.trainable and not is_trained(s, config.freeze))
 
 
+def gradient_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """The shape of each gradient of a step, by canonical name, in the network's order."""
+    specs = config_tensors(config).values()
+    return {spec.name: spec.shape for spec in specs if is_trained(spec, config.freeze)}
+
+
 def decayed_tensors(config: Config) -> frozenset[str]:
     """The tensors that weight decay acts on: all that are trained, or of them `Decay.kernels`."""
     trained = [s for s in config_tensors(config).values() if is_trained(s, config.freeze)]

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import importlib.util
 import os
 import resource
 import shutil
@@ -55,6 +56,15 @@ from parity_tests.bad_input.weights import NO_FILE, PTH, USE, state_dict
 
 def not_installed() -> AbstractContextManager[object]:
     return mock.patch.dict(backends._PACKAGES, torch=("torch_that_nobody_has",))
+
+
+def no_jinja2() -> AbstractContextManager[object]:
+    find_spec = importlib.util.find_spec
+
+    def find(name: str) -> object:
+        return None if name == "jinja2" else find_spec(name)
+
+    return mock.patch("importlib.util.find_spec", find)
 
 
 @contextlib.contextmanager
@@ -247,6 +257,9 @@ ROWS = [
     Row("backend that is not installed", as_it_is,
         r"--backend torch: torch_that_nobody_has not installed; install with: pip install '.*torch",
         refuses=RUN, during=not_installed),
+    Row("backend that is not installed", as_it_is,
+        "--backend torch: torch_that_nobody_has not installed", refuses="choose",
+        during=not_installed),
     Row("backend that is not installed, for .pth", state_dict(),
         f"{PTH}: torch.save needs a framework: --backend torch: .* not installed; install with",
         refuses="convert", weights=PTH, during=not_installed),
@@ -267,6 +280,26 @@ ROWS = [
           f"{RUN_FOLDER}: another run, process {os.getpid()}, writes there",
           refuses=command, during=run_held)
       for command, spoil in (("train", empty_run), ("resume", as_it_is))),
+    # a choice, which is refused before anything is measured
+    *table(
+        ("a size that is no multiple of 32", as_it_is,
+         "--size 100 96: multiples of 32, of 64 at least, are wanted", "--size 100 96"),
+        ("a size that leaves no room for a smaller one", as_it_is,
+         "--size 32 96: multiples of 32, of 64 at least", "--size 32 96"),
+        ("more processes than cores", as_it_is,
+         "--processes 1000: each takes a core, and there are", "--processes 1000"),
+        ("a folder that is no data set", as_it_is, "out: .*", "--data out"),
+        ("a page over weights", as_it_is,
+         "W.safetensors: is there, and is no HTML; --force", f"--html {WEIGHTS}"),
+        ("a page over the pictures' own list", as_it_is,
+         f"{SPLIT}: would overwrite the input", f"--data data --html {SPLIT}"),
+        ("a page in a folder that is not there", as_it_is,
+         "none/x.html: no such folder: none", "--html none/x.html"),
+        refuses="choose",
+    ),
+    Row("a page without Jinja2", as_it_is,
+        "--html: jinja2 is not installed; install it with: pip install jinja2",
+        "--html choose.html", refuses="choose", during=no_jinja2),
     # a run that goes on
     *(Row(what, as_it_is, f"{run}: {says}", f"--resume {run}",
           by=(RunFolder(run).info,), refuses="resume")

@@ -48,6 +48,7 @@ COMMANDS = {
     "new": "train --workers 0",
     "predict": "predict --backend torch --weights W --out out data/JPEGImages",
     "convert": "convert W out.safetensors",
+    "choose": "choose --backends torch --rounds 3 --json result.json",
     "voc2012": "data voc2012 voc --from voc.tar --md5 MD5",
 }
 """`W` is the row's weights, `MD5` that of voc.tar; its arguments come last, and so count."""

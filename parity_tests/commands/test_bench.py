@@ -19,18 +19,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from backends import load_backend
 from common.config import Config, Device, Dtype, Head
 from common.data.augment import normalize
-from common.errors import WorkerError
+from common.errors import InputError, WorkerError
 from common.network.flops import forward_flops, training_flops
 from common.network.tensors import config_tensors
-from parity_tests.conftest import new_config
-from scripts.bench import worker as bench_worker
+from parity_tests.conftest import new_config, new_trainer, weights
 from scripts.bench.__main__ import NUMBERS, app, make_jobs, read_sizes
-from scripts.bench.chain import POOLED, Convolve, follow
-from scripts.bench.data import draw_pictures, endless_batches
 from scripts.bench.table import fastest_product, limit_turns, make_rows, product_rate
-from scripts.bench.turns import Measured, take_turns
-from scripts.bench.worker import SIDE, Job, build, make_batch, measure
 from scripts.shared.cli import main
+from scripts.shared.onnx import export_classes
+from scripts.shared.speed import worker as bench_worker
+from scripts.shared.speed.chain import POOLED, Convolve, follow
+from scripts.shared.speed.data import draw_pictures, endless_batches
+from scripts.shared.speed.runtime import predictor
+from scripts.shared.speed.turns import Measured, take_turns
+from scripts.shared.speed.worker import SIDE, Job, build, make_batch, measure
 
 Command = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[2]
@@ -77,7 +79,7 @@ def test_flops_of_a_training_step_are_threefold_but_for_the_images_gradient() ->
 
 
 def test_flops_are_those_that_pytorch_counts() -> None:
-    book = importlib.import_module("scripts.bench.torch").Trainer(Config(device=Device.cpu))
+    book = importlib.import_module("scripts.shared.speed.torch").Trainer(Config(device=Device.cpu))
     images, labels = np.zeros((2, 3, 64, 96), np.float32), np.zeros((2, 64, 96), np.uint8)
     for work, count in (
         (lambda: book.predict(images), forward_flops),
@@ -252,7 +254,7 @@ def test_what_a_candidate_computes(form: str, mode: str) -> None:
 
 @pytest.mark.parametrize("backend", TORCH_FIRST)
 def test_the_bilinear_head_interpolates_between_centres(backend: str) -> None:
-    book = importlib.import_module(f"scripts.bench.{backend}")
+    book = importlib.import_module(f"scripts.shared.speed.{backend}")
     images = np.random.default_rng(0).standard_normal((1, 3, 64, 96), np.float32)
     logits = book.Trainer(Config(device=Device.cpu), bilinear=True).logits(images)
     logits = load_backend(backend).to_numpy(logits)
@@ -268,7 +270,7 @@ def test_the_bilinear_head_interpolates_between_centres(backend: str) -> None:
 def test_the_convolutions_are_those_of_the_network(
     backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module(f"scripts.bench.{backend}")
+    module = importlib.import_module(f"scripts.shared.speed.{backend}")
     # a seed of its own, so that nothing is compiled yet
     config = Config(device=Device.cpu, batch_size=2, crop=(64, 96), seed=5)
     specs, flops = config_tensors(config), forward_flops("resnet18", 21, 64, 96)
@@ -297,7 +299,7 @@ def test_the_convolutions_are_those_of_the_network(
 @pytest.mark.parametrize("training", [False, True])
 def test_the_convolutions_flops_are_those_that_pytorch_counts(training: bool) -> None:
     config = Config(device=Device.cpu, batch_size=2, crop=(64, 96))
-    alone = importlib.import_module("scripts.bench.torch").Convolutions(config)
+    alone = importlib.import_module("scripts.shared.speed.torch").Convolutions(config)
     with FlopCounterMode(display=False) as counter:
         (alone.gradients if training else alone.forward)()
     counted = {"convolution": 0, "product": 0}
@@ -312,7 +314,7 @@ def test_the_convolutions_flops_are_those_that_pytorch_counts(training: bool) ->
 def convolution_gradients(backend: str) -> dict[str, np.ndarray]:
     """In the canonical layouts, of a thin network in float64."""
     config = new_config(device=Device.cpu, dtype=Dtype.float64, batch_size=2, crop=(64, 96))
-    alone = importlib.import_module(f"scripts.bench.{backend}").Convolutions(config)
+    alone = importlib.import_module(f"scripts.shared.speed.{backend}").Convolutions(config)
     found = {name: load_backend(backend).to_numpy(g) for name, g in alone.gradients().items()}
     if backend == "jax":
         moved = {POOLED: (0, 3, 1, 2), "transpose_conv.weight": (0, 1, 2, 3)}
@@ -372,6 +374,52 @@ def test_synthetic_pictures_have_vocs_size_or_the_crops(tmp_path: Path) -> None:
             assert len(images) == len(labels) == 2
             assert labels.shape[1:] == (64, 96)
             assert set(np.unique(labels)) <= {*range(6), 255}
+
+
+@pytest.mark.full
+def test_ours_compiled_ahead_of_time_computes_the_same() -> None:
+    """From another seed's weights each step would differ; here not a bit does."""
+    found = {}
+    for form in ("ours", "compiled"):
+        job = Job("jax", form, "train", batch_size=1, height=32, width=64)
+        trainer = bench_worker._trainer(job, None)
+        images, labels = make_batch(job)
+        found[form] = [trainer.predict(images)]
+        found[form] += [trainer.step(images, labels, rate=0.1) for _ in range(2)]
+        found[form] += [trainer.predict(images)]
+    for ours, compiled in zip(found["ours"], found["compiled"], strict=True):
+        np.testing.assert_array_equal(ours, compiled)
+
+
+def test_without_a_cpp_compiler_torch_compile_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(InputError, match="no-such-compiler is not installed"):
+        build(dataclasses.replace(JOB, form="compiled"))
+
+
+def test_onnx_runtime_finds_the_classes_that_pytorch_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    export_classes(tmp_path / "net.onnx", weights(), new_config())
+    images = np.random.default_rng(0).standard_normal((3, 3, 96, 64), np.float32)
+    found = predictor(tmp_path / "net.onnx")(images)
+    ours = new_trainer("torch", device=Device.cpu).predict(images)
+    assert (found.shape, found.dtype) == ((3, 96, 64), "uint8")
+    assert len(np.unique(ours)) > 2
+    assert (found != ours).mean() < 1e-3
+
+
+def test_what_may_be_missing_is_told_and_the_others_take_their_turns() -> None:
+    odd, job = (Job(name, "ours", "predict", 1, 32, 32) for name in ("theano", "torch"))
+    job = dataclasses.replace(job, new_size=True)
+    missing, there = take_turns([odd, job], 2, optional=[odd])
+    assert "no such backend" in str(missing.error) and not missing.turns
+    assert there.error is None and len(there.turns) == 2
+    seconds = [there.first[f"{part}_seconds"] for part in ("import", "build", "new_size")]
+    assert seconds[0] > 0 and seconds[1] > 0 and abs(seconds[2]) < 60
+    with pytest.raises(InputError, match="no such backend"):
+        take_turns([odd], 1)
 
 
 def test_a_candidate_that_dies_is_named() -> None:

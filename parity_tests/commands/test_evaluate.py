@@ -199,6 +199,19 @@ def test_the_class_names_of_weights_and_data_are_held_against_each_other(
     assert (code, err) == (2, f"error: {tmp_path / 'W'}: {told}\n")
 
 
+def test_another_number_than_a_launcher_has_started_is_refused(
+    run_command: Command, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    options = ("--backend", "torch", "--weights", start(), "--data", data, "--processes", 4)
+    code, out, err = run_command("evaluate", *options)
+    assert (code, out, err) == (
+        2,
+        "",
+        "error: --processes 4: 2 started, as WORLD_SIZE tells\n",
+    )
+
+
 @pytest.mark.full
 def test_several_processes_count_together(backend: str, data: Path, tmp_path: Path) -> None:
     """Each its share of the images, and of the masks that are saved."""

@@ -16,22 +16,22 @@ from backends import load_backend
 from backends.torch.model import build_model
 from common.config import Config
 from common.errors import InputError
+from common.network.tensors import gradient_shapes
 from scripts.bench.forecast import (
     BUCKET,
     FIRST_BUCKET,
     Message,
     Wire,
     backward_share,
-    gradient_shapes,
     in_buckets,
     one_by_one,
     ring,
     servers,
     step_seconds,
 )
-from scripts.bench.scaling import Scaling, check_processes, forecast, make_jobs, make_rows
-from scripts.bench.turns import Measured, together
-from scripts.bench.worker import Job, build, make_batch
+from scripts.bench.scaling import Scaling, forecast, make_jobs, make_rows
+from scripts.shared.speed.turns import Measured, check_processes, together
+from scripts.shared.speed.worker import Job, build, make_batch
 from scripts.shared.workers import keep_to_cores
 
 Command = Callable[..., tuple[int, str, str]]
@@ -94,7 +94,7 @@ def test_processes_take_as_long_as_the_slowest_and_as_much_as_all() -> None:
 
 
 def test_numbers_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scripts.bench.scaling.cores", lambda: 4)
+    monkeypatch.setattr("scripts.shared.speed.turns.cores", lambda: 4)
     assert check_processes([4, 1, 2, 2], [4, 8]) == [1, 2, 4]
     with pytest.raises(InputError, match="--processes 5: each takes a core, and there are 4"):
         check_processes([1, 5], [5])

@@ -24,6 +24,7 @@ from PIL import Image
 from common.config import Config, Void
 from common.data.augment import mean_colour, normalize, random_crop
 from common.data.batches import (
+    batch_names,
     count_workers,
     steps_per_epoch,
     total_steps,
@@ -36,7 +37,7 @@ from common.errors import InputError, WorkerError
 from common.network.initial import initial_weights
 from common.runs.run_folder import LAST, RunFolder
 from common.weights.checkpoint import Weights, write_weights
-from scripts.bench.data import book_item
+from scripts.shared.speed.data import book_item
 from scripts.shared.training import Training
 
 ROOT = Path(__file__).parents[2]
@@ -124,6 +125,7 @@ def test_the_shares_of_all_processes_are_the_batch_of_one(
     shares = [list(training_batches(own, shared, rank=rank)) for rank in range(processes)]
     resumed = [next(training_batches(own, shared, 2, rank)) for rank in range(processes)]
     assert len({batch.names for batch in whole}) == 3
+    assert [batch.names for batch in whole] == [batch_names(own, shared, k) for k in range(3)]
     for batch, parts in [*zip(whole, zip(*shares, strict=True), strict=True), (whole[2], resumed)]:
         assert batch.image.tobytes() == b"".join(part.image.tobytes() for part in parts)
         assert batch.label.tobytes() == b"".join(part.label.tobytes() for part in parts)

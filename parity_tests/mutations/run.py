@@ -10,6 +10,7 @@ import gc
 import hashlib
 import inspect
 import itertools
+import math
 import multiprocessing
 import os
 import warnings
@@ -124,13 +125,15 @@ class Held:
 class Verdict:
     """Whether a trace leaves the reference, by the tolerance of which stage, and where first.
 
-    `dead`: it is this backend's healthy trace, to the bit.
+    `error` is how far the value there is off, relative, where it can be told. `dead`: it is this
+    backend's healthy trace, to the bit.
     """
 
     caught: bool
     stage: str | None = None
     where: str | None = None
     dead: bool = False
+    error: float | None = None
 
 
 def _as_trace(label: str, arrays: Arrays, dtype: Dtype, setting: str, steps: int) -> Trace:
@@ -190,7 +193,8 @@ def judge(arrays: Arrays, held: Held, setting: str, dtype: Dtype, steps: int) ->
     if not found:
         return Verdict(False, dead=dead)
     where = min(found, key=lambda name: ORDER.index(name) if name in ORDER else -1)
-    return Verdict(True, found[where], where, dead)
+    at_first = first is not None and first.name == where and math.isfinite(first.error)
+    return Verdict(True, found[where], where, dead, first.error if first and at_first else None)
 
 
 def matches(where: str | None, expected: Sequence[str]) -> bool:
@@ -237,7 +241,8 @@ def _plain(backend: Backend, reference: Array, setting: str, start: str) -> dict
 
 def _told(change: Mutation, found: Verdict) -> dict[str, Any]:
     located = matches(found.where, change.expected)
-    return {"caught": found.caught, "gate": found.stage, "where": found.where, "located": located}
+    told = {"caught": found.caught, "gate": found.stage, "where": found.where}
+    return {**told, "error": found.error, "located": located}
 
 
 def entry(

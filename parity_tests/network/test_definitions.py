@@ -1,8 +1,11 @@
 """Loss, optimizer and BatchNorm of each backend against formulas written out in NumPy."""
 
+import importlib
+
 import numpy as np
 import pytest
 
+from backends import load_backend
 from common.config import VOID, Config, Dtype
 from common.errors import InputError
 from common.network.tensors import tensors
@@ -169,3 +172,16 @@ def test_a_batch_with_one_value_a_channel_is_refused(backend: str) -> None:
         trainer.step(image, label, 0.01)
     assert all(np.array_equal(a, before[n]) for n, a in trainer.weights().items())
     assert trainer.predict(image).shape == (1, 20, 32)
+
+
+def test_what_goes_to_the_device_is_a_copy(backend: str) -> None:
+    """JAX's `device_put` shares the memory of arrays that lie well, which is a matter of chance."""
+    load_backend(backend)
+    device = importlib.import_module(f"backends.{backend}.device")
+    cpu = device.select_device("cpu")
+    for size in (1000, 100_000) * 10:
+        array = np.ones(size, np.float32)
+        tensor = device.to_device(array, cpu, "float32")
+        found = device.to_numpy(tensor)
+        array[:] = 2
+        assert device.to_numpy(tensor).max() == found.max() == 1

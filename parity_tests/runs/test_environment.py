@@ -32,9 +32,9 @@ from common.parity.traces import weights_size
 from common.runs.run_folder import BEST, LAST, PREVIOUS, RunFolder
 from common.weights.checkpoint import write_tensors
 from parity_tests.conftest import new_config, start, trace
-from scripts.bench.turns import threads
 from scripts.shared.cli import main, new_app, time_left
 from scripts.shared.outputs import check_room
+from scripts.shared.speed.turns import threads
 
 Command = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[2]

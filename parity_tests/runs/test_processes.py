@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from common.data.shapes import write_shapes
 from common.errors import InputError
@@ -47,6 +48,16 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True, scope="module")
+def answered() -> Iterator[None]:
+    """Signals as from a terminal: in the background of a shell some are ignored, and stay so."""
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def tensors(path: Path) -> dict[str, Any]:
     return read_tensors(path)[0]
 
@@ -73,6 +84,16 @@ def parent_of(pid: int) -> int:
         return 0
 
 
+def shared_memory(pid: int) -> set[Path]:
+    """What a process holds in /dev/shm by a name; what has none is gone with the process."""
+    try:
+        lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    except OSError:
+        return set()
+    names = {line[line.index("/dev/shm/") :] for line in lines if "/dev/shm/" in line}
+    return {Path(name) for name in names if not name.endswith(" (deleted)")}
+
+
 RANKS = ("RANK", "JAX_PROCESS_ID", "DMLC_TASK_ID")
 
 
@@ -84,6 +105,8 @@ class Run:
 
     def __init__(self, folder: Path, *arguments: object, **environment: str) -> None:
         self.mark = f"{folder}-{time.monotonic_ns()}"
+        self.shared: set[Path] = set()
+        """Memory in /dev/shm that any of them was seen to hold, if it has a name."""
         self.temporary = folder.with_name("temporary")
         self.temporary.mkdir(exist_ok=True)
         inherited = {key: value for key, value in os.environ.items() if key not in RANKS}
@@ -115,6 +138,7 @@ class Run:
         """The launcher, and what it has started, by rank or role."""
         found = {"launcher": self.process.pid}
         for pid in self.all():
+            self.shared |= shared_memory(pid)
             if parent_of(pid) == self.process.pid:
                 told = environment_of(pid)
                 role = told.get("DMLC_ROLE", "worker")
@@ -126,11 +150,13 @@ class Run:
     def ends(self, seconds: float) -> tuple[int, str, str]:
         """Exit code and words, once every process has ended, which must be soon."""
         deadline = time.monotonic() + seconds
+        self.shared.update(*map(shared_memory, self.all()))
         out, err = self.process.communicate(timeout=seconds)
         while self.all() and time.monotonic() < deadline:
             time.sleep(0.1)
         assert self.all() == []
         assert [path for path in self.temporary.rglob("*") if path.is_file()] == []
+        assert [path for path in self.shared if path.exists()] == []
         return self.process.returncode, out, err
 
 
@@ -293,8 +319,8 @@ def test_a_second_signal_ends_all_at_once(launch: Callable[[str, str], Run]) -> 
 # One run
 
 
-def listeners(run: Run) -> set[str]:
-    """The addresses at which processes of a run listen, as the kernel writes them."""
+def listeners(run: Run) -> set[tuple[str, int]]:
+    """The addresses, as the kernel writes them, and ports at which processes of a run listen."""
     inodes = set()
     for pid in run.all():
         with contextlib.suppress(OSError):
@@ -304,7 +330,8 @@ def listeners(run: Run) -> set[str]:
         for line in Path(table).read_text().splitlines()[1:]:
             fields = line.split()
             if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
-                found.add(fields[1].partition(":")[0])
+                address, _, port = fields[1].partition(":")
+                found.add((address, int(port, 16)))
     return found
 
 
@@ -336,13 +363,14 @@ def test_two_processes_are_one_run(
 ) -> None:
     """Of as many parts in one process, in float64, and go on in one; they listen on loopback alone.
 
-    That the servers of MXNet add up in float32, an inherited PORT, DistributedDataParallel's
-    buffers of the first process, or statistics over both processes would show.
+    Pixels that each counts for itself, the first process's buffers in place of all processes',
+    statistics over both, or a server of MXNet's that adds in float32, as most do, would show.
     """
-    two, one = tmp_path / "two", tmp_path / "one"
+    two, one, port = tmp_path / "two", tmp_path / "one", free_port()
     command = ("--backend", backend, "--data", uneven, *SMALL, "--steps", 4, "--dtype", "float64")
     command += ("--weights", start(), "--weight-decay", 1e-3, "--lr", 0.01, "--crop", 64, 96)
-    several = ("scripts.train", *command, "--processes", 2, "--stop-after", 3, "--out", two)
+    several = ("scripts.train", *command, "--processes", 2, "--port", port)
+    several += ("--stop-after", 3, "--out", two)
     seen = set()
     with Run(two, *several, PORT="1") as run:
         while run.process.poll() is None:
@@ -352,7 +380,10 @@ def test_two_processes_are_one_run(
     assert code == 0
     assert all(line.startswith("note: ") for line in err.splitlines())  # of classes without pixels
     assert "stopped after step 3 of 4, saved: " in out
-    assert seen and seen <= LOOPBACK
+    assert {address for address, _ in seen} <= LOOPBACK
+    ports = {number for _, number in seen}
+    assert port in ports
+    assert 1 not in ports  # an inherited PORT is ps-lite's own
     assert run_command("train", *command, "--accumulate", 2, "--out", one)[0] == 0
     code, out, err = run_command("train", "--resume", two, "--processes", 1)
     assert code == 0
@@ -466,6 +497,25 @@ def test_two_runs_at_once_do_not_meet(backend: str, uneven: Path, tmp_path: Path
     assert same_bytes(one / LAST, other / LAST)
 
 
+def test_what_one_process_cannot_do_is_told_once(shapes: Path, tmp_path: Path) -> None:
+    """Before anything starts, or by the one that writes: the others end with it."""
+    (tmp_path / "file").touch()
+    out = tmp_path / "run"
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with Run(out, *command_of("torch", shapes, out, "--processes", 2, "--port", port)) as run:
+            told = run.ends(30)
+    assert told == (2, "", f"error: --port {port}: Address already in use\n")
+    out = tmp_path / "file" / "run"
+    with Run(tmp_path / "run", *command_of("torch", shapes, out, "--processes", 2)) as run:
+        code, said, err = run.ends(60)
+    assert (code, said, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"error: {tmp_path / 'file'}")
+    assert "Not a directory" in err
+
+
 # Other launchers
 
 
@@ -494,6 +544,64 @@ def test_processes_started_by_hand_are_one_run(backend: str, uneven: Path, tmp_p
         ]
         assert [run.process.wait(240) for run in runs] == [0] * len(runs)
     assert Checkpoint.read(out / LAST).config.processes == 2
+
+
+def otherwise(thing: str, shapes: Path, folder: Path) -> tuple[tuple[object, ...], dict[str, str]]:
+    """Options and variables with which a process has other `thing` than one without them."""
+    if thing == "weights":
+        path = folder / "other.safetensors"
+        arrays, text = read_tensors(start())
+        arrays["final_conv.bias"] = arrays["final_conv.bias"] + np.float32(1e-6)
+        save_file(arrays, path, text)
+        return ("--weights", path), {}
+    if thing == "data":
+        shutil.copytree(shapes, folder / "other")
+        picture = folder / "other" / "JPEGImages" / "train_00003.jpg"
+        picture.write_bytes(picture.read_bytes() + b"\0")
+        return ("--data", folder / "other"), {}
+    (folder / "sitecustomize.py").write_text("import numpy; numpy.__version__ += '.1'")
+    return (), {"PYTHONPATH": f"{folder}"}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("thing", ["weights", "data", "versions"])
+def test_processes_that_are_not_alike_end(
+    thing: str, backend: str, shapes: Path, tmp_path: Path
+) -> None:
+    out, port = tmp_path / "run", free_port()
+    command = (*command_of(backend, shapes, out), "--steps", 2)
+    options, variables = otherwise(thing, shapes, tmp_path)
+    with contextlib.ExitStack() as stack:
+        runs = []
+        for rank in range(4 if backend == "mxnet" else 2):
+            told, more = told_by_hand(backend, rank, port), ()
+            if rank == (3 if backend == "mxnet" else 1):
+                told, more = told | variables, options
+            runs.append(stack.enter_context(Run(out, *command, *more, **told)))
+        for run in runs[-2:]:  # those that compute
+            _, err = run.process.communicate(timeout=120)
+            last = err.splitlines()[-1]
+            assert run.process.returncode == 2
+            assert last == f"error: process 1 has other {thing} than process 0"
+    assert not out.exists()
+
+
+@pytest.mark.full
+def test_a_process_that_comes_late_is_waited_for(
+    backend: str, uneven: Path, tmp_path: Path
+) -> None:
+    out, port = tmp_path / "run", free_port()
+    command = ("scripts.train", "--backend", backend, "--data", uneven, *SMALL, "--steps", 2)
+    command += ("--weights", start(), "--patience", 120, "--out", out)
+    with contextlib.ExitStack() as stack:
+        runs: list[Run] = []
+        for rank in range(4 if backend == "mxnet" else 2):
+            if runs and rank in (1, 3):
+                time.sleep(20)
+            told = told_by_hand(backend, rank, port)
+            runs.append(stack.enter_context(Run(out, *command, **told)))
+        assert [run.process.wait(240) for run in runs] == [0] * len(runs)
+    assert Checkpoint.read(out / LAST).step == 2
 
 
 def told_by_slurm(rank: int) -> dict[str, str]:

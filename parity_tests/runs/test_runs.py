@@ -143,7 +143,11 @@ def test_a_terminal_that_is_closed_ends_the_run_in_order(
     run = tmp_path / "run"
     at_step(1, lambda: os.kill(os.getpid(), signal.SIGHUP))
     arguments = ("--backend", "torch", "--data", shapes, *SMALL, "--steps", 9)
-    code, _, err = run_command("train", *arguments, "--out", run, "--weights", start())
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and stays so
+    try:
+        code, _, err = run_command("train", *arguments, "--out", run, "--weights", start())
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert code == 128 + signal.SIGHUP
     assert "stopped by SIGHUP after step 2 of 9, saved: " in err
     assert Checkpoint.read(run / LAST).step == 2

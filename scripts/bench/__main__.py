@@ -16,11 +16,8 @@ import typer
 from common.config import OUTPUT_STRIDE, Config, Dtype, Head
 from common.data.dataset import contents, open_dataset
 from common.errors import InputError
-from scripts.bench.data import pictures
-from scripts.bench.scaling import check_processes, forecast, measure_scaling, show_forecast
+from scripts.bench.scaling import forecast, measure_scaling, show_forecast
 from scripts.bench.table import Row, machine, make_rows, show
-from scripts.bench.turns import Measured, take_turns
-from scripts.bench.worker import Job
 from scripts.shared.cli import (
     BackendsOption,
     DtypeOption,
@@ -33,6 +30,9 @@ from scripts.shared.cli import (
 )
 from scripts.shared.outputs import JSON, PNG, check_places
 from scripts.shared.plots import plot_bench, plot_scaling
+from scripts.shared.speed.data import pictures
+from scripts.shared.speed.turns import Measured, check_processes, take_turns
+from scripts.shared.speed.worker import Job
 
 app = new_app()
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from common.config import Config
 from common.network.flops import forward_flops, training_flops
-from common.network.tensors import config_tensors, is_trained
+from common.network.tensors import config_tensors, gradient_shapes
 
 MIB = 2**20
 
@@ -41,12 +41,6 @@ class Message:
 
 Transfer = Callable[[int], float]
 """Seconds that so many bytes take until all processes have their sum."""
-
-
-def gradient_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """What travels, by canonical name, in the network's order."""
-    specs = config_tensors(config).values()
-    return {spec.name: spec.shape for spec in specs if is_trained(spec, config.freeze)}
 
 
 def _flops(config: Config) -> tuple[dict[str, int], dict[str, int]]:

@@ -10,12 +10,11 @@ import rich.box
 import rich.table
 
 from common.config import Config
-from common.errors import InputError
 from scripts.bench.forecast import Wire, backward_share, engines, step_seconds
 from scripts.bench.table import WIDTH, Row, figures
-from scripts.bench.turns import Measured, cores, take_turns
-from scripts.bench.worker import Job
 from scripts.shared.cli import console
+from scripts.shared.speed.turns import Measured, take_turns
+from scripts.shared.speed.worker import Job
 
 Scaling = Literal["weak", "strong"]
 
@@ -33,21 +32,6 @@ EXPLANATION = (
     "sum: the engine's sum of the gradients alone; % added: what sums add to a step, of its time\n"
     "% hidden: of the sum, behind computing; model: what the step would take by the forecast's"
 )
-
-
-def check_processes(processes: Sequence[int], batch_sizes: Sequence[int]) -> list[int]:
-    """The values of `--processes`, each once, ascending.
-
-    Raises:
-        InputError: there are more than cores, or a batch cannot be shared among them.
-    """
-    for count in processes:
-        if count > cores():
-            raise InputError(f"--processes {count}: each takes a core, and there are {cores()}")
-        for size in batch_sizes:
-            if size % count:
-                raise InputError(f"--processes {count}: does not divide --batch-size {size}")
-    return sorted(set(processes))
 
 
 def make_jobs(at: Job, scaling: Scaling, processes: Sequence[int]) -> list[Job]:
@@ -69,7 +53,7 @@ def measure_scaling(
     """Times each backend by itself, both ways, and shows what came out.
 
     Raises:
-        InputError, WorkerError: as `scripts.bench.turns.take_turns`.
+        InputError, WorkerError: as `scripts.shared.speed.turns.take_turns`.
     """
     measured, rows = [], []
     console.print(f"\n{EXPLANATION}", soft_wrap=True)

@@ -13,9 +13,9 @@ import rich.table
 from common.config import Config
 from common.machine import cpu_info
 from common.network.flops import forward_flops, training_flops
-from scripts.bench.turns import Measured, cores, threads
-from scripts.bench.worker import SIDE
 from scripts.shared.cli import console
+from scripts.shared.speed.turns import Measured, cores, threads
+from scripts.shared.speed.worker import SIDE
 
 COLUMNS = (
     *("\nbackend", "\nform", "first\nms", "median\nms", "\nmin..max", "CPU\nms"),

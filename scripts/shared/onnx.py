@@ -17,6 +17,20 @@ INPUT = "image"
 """The graph's one input, (batch, 3, height, width) float32; its outputs are the layers by name."""
 
 
+class _Classes(torch.nn.Module):
+    """The most likely class of each pixel, found in the cells as `Trainer.predict` does."""
+
+    def __init__(self, network: FCN) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        head = self.network.transpose_conv
+        classes = head.cells(self.network.scores(x)).argmax(dim=-1, keepdim=True).to(torch.uint8)
+        assembled: torch.Tensor = head.assemble(classes)[:, 0]
+        return assembled
+
+
 class _Layers(torch.nn.Module):
     """The network as ONNX sees it: the layers as a tuple, in order of execution."""
 
@@ -45,10 +59,36 @@ def export_onnx(
     Raises:
         InputError: the file cannot be written.
     """
-    layers = layer_sources(config.architecture, config.head)
+    layers = list(layer_sources(config.architecture, config.head))
+    axes = {name: {0: "batch", 2: f"{name}_height", 3: f"{name}_width"} for name in layers}
+    _export(path, _Layers(_network(weights, config)), axes, metadata)
+
+
+def export_classes(path: Path, weights: Mapping[str, Array], config: Config) -> None:
+    """The same with one output, `classes` (N, H, W) uint8: what a server needs.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    axes = {"classes": {0: "batch", 1: "classes_height", 2: "classes_width"}}
+    _export(path, _Classes(_network(weights, config)), axes, {})
+
+
+def _network(weights: Mapping[str, Array], config: Config) -> FCN:
     network = build_model(config.replace(dtype=Dtype.float32))
     import_weights(network, weights)
+    return network
+
+
+def _export(
+    path: Path,
+    module: torch.nn.Module,
+    axes: Mapping[str, dict[int, str]],
+    metadata: Mapping[str, str],
+) -> None:
+    """`axes` names each output's free axes."""
     example = torch.zeros(2, 3, 2 * OUTPUT_STRIDE, 3 * OUTPUT_STRIDE)
+    free = {INPUT: {0: "batch", 2: f"{INPUT}_height", 3: f"{INPUT}_width"}}
 
     def write(temporary: Path) -> None:
         with warnings.catch_warnings(), torch.no_grad():
@@ -57,16 +97,13 @@ def export_onnx(
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             warnings.filterwarnings("ignore", message="Constant folding", category=UserWarning)
             torch.onnx.export(
-                _Layers(network).eval(),
+                module.eval(),
                 (example,),
                 str(temporary),
                 dynamo=False,
                 input_names=[INPUT],
-                output_names=list(layers),
-                dynamic_axes={
-                    name: {0: "batch", 2: f"{name}_height", 3: f"{name}_width"}
-                    for name in (INPUT, *layers)
-                },
+                output_names=list(axes),
+                dynamic_axes=free | dict(axes),
             )
         model = onnx.load(temporary)
         onnx.helper.set_model_props(model, dict(metadata))

@@ -19,7 +19,13 @@ import rich.progress
 
 from backends import load_backend
 from common.config import Config
-from common.data.batches import Batch, steps_per_epoch, total_steps, training_batches
+from common.data.batches import (
+    Batch,
+    batch_names,
+    steps_per_epoch,
+    total_steps,
+    training_batches,
+)
 from common.data.dataset import Dataset, check_split, open_dataset
 from common.data.doubts import overlap
 from common.errors import InputError, LostError, StoppedError, WorkerError
@@ -202,7 +208,8 @@ class Training:
         self.seconds.append(time.perf_counter() - start)
         made = self._made_in(self.seconds[-1], self.config.batch_size)
         if not math.isfinite(loss):
-            raise self._diverged(f"step {step}: the loss is {loss} on {', '.join(batch.names)}")
+            names = ", ".join(batch_names(self.train, self.config, step))
+            raise self._diverged(f"step {step}: the loss is {loss} on {names}")
         self.folder.log({"step": step, "epoch": batch.epoch, "loss": loss, "lr": rate} | made)
 
     def _made_in(self, seconds: float, images: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""One candidate of `scripts.bench`, in a process of its own: it computes when it is told to.
+"""One candidate, in a process of its own: it computes when it is told to.
 
-`python -m scripts.bench.worker JOB`, JOB being a `Job` as JSON. Once it is built and warm it
+`python -m scripts.shared.speed.worker JOB`, JOB being a `Job` as JSON. Once it is built and warm it
 says what `measure` found; for each line it reads it takes one turn and says that once more. Between
 turns it waits for a line and computes nothing. See `scripts.shared.workers`. Where a candidate is
 several processes, each is told to at once, and says what it took itself.
@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib
+import importlib.metadata
 import multiprocessing
 import os
 import sys
@@ -23,12 +24,13 @@ import PIL
 from numpy.typing import NDArray
 
 from backends import load_backend
-from common.config import Config, Device, Dtype, Head
+from common.config import OUTPUT_STRIDE, Config, Device, Dtype, Head
 from common.data.augment import normalize
 from common.network.initial import initial_weights
 from common.protocol import ProcessGroup
-from scripts.bench.data import endless_batches
 from scripts.shared.processes import joined
+from scripts.shared.speed.data import endless_batches
+from scripts.shared.speed.runtime import predictor
 from scripts.shared.workers import Say, keep_to_cores, serve
 
 CALLS = {"train": 1, "eval": 2, "predict": 2, "data": 2}
@@ -45,6 +47,9 @@ PATIENCE = 120.0
 """Seconds that processes wait for one another, each of which may compile meanwhile."""
 
 Call = Callable[[], object]
+Compute = Callable[[NDArray[Any], NDArray[np.uint8]], object]
+"""A network's call on a batch, images and labels."""
+
 Turn = Callable[[], contextlib.AbstractContextManager[Call]]
 """A candidate: its turn, once entered, is ready, and gives the call that is timed."""
 
@@ -53,11 +58,13 @@ Turn = Callable[[], contextlib.AbstractContextManager[Call]]
 class Job:
     """What a candidate is to compute.
 
-    `form` is `ours`, the backend, or the name of another head of it; `convolutions`, its
-    convolutions alone; `book`, the book's way; `bilinear`, that with interpolation for its
-    transposed convolution; or `limit`, one matrix product. `mode` is one of `scripts.bench`'s.
-    `backend` is None in mode `data`, where no framework takes part. `data` is a folder in VOC's
-    layout that batches are read from, None for one batch over and over.
+    `form` is `ours`, the backend, or the name of another head of it; `compiled`, ours by the
+    framework's other compiler; `convolutions`, its convolutions alone; `book`, the book's way;
+    `bilinear`, that with interpolation for its transposed convolution; `limit`, one matrix product;
+    or `onnxruntime`, which predicts by the file `graph`. `mode` is `train`, `eval`, `predict` or
+    `data`. `backend` is None in mode `data`, where no framework takes part. `data` is a folder in
+    VOC's layout that batches are read from, None for one batch over and over. With `new_size` a
+    network also says what another size of images costs.
 
     Of several `processes`, which share each batch, this one is `rank`. In the form `apart` they
     sum nothing over one another, in all else it is `ours`; `sum` is what is left out there: the
@@ -77,11 +84,13 @@ class Job:
     processes: int = 1
     rank: int = 0
     threads: int | None = None
+    graph: str | None = None
+    new_size: bool = False
 
     @property
     def is_ours(self) -> bool:
         """Whether it is a whole network of ours."""
-        return self.form in ("ours", "apart") or self.form in set(Head)
+        return self.form in ("ours", "apart", "compiled") or self.form in set(Head)
 
     @property
     def calls(self) -> int:
@@ -139,28 +148,55 @@ def build(job: Job, group: ProcessGroup | None = None) -> Turn:
     if job.form == "sum":
         add_up = _book(job).gradient_sum(job.config(), group)
         return lambda: contextlib.nullcontext(add_up)
-    return _network(job, None if job.form == "apart" else group)
-
-
-def _network(job: Job, group: ProcessGroup | None) -> Turn:
-    config = job.config()
-    if job.is_ours:
-        network = config.architecture, config.num_classes, config.seed
-        weights = initial_weights(*network, head=config.head)
-        trainer: Any = load_backend(str(job.backend)).Trainer(config, weights, group)
-        step = functools.partial(trainer.step, rate=config.learning_rate)
-    else:
-        trainer = _book(job).Trainer(config, bilinear=job.form == "bilinear")
-        step = trainer.step
+    compute = _compute(job, None if job.form == "apart" else group)
     if job.mode == "train" and job.data:
-        return functools.partial(_train_with_data, job, step)
-    images, labels = make_batch(job)
-    calls: dict[str, Call] = {
-        "train": lambda: step(images, labels),
-        "eval": lambda: trainer.logits(images),
-        "predict": lambda: trainer.predict(images),
-    }
-    return lambda: contextlib.nullcontext(calls[job.mode])
+        return functools.partial(_train_with_data, job, compute)
+    return _Network(job, compute)
+
+
+def _compute(job: Job, group: ProcessGroup | None) -> Compute:
+    if job.form == "onnxruntime":
+        predict = predictor(Path(str(job.graph)))
+        return lambda images, _: predict(images)
+    trainer = _trainer(job, group)
+    if job.mode == "train":
+        rate = {"rate": job.config().learning_rate} if job.is_ours else {}
+        return functools.partial(trainer.step, **rate)
+    call = trainer.logits if job.mode == "eval" else trainer.predict
+    return lambda images, _: call(images)
+
+
+def _trainer(job: Job, group: ProcessGroup | None) -> Any:
+    config = job.config()
+    if not job.is_ours:
+        return _book(job).Trainer(config, bilinear=job.form == "bilinear")
+    network = config.architecture, config.num_classes, config.seed
+    weights = initial_weights(*network, head=config.head)
+    trainer = load_backend(str(job.backend)).Trainer(config, weights, group)
+    return _book(job).compiled(trainer) if job.form == "compiled" else trainer
+
+
+class _Network:
+    """Turns on one batch over and over."""
+
+    def __init__(self, job: Job, compute: Compute) -> None:
+        self.job, self.compute, self.batch = job, compute, make_batch(job)
+
+    def __call__(self) -> contextlib.AbstractContextManager[Call]:
+        return contextlib.nullcontext(lambda: self.compute(*self.batch))
+
+    def new_size_seconds(self) -> float:
+        """What a first call on images of another size takes longer than the second."""
+        height = self.job.height - OUTPUT_STRIDE or 2 * OUTPUT_STRIDE
+        batch = make_batch(dataclasses.replace(self.job, height=height))
+        first, second = (_seconds(lambda: self.compute(*batch)) for _ in range(2))
+        return first - second
+
+
+def _seconds(call: Call) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
 
 
 @contextlib.contextmanager
@@ -184,12 +220,22 @@ def _device(job: Job) -> Any:
 
 
 def _book(job: Job) -> Any:
-    return importlib.import_module(f"scripts.bench.{job.backend}")
+    return importlib.import_module(f"scripts.shared.speed.{job.backend}")
+
+
+def _import(job: Job) -> None:
+    """Imports what `build` needs."""
+    if job.form == "onnxruntime":
+        importlib.import_module("onnxruntime")
+    elif job.backend is not None:
+        load_backend(job.backend)
+        if not job.is_ours or job.form == "compiled":
+            _book(job)
 
 
 def _gpu(job: Job) -> tuple[str | None, float]:
     """The GPU's name and the most memory held there, in MB; None and 0 where none computes."""
-    if job.backend is None or job.device == "cpu":
+    if job.device == "cpu":
         return None, 0.0
     name, peak_mb = _book(job).gpu(_device(job))
     return name, float(peak_mb)
@@ -198,6 +244,8 @@ def _gpu(job: Job) -> tuple[str | None, float]:
 def _versions(job: Job) -> dict[str, str]:
     if job.backend is None:
         return {"numpy": np.__version__, "pillow": PIL.__version__}
+    if job.form == "onnxruntime":
+        return {"onnxruntime": importlib.metadata.version("onnxruntime")}
     return load_backend(job.backend).versions()
 
 
@@ -254,10 +302,15 @@ def take_turns(work: dict[str, Any], say: Say) -> None:
     """
     job = Job(**work)
     keep_to_cores(int(os.environ["OMP_NUM_THREADS"]), job.rank)
+    import_seconds = _seconds(lambda: _import(job))
     with _processes(job) as group:
+        begin = time.perf_counter()
         turn = build(job, group)
-        first = measure(job, turn, 1)
+        parts = {"import_seconds": import_seconds, "build_seconds": time.perf_counter() - begin}
+        first = measure(job, turn, 1) | parts
         measure(job, turn, 1)
+        if job.new_size and isinstance(turn, _Network):
+            first["new_size_seconds"] = turn.new_size_seconds()
         say(first | {"versions": _versions(job), "gpu": _gpu(job)[0]})
         for _ in sys.stdin:
             say(measure(job, turn, job.calls, untimed=1))

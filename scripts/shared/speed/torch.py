@@ -1,6 +1,8 @@
 """PyTorch: the book's network and loop, eager, NCHW, with PyTorch's own transposed convolution."""
 
 import math
+import os
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +16,11 @@ from backends.torch.device import select_device, to_numpy
 from backends.torch.processes import Group
 from backends.torch.upsampling import TransposeConv
 from common.config import Config
+from common.errors import InputError
 from common.machine import keep_pages
 from common.network.bilinear import bilinear_weight
-from scripts.bench.chain import POOLED, follow, starting_arrays
-from scripts.bench.forecast import gradient_shapes
+from common.network.tensors import gradient_shapes
+from scripts.shared.speed.chain import POOLED, follow, starting_arrays
 
 Array = NDArray[Any]
 
@@ -115,6 +118,19 @@ class Trainer:
 
     def _to_device(self, array: Array) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
+
+
+def compiled(trainer: Any) -> Any:
+    """Our trainer, its network by `torch.compile`, in training and in prediction.
+
+    Raises:
+        InputError: there is no C++ compiler, which makes the code for a CPU.
+    """
+    compiler = os.environ.get("CXX", "g++")  # where torch._inductor looks
+    if trainer.device.type == "cpu" and shutil.which(compiler) is None:
+        raise InputError(f"torch.compile: no C++ compiler: {compiler} is not installed")
+    trainer.cells = torch.compile(trainer.cells)
+    return trainer
 
 
 class Convolutions:

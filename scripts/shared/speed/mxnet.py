@@ -18,8 +18,8 @@ from backends.mxnet.upsampling import TransposeConv
 from common.config import Config
 from common.machine import keep_pages
 from common.network.bilinear import bilinear_weight
-from scripts.bench.chain import POOLED, follow, starting_arrays
-from scripts.bench.forecast import gradient_shapes
+from common.network.tensors import gradient_shapes
+from scripts.shared.speed.chain import POOLED, follow, starting_arrays
 
 Array = NDArray[Any]
 

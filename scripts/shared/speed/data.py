@@ -1,4 +1,4 @@
-"""The pictures of `scripts.bench`, and the batches made from them: ours, and in the book's way.
+"""The pictures that are read, and the batches made from them: ours, and in the book's way.
 
 The book's item is that of VOCSegDataset, Dive into Deep Learning 14.9. The book decodes with
 torchvision and computes with PyTorch or MXNet; the common ground of the three backends is Pillow

@@ -6,14 +6,15 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.errors import InputError, WorkerError
 from common.machine import thread_limit
-from scripts.bench.worker import Job
 from scripts.shared.cli import progress
 from scripts.shared.processes import ENVIRONMENTS, HELP, HELPERS, free_port
+from scripts.shared.speed.worker import Job
 from scripts.shared.workers import Worker
 
 
@@ -21,15 +22,20 @@ from scripts.shared.workers import Worker
 class Measured:
     """What a candidate took: its first call, compilation included, and each of its turns.
 
-    As `scripts.bench.worker.measure` says it; `first` also has what the worker is made of.
+    As `scripts.shared.speed.worker.measure` says it; `first` also has what the worker is made of.
+    Or `error`, why it cannot be had here.
     """
 
     job: Job
     first: dict[str, Any] = dataclasses.field(default_factory=dict)
     turns: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    error: str | None = None
 
 
-_COMPILES_ANEW = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+_COMPILES_ANEW = {
+    "JAX_ENABLE_COMPILATION_CACHE": "false",
+    "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
+}
 """A first call is timed as one where nothing is kept from an earlier run."""
 
 
@@ -47,6 +53,21 @@ def threads() -> int:
     return min(thread_limit() or cores(), cores())
 
 
+def check_processes(processes: Sequence[int], batch_sizes: Sequence[int]) -> list[int]:
+    """The values of `--processes`, each once, ascending.
+
+    Raises:
+        InputError: there are more than cores, or a batch cannot be shared among them.
+    """
+    for count in processes:
+        if count > cores():
+            raise InputError(f"--processes {count}: each takes a core, and there are {cores()}")
+        for size in batch_sizes:
+            if size % count:
+                raise InputError(f"--processes {count}: does not divide --batch-size {size}")
+    return sorted(set(processes))
+
+
 class _Candidate:
     """A candidate's processes, which take their turns together; `stack` ends them."""
 
@@ -59,7 +80,7 @@ class _Candidate:
             told = _COMPILES_ANEW | (environment(rank) if environment else {})
             own = dataclasses.replace(job, rank=rank)
             count = job.threads or threads()
-            worker = Worker(self.name, "scripts.bench.worker", own, count, **told)
+            worker = Worker(self.name, "scripts.shared.speed.worker", own, count, **told)
             self.workers.append(stack.enter_context(worker))
         self._answers = [worker.answers() for worker in self.workers]
 
@@ -96,24 +117,34 @@ def together(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return answers[0] | totals | {"seconds": max(each["seconds"] for each in answers)}
 
 
-def take_turns(jobs: Sequence[Job], rounds: int) -> list[Measured]:
+def take_turns(jobs: Sequence[Job], rounds: int, optional: Container[Job] = ()) -> list[Measured]:
     """Starts the candidates, one after the other, lets them take turns, and ends them.
 
     Raises:
-        InputError, WorkerError: as `Worker.answers`.
+        InputError, WorkerError: as `Worker.answers`, of a candidate that is not optional.
     """
     with contextlib.ExitStack() as stack, progress(jobs[0].mode) as bar:
         task = bar.add_task("", total=len(jobs) * (rounds + 1), status="")
+        measured = []
         candidates = []
         for job in jobs:
-            candidate = _Candidate(job, stack)
+            candidate, one = _Candidate(job, stack), Measured(job)
+            measured.append(one)
             bar.update(task, status=f"{candidate.name}: first call")
-            candidates.append((candidate, Measured(job, candidate.answer())))
+            try:
+                one.first = candidate.answer()
+            except (InputError, WorkerError) as error:
+                if job not in optional:
+                    raise
+                one.error = str(error)
+                bar.advance(task, rounds)
+            else:
+                candidates.append((candidate, one))
             bar.advance(task)
-        for candidate, measured in itertools.chain.from_iterable([candidates] * rounds):
+        for candidate, one in itertools.chain.from_iterable([candidates] * rounds):
             bar.update(task, status=candidate.name)
             candidate.ask()
-            measured.turns.append(candidate.answer())
+            one.turns.append(candidate.answer())
             bar.advance(task)
         bar.update(task, status="")
-    return [measured for _, measured in candidates]
+    return measured

@@ -14,14 +14,15 @@ import optax
 from flax import nnx
 from numpy.typing import NDArray
 
-from backends.jax.device import select_device
+from backends.jax import train
+from backends.jax.device import select_device, to_numpy
 from backends.jax.layers import _convolution
 from backends.jax.processes import Group
 from backends.jax.upsampling import TransposeConv
 from common.config import Config
 from common.network.bilinear import bilinear_weight
-from scripts.bench.chain import POOLED, follow, starting_arrays
-from scripts.bench.forecast import gradient_shapes
+from common.network.tensors import gradient_shapes
+from scripts.shared.speed.chain import POOLED, follow, starting_arrays
 
 Array = NDArray[Any]
 
@@ -152,6 +153,41 @@ class Trainer:
         """The most likely class of each pixel, (N, H, W)."""
         self.net.eval()
         return np.asarray(_predict(self.net, jnp.asarray(images)))
+
+
+class _AheadOfTime:
+    """Our trainer with programs that are compiled before they are called, one a batch's shape.
+
+    A first call compiles its program too; what `jax.jit` looks up in each later call is known.
+    """
+
+    def __init__(self, trainer: train.Trainer) -> None:
+        self.trainer = trainer
+        self.steps: dict[tuple[int, ...], Any] = {}
+        self.predictions: dict[tuple[int, ...], Any] = {}
+
+    def step(self, images: Array, labels: Array, rate: float) -> float:
+        def step(structure: Any, transform: Any, **arrays: Any) -> tuple[Any, ...]:
+            if images.shape not in self.steps:
+                static = {"structure": structure, "transform": transform}
+                self.steps[images.shape] = train._step.lower(**static, **arrays).compile()
+            found: tuple[Any, ...] = self.steps[images.shape](**arrays)
+            return found
+
+        return self.trainer._step_through(step, train._part, images, labels, rate, None)[0]
+
+    def predict(self, images: Array) -> NDArray[np.uint8]:
+        self.trainer.model.eval()
+        structure, state = nnx.split(self.trainer.model)
+        x = self.trainer._images(images)
+        if images.shape not in self.predictions:
+            self.predictions[images.shape] = train._classes.lower(structure, state, x).compile()
+        return to_numpy(self.predictions[images.shape](state, x))
+
+
+def compiled(trainer: train.Trainer) -> _AheadOfTime:
+    """Our trainer, compiled ahead of time."""
+    return _AheadOfTime(trainer)
 
 
 @functools.partial(jax.jit, static_argnames="config")

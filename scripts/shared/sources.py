@@ -1,0 +1,34 @@
+"""Snippets of source by name, as docs and lessons quote them."""
+
+import ast
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from common.errors import InputError
+
+
+def snippet(path: Path, name: str) -> str:
+    """The function, method or class `name` (`Class.method`) of a file, docstrings taken out.
+
+    Raises:
+        InputError: there is no such file, or none or several of that name in it.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    text = path.read_text(encoding="utf-8")
+    node: Any = ast.parse(text)
+    for part in name.split("."):
+        found = [n for n in node.body if getattr(n, "name", None) == part]
+        if len(found) != 1:
+            raise InputError(f"{path}: has {len(found)} of {name}")
+        node = found[0]
+    lines = text.splitlines()
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(inner):
+            doc = inner.body[0]
+            assert doc.end_lineno
+            lines[doc.lineno - 1 : doc.end_lineno] = [""] * (doc.end_lineno - doc.lineno + 1)
+    first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+    kept = [line for line in lines[first - 1 : node.end_lineno] if line]
+    return textwrap.dedent("\n".join(kept)) + "\n"
