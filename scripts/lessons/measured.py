@@ -149,7 +149,7 @@ def measure_notebooks() -> list[str]:
 
 
 _DEPARTURES = "scripts/lessons/results/departures.json"
-"""That command's own file: its runs take an hour, and it goes on where it was stopped."""
+"""That command's own file: its runs take half an hour, and it goes on where it was stopped."""
 
 _BACKENDS = ("backends/**/*.py", "common/config.py", "common/network/*.py")
 
@@ -169,7 +169,7 @@ RENEWABLE = (
 def stale() -> list[str]:
     """The results that are of other files or versions than those that are here."""
     old = [result.name for result in RENEWABLE if result.is_stale()]
-    files = read_result(RESULTS, "departures")["made_of"]["files"]
+    files = read_result(RESULTS, "departures")["made_of"]
     if any(not (ROOT / f).exists() or sha256(ROOT / f) != was for f, was in files.items()):
         old.append(f"departures (by python -m parity_tests.departures --json {_DEPARTURES})")
     return old
