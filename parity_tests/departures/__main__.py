@@ -62,7 +62,7 @@ def _results(plan: Plan, json_file: Path | None) -> Iterator[dict[str, Any]]:
 def departures(json_file: JsonOption = None) -> None:
     """Train the plain network and each departure of the book's tabs alone, and measure both.
 
-    With --json FILE it goes on where it was stopped. About half an hour of one core.
+    With --json FILE it goes on where it was stopped. About ten minutes.
     """
     # sums of one thread are rounded alike on every machine
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")

@@ -35,6 +35,13 @@ def test_each_departure_is_a_tab_s_and_changes_one_thing() -> None:
     assert len({run.digest(departure) for departure in (PLAIN, *DEPARTURES)}) == len(NAMES)
 
 
+def test_the_page_has_the_results() -> None:
+    result = json.loads((run.ROOT / "scripts/lessons/results/departures.json").read_text())
+    page = (run.ROOT / "docs/lessons/book.md").read_text()
+    assert [entry["name"] for entry in result["departures"]] == NAMES
+    assert "\n".join(["```departures", *command.table(result), "```"]) in page
+
+
 @pytest.mark.full
 def test_each_departure_changes_what_is_measured(tmp_path: Path) -> None:
     config = Config(steps=2, crop=(64, 96), workers=0, width=8)
