@@ -6,6 +6,7 @@ matrices in on a CPU, and the `formats` whose readers and writers it has.
 
 import dataclasses
 import importlib
+import pkgutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,16 +30,10 @@ class Job:
 
 def is_there(dotted: str) -> bool:
     """Whether a dotted name is a module, or leads from one to something."""
-    parts = dotted.split(".")
-    for count in range(len(parts), 0, -1):
-        try:
-            found: Any = importlib.import_module(".".join(parts[:count]))
-        except ImportError:
-            continue
-        for part in parts[count:]:
-            found = getattr(found, part, None)
-        return found is not None
-    return False
+    try:
+        return pkgutil.resolve_name(dotted) is not None
+    except (AttributeError, ImportError):
+        return False
 
 
 def _ways(formats: Sequence[dict[str, str]]) -> list[dict[str, Any]]:

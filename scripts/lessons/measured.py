@@ -47,7 +47,7 @@ class Result:
         for pattern in self.sources:
             whole = hashlib.sha256()
             for path in sorted(ROOT.glob(pattern)):
-                whole.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
+                whole.update(f"{path.relative_to(ROOT)}\n".encode() + _written(path))
             found[pattern] = whole.hexdigest()[:16]
         return found
 
@@ -61,6 +61,14 @@ class Result:
         """Whether what it was made of is no more what is there."""
         kept = read_result(RESULTS, self.name)
         return bool(kept["made_of"] != self.made_of() or kept["versions"] != versions())
+
+
+def _written(path: Path) -> bytes:
+    """A file's bytes; of a notebook what is written in its cells, not what they have shown."""
+    if path.suffix != ".ipynb":
+        return path.read_bytes()
+    cells = json.loads(path.read_bytes())["cells"]
+    return json.dumps([cell["source"] for cell in cells]).encode()
 
 
 def versions() -> dict[str, str]:
@@ -162,7 +170,17 @@ RENEWABLE = (
     ),
     Result("exercises", measure_exercises, (*_BACKENDS, "scripts/lessons/exercises/*.py")),
     Result("runs", measure_runs, (*_BACKENDS, "common/data/*.py", "scripts/lessons/runs.py")),
-    Result("notebooks", measure_notebooks, (*_BACKENDS, "scripts/lessons/kernel.py")),
+    Result(
+        "notebooks",
+        measure_notebooks,
+        (
+            *_BACKENDS,
+            "common/data/*.py",
+            "common/evaluation/*.py",
+            "docs/fcn.ipynb",
+            "scripts/lessons/kernel.py",
+        ),
+    ),
 )
 
 

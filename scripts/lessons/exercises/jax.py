@@ -49,7 +49,7 @@ def same_is_shifted() -> Answers:
 def in_and_out_swapped() -> Answers:
     """With as many channels in as out, a kernel with the two exchanged fits and is wrong."""
     layer = nnx.Conv(2, 2, (3, 3), padding="VALID", use_bias=False, rngs=nnx.Rngs(0))
-    weight = jnp.arange(36.0).reshape(2, 2, 3, 3)  # (out, in, kh, kw)
+    weight = jnp.arange(36, dtype=jnp.float32).reshape(2, 2, 3, 3)  # (out, in, kh, kw)
     x = jnp.stack([jnp.ones((3, 3)), jnp.zeros((3, 3))], axis=-1)[None]
     layer.kernel[...] = weight.transpose(2, 3, 1, 0)
     right = layer(x)
