@@ -1,6 +1,7 @@
 """What tests share: the backends, generic weights and batches, and a trace of each backend."""
 
 import functools
+import gc
 import importlib
 import itertools
 import json
@@ -230,9 +231,15 @@ COMPILED_ANEW = {
     *("test_a_step_in_parts_is_the_sum_of_steps_on_the_parts", "test_frozen_norms_keep_their_bits"),
     *("test_a_process_apart_takes_its_share_and_waits_for_nobody",),
     *("test_what_a_record_holds", "test_steps_of_the_user_s_optimizer"),
+    *("test_a_batch_that_is_void_changes_nothing_but_by_decay",),
     *("test_a_solution_finds_the_same_in_each_framework",),
 }
 """Tests whose step JAX compiles for themselves alone, a quarter of a minute each."""
+
+
+def pytest_collection_finish() -> None:
+    """What the frameworks have made at import stays: no collection looks through it again."""
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -82,7 +82,7 @@ def test_a_run_keeps_its_result_whatever_its_classes_are_called(
             assert max(picture.size) < 1500
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+@pytest.mark.parametrize("encoding", ["ascii", pytest.param("latin-1", marks=pytest.mark.full)])
 def test_a_terminal_without_the_letters_costs_nothing(
     encoding: str, data: Path, weights: Path, tmp_path: Path
 ) -> None:

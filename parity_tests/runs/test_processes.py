@@ -361,7 +361,9 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_are_one_run(
     backend: str, uneven: Path, tmp_path: Path, run_command: Command
 ) -> None:
-    """Of as many parts in one process, in float64, and go on in one; they listen on loopback alone.
+    """Of as many parts in one process, in float64; they listen on loopback alone.
+
+    And go on in one, of PyTorch, which compiles nothing.
 
     Pixels that each counts for itself, the first process's buffers in place of all processes',
     statistics over both, or a server of MXNet's that adds in float32, as most do, would show.
@@ -385,7 +387,7 @@ def test_two_processes_are_one_run(
     assert port in ports
     assert 1 not in ports  # an inherited PORT is ps-lite's own
     assert run_command("train", *command, "--accumulate", 2, "--out", one)[0] == 0
-    code, out, err = run_command("train", "--resume", two, "--processes", 1)
+    code, out, err = run_command("train", "--resume", two, "--processes", 1, "--backend", "torch")
     assert code == 0
     assert f"{two}: goes on at step 3 of 4" in out
     first, other = tensors(one / LAST), tensors(two / LAST)
