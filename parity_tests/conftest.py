@@ -8,7 +8,6 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -113,13 +112,6 @@ WIDTHS = [WIDTH, pytest.param(WHOLE, marks=pytest.mark.full)]
 """For the tests that the real network passes too."""
 
 
-def operator_by_operator() -> AbstractContextManager[object]:
-    """JAX without compiled steps: what one network's operators have compiled serves the next's."""
-    import jax
-
-    return jax.disable_jit()
-
-
 @functools.cache
 def trace(
     name: str,
@@ -136,8 +128,7 @@ def trace(
             network = {"architecture": architecture, "dtype": dtype, "width": width, **settings}
             config, probe = new_config(**network), new_probe(name, **network)
             rates = [(rate, float32(rate * config.head_rate)) for rate in RATES]
-            with operator_by_operator() if settings and name == "jax" else nullcontext():
-                write_tensors(path, make_trace(probe, batches(width), config, rates), {})
+            write_tensors(path, make_trace(probe, batches(width), config, rates), {})
     return read_tensors(path)[0]
 
 

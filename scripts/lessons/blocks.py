@@ -77,9 +77,11 @@ class Blocks:
         self._pitfalls = read_result(results, "pitfalls")["found"]
         self._mutations = read_result(results, "mutations")["found"]
         self.figures: set[str] = set()
+        self._shown: set[str] = set()
 
-    def by_name(self) -> dict[str, Callable[[str], str]]:
-        """What makes each block, by the name after its fence."""
+    def of_a_page(self) -> dict[str, Callable[[str], str]]:
+        """What makes each block of one more page, by the name after its fence."""
+        self._shown.clear()
         return {
             "columns": self.columns,
             "common": self.common,
@@ -189,7 +191,9 @@ class Blocks:
             numbers.append(number)
             for key in row.keys:
                 number += 1
-                notes.append({"row": number, "key": key, "told": self._told(key)})
+                told = {"key": key} if key in self._shown else self._told(key)
+                self._shown.add(key)
+                notes.append({"row": number, "told": told})
         return numbers, notes
 
     def _told(self, key: str) -> dict[str, Any]:

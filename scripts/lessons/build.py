@@ -156,7 +156,7 @@ def _markdown_pages(docs: Path, blocks: Blocks, copies: Copies) -> list[Page]:
         with naming(source):
             text = source.read_text(encoding="utf-8")
         try:
-            rendered = render(text, blocks.by_name(), link)
+            rendered = render(text, blocks.of_a_page(), link)
         except InputError as error:
             raise InputError(f"{source}: {error}") from error
         pages.append(Page(source, known[source.resolve()], rendered))
