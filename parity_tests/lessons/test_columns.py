@@ -38,6 +38,17 @@ def test_a_text_is_statements_and_comments() -> None:
     assert "inside" not in found[1].words and found[1].words["x"] == 1
 
 
+def test_a_comment_that_is_a_body_is_of_its_function(tmp_path: Path) -> None:
+    """No docstring is shown, and no comment left out: neither the last nor the only one."""
+    path = tmp_path / "f.py"
+    path.write_text(
+        'class C:\n    def f(self):\n        """Says."""\n        # why\n\n    # of g\n'
+        "    def g(self):\n        return 1\n        # last\n\n\n# of none\n"
+    )
+    assert snippet(path, "C.f") == "def f(self):\n    # why\n"
+    assert snippet(path, "C.g") == "def g(self):\n    return 1\n    # last\n"
+
+
 @pytest.mark.parametrize("places", PLACES)
 def test_every_line_stands_once_and_in_order(places: list[tuple[str, str]]) -> None:
     texts = codes(places)

@@ -131,6 +131,22 @@ def test_a_page_tells_what_was_measured(docs: Path) -> None:
     assert "torch 2." in lesson.rpartition("<footer>")[2]
 
 
+def test_what_was_measured_of_a_difference_stands_once_on_a_page(docs: Path) -> None:
+    columns = "```columns\nloss.py: cross_entropy\n```\n\n"
+    for name in ("01-loss.md", "book.md"):
+        path = docs / name
+        path.write_text(path.read_text() + "\n" + 2 * columns)
+    pages = built(docs)
+    for name, times in (("01-loss.html", 3), ("book.html", 2)):
+        keys = re.findall(r'<aside class="note"[^>]*data-key="(\w+)"([^>]*)>', pages[name])
+        assert len(keys) == times * len({key for key, _ in keys}) > 0
+        for key in {key for key, _ in keys}:
+            first, *others = [rest for k, rest in keys if k == key]
+            assert f'id="measured-{key}"' in first
+            assert not any("id=" in rest for rest in others)
+            assert pages[name].count(f'<a href="#measured-{key}">') == times - 1
+
+
 def test_a_page_is_what_its_markdown_says(docs: Path) -> None:
     pages = built(docs)
     lesson, index = pages["01-loss.html"], pages["index.html"]

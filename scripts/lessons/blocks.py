@@ -102,7 +102,11 @@ class Blocks:
         for file, name in _places(text):
             lines = highlight(snippet(ROOT / file, name))
             owner = file.split("/")[1]
-            whose = f"{LABELS[owner]} alone" if owner in LABELS else "Shared by all three"
+            whose = (
+                f"{LABELS[owner]} alone"
+                if owner in LABELS
+                else "One for all three, since it needs no framework"
+            )
             place = f"{file}: {name}"
             block = {"whose": whose, "path": place, "source": place, "lines": lines}
             shown.append(str(self._parts.common(block)))

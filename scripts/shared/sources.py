@@ -1,6 +1,7 @@
 """Snippets of source by name, as docs and lessons quote them."""
 
 import ast
+import re
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -30,5 +31,8 @@ def snippet(path: Path, name: str) -> str:
             assert doc.end_lineno
             lines[doc.lineno - 1 : doc.end_lineno] = [""] * (doc.end_lineno - doc.lineno + 1)
     first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
-    kept = [line for line in lines[first - 1 : node.end_lineno] if line]
+    last = node.end_lineno  # what ends a body may be a comment, which no tree has
+    while last < len(lines) and re.match(rf" {{{node.col_offset + 1},}}#", lines[last]):
+        last += 1
+    kept = [line for line in lines[first - 1 : last] if line]
     return textwrap.dedent("\n".join(kept)) + "\n"
