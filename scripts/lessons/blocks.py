@@ -20,6 +20,7 @@ from scripts.shared.sources import snippet
 Place = tuple[str, str]
 """A file, from the root of the project, and a name in it."""
 
+_SHARED = "One text for all three: it needs no framework"
 _PLACE = re.compile(r"(\S+\.py): ([\w.]+)")
 
 
@@ -102,11 +103,7 @@ class Blocks:
         for file, name in _places(text):
             lines = highlight(snippet(ROOT / file, name))
             owner = file.split("/")[1]
-            whose = (
-                f"{LABELS[owner]} alone"
-                if owner in LABELS
-                else "One for all three, since it needs no framework"
-            )
+            whose = f"{LABELS[owner]} alone" if owner in LABELS else _SHARED
             place = f"{file}: {name}"
             block = {"whose": whose, "path": place, "source": place, "lines": lines}
             shown.append(str(self._parts.common(block)))
