@@ -477,6 +477,16 @@ def test_several_batch_sizes_and_sizes_of_reading(tmp_path: Path, run_command: C
         assert image.size[0] > 1000
 
 
+@pytest.mark.usefixtures("no_hang")
+def test_a_candidate_of_several_processes(backend: str) -> None:
+    """They find one another, and take their turn together."""
+    size = {"batch_size": 2, "height": 32, "width": 32}
+    (one,) = take_turns([Job(backend, "sum", "train", **size, processes=2, threads=1)], 1)
+    assert one.error is None
+    assert one.first["import_seconds"] > 0
+    assert one.turns[0]["seconds"] > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [

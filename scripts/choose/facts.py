@@ -14,9 +14,7 @@ from packaging.utils import canonicalize_name
 
 from backends import missing_packages
 from scripts.choose.probe import Job
-from scripts.shared.workers import Worker
-
-ROOT = Path(__file__).parents[2]
+from scripts.shared.workers import ROOT, Worker
 
 ONNX_RUNTIME = "onnxruntime"
 """A column of its own, though no backend: it serves what PyTorch has exported."""

@@ -11,8 +11,7 @@ from common.errors import WorkerError
 from common.parity.compare import compare
 from common.parity.traces import read_trace, write_generic
 from scripts.shared.cli import last_line
-
-ROOT = Path(__file__).parents[2]
+from scripts.shared.workers import ROOT
 
 STEPS = 3
 

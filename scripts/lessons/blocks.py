@@ -14,8 +14,9 @@ from scripts.lessons.columns import Row, align
 from scripts.lessons.dictionary import Things
 from scripts.lessons.figures import FIGURES, LABELS
 from scripts.lessons.highlight import Line, highlight, imports, with_twins
-from scripts.lessons.measured import ROOT, read_result
+from scripts.lessons.measured import read_result
 from scripts.shared.sources import snippet
+from scripts.shared.workers import ROOT
 
 Place = tuple[str, str]
 """A file, from the root of the project, and a name in it."""

@@ -17,9 +17,10 @@ from common.files import check_new_folder, naming, write_folder
 from scripts.lessons.blocks import Blocks
 from scripts.lessons.dictionary import Things, read_dictionary
 from scripts.lessons.figures import LABELS, draw
-from scripts.lessons.measured import RESULTS, ROOT, read_result
+from scripts.lessons.measured import RESULTS, read_result
 from scripts.lessons.notebook import render_notebook
 from scripts.lessons.pages import Rendered, relative_link, render, slug
+from scripts.shared.workers import ROOT
 
 DOCS = ROOT / "docs" / "lessons"
 TEMPLATES = Path(__file__).with_name("templates")

@@ -13,9 +13,9 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
 from backends import BACKENDS
-from scripts.shared.workers import QUIET
+from scripts.shared.workers import QUIET, ROOT
 
-NOTEBOOK = Path(__file__).parents[2] / "docs/fcn.ipynb"
+NOTEBOOK = ROOT / "docs/fcn.ipynb"
 
 
 def set_variable(notebook: nbformat.NotebookNode, name: str, value: str | int) -> None:

@@ -23,8 +23,8 @@ from common.files import JSON_LIMIT, naming, parse_json, read_bytes, sha256
 from scripts.lessons.columns import KEY
 from scripts.lessons.runs import measure_runs
 from scripts.shared.cli import last_line, write_json
+from scripts.shared.workers import ROOT
 
-ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).with_name("results")
 _PACKAGES = ("torch", "mxnet", "jax", "flax", "optax", "numpy")
 

@@ -54,7 +54,7 @@ from scripts.shared.verdicts import (
     say,
     write_reports,
 )
-from scripts.shared.workers import Worker, one_thread
+from scripts.shared.workers import ROOT, Worker, one_thread
 
 app = new_app()
 
@@ -189,7 +189,7 @@ def _witness(laboratory: Laboratory, backends: Sequence[str]) -> list[Trace]:
     out = laboratory.folder / "onnxruntime.safetensors"
     files = ("--weights", laboratory.weights, "--batches", laboratory.batches, "--out", out)
     command = [sys.executable, "-m", "scripts.witness.onnx", *map(str, files)]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if run.returncode:
         raise WorkerError(f"onnxruntime: {last_line(run.stderr)}")
     return [read_trace(out)]

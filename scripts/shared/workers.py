@@ -21,6 +21,9 @@ from typing import Any
 from common.errors import InputError, WorkerError
 from scripts.shared.cli import fail, last_line
 
+ROOT = Path(__file__).parents[2]
+"""The project's folder, where `python -m` finds its modules."""
+
 Say = Callable[[Any], None]
 
 LIMITED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -56,7 +59,7 @@ class Worker(subprocess.Popen[str]):
             stderr=self._errors,
             text=True,
             env=os.environ | QUIET | limits | environment,
-            cwd=Path(__file__).parents[2],
+            cwd=ROOT,
         )
 
     def __exit__(self, *_: object) -> None:

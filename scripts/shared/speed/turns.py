@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Container, Sequence
-from pathlib import Path
 from typing import Any
 
 from common.errors import InputError, WorkerError
@@ -15,7 +14,7 @@ from common.machine import thread_limit
 from scripts.shared.cli import progress
 from scripts.shared.processes import ENVIRONMENTS, HELP, HELPERS, free_port
 from scripts.shared.speed.worker import Job
-from scripts.shared.workers import Worker
+from scripts.shared.workers import ROOT, Worker
 
 
 @dataclasses.dataclass
@@ -97,7 +96,7 @@ class _Candidate:
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env=os.environ | told,
-                cwd=Path(__file__).parents[2],
+                cwd=ROOT,
             )
             stack.enter_context(helper)
             stack.callback(helper.kill)
