@@ -12,7 +12,7 @@ import pytest
 
 from backends import BACKENDS, missing_packages
 from parity_tests.browser import Chromium
-from parity_tests.choices import HOSTILE, made_up
+from parity_tests.commands.made_up_choice import HOSTILE, made_up
 from parity_tests.parity.test_report import CONTRAST
 from scripts.choose import facts
 from scripts.choose.candidates import (
@@ -144,15 +144,15 @@ def test_what_is_measured() -> None:
     jobs = training_jobs(AT, ["torch", "mxnet"], processes=2, compile_too=True)
     names = {"torch": "PyTorch", "mxnet": "MXNet"}
     assert [name_of(job, names) for job in jobs] == [
-        *("PyTorch", "PyTorch, the book's form", "PyTorch, bfloat16"),
-        *("PyTorch, 2 processes", "PyTorch, torch.compile"),
-        *("MXNet", "MXNet, the book's form", "MXNet, bfloat16", "MXNet, 2 processes"),
+        *("PyTorch", "PyTorch (the book's form)", "PyTorch (bfloat16)"),
+        *("PyTorch (2 processes)", "PyTorch (torch.compile)"),
+        *("MXNet", "MXNet (the book's form)", "MXNet (bfloat16)", "MXNet (2 processes)"),
     ]
     assert [job.form for job in jobs if is_optional(job)] == ["ours", "compiled", "ours"]
     read = training_jobs(
         Job(None, "", "", 4, 64, 96, data="voc"), ["jax"], processes=1, compile_too=False
     )
-    assert [name_of(job, {"jax": "JAX"}) for job in read][-1] == "JAX, reading"
+    assert [name_of(job, {"jax": "JAX"}) for job in read][-1] == "JAX (reading)"
     assert [job.data for job in read] == [None, None, None, "voc"]
     predicts = prediction_jobs(AT, ["torch"], graph="net.onnx", compile_too=False)
     assert {job.mode for job in predicts} == {"predict"}
@@ -189,11 +189,11 @@ def test_ours_in_float32_can_be_chosen_and_nothing_else() -> None:
 
 def test_where_pictures_are_read_the_rate_with_reading_counts() -> None:
     result = made_up()
-    reading = result["training"][0] | {"name": "PyTorch, reading", "reading": True}
+    reading = result["training"][0] | {"name": "PyTorch (reading)", "reading": True}
     reading |= {"new_size_seconds": None}
     found = candidates([*result["training"], reading], result["frameworks"], {})
     trains = [one.name for one in found if "training" in one.numbers]
-    assert trains == ["PyTorch, reading"]
+    assert trains == ["PyTorch (reading)"]
     assert [one.name for one in found if "wait" in one.numbers] == ["PyTorch", "JAX"]
 
 
@@ -338,7 +338,7 @@ def test_the_page_says_all_and_loads_nothing() -> None:
 
 def test_what_is_named_on_the_page_is_text() -> None:
     result = made_up()
-    result["settings"]["data"] = HOSTILE
+    result["settings"]["command"] = HOSTILE
     result["training"][0]["name"] = HOSTILE
     result["frameworks"]["jax"]["licences"] = {"jax": HOSTILE}
     text = page(result)
@@ -383,7 +383,7 @@ def test_one_small_run_from_end_to_end(tmp_path: Path, run_command: Command) -> 
     assert (code, err) == (0, "")
     result = json.loads(file.read_text())
     assert [row["name"] for row in result["training"]] == [
-        *("PyTorch", "PyTorch, the book's form", "PyTorch, bfloat16")
+        *("PyTorch", "PyTorch (the book's form)", "PyTorch (bfloat16)")
     ]
     assert result["prediction"][-1]["name"] == "ONNX Runtime"
     for row in [*result["training"], *result["prediction"]]:

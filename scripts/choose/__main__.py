@@ -6,6 +6,8 @@ import datetime
 import importlib.util
 import os
 import platform
+import shlex
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -72,6 +74,18 @@ def check_size(size: tuple[int, int]) -> None:
         raise InputError(
             f"--size {told}: multiples of {OUTPUT_STRIDE}, of {least} at least, are wanted"
         )
+
+
+def check_data(data: Path) -> list[Path]:
+    """The files of the pictures.
+
+    Raises:
+        InputError: it is no dataset, or one of more classes than the network has.
+    """
+    classes = open_dataset(data, "train").num_classes
+    if classes > Config.num_classes:
+        raise InputError(f"{data}: {classes} classes, the network here has {Config.num_classes}")
+    return contents(data)
 
 
 def check_page(html: Path | None) -> None:
@@ -216,11 +230,7 @@ def choose(
     check_size(size)
     check_page(html)
     check_processes([processes], [batch_size])
-    if data is not None and (classes := open_dataset(data, "train").num_classes) > (
-        Config.num_classes
-    ):
-        raise InputError(f"{data}: {classes} classes, the network here has {Config.num_classes}")
-    read = contents(data) if data is not None else []
+    read = check_data(data) if data is not None else []
     check_places((json_file, JSON), (html, HTML), reads=read, force=force)
     chosen = choose_backends(backends)
     with console.status("asking the installed packages"):
@@ -246,6 +256,7 @@ def choose(
             "compile": compile_too,
             "device": device,
             "data": None if data is None else str(data),
+            "command": shlex.join(["python", "-m", "scripts.choose", *sys.argv[1:]]),
         },
         "decisions": [dataclasses.asdict(decide(rule, able)) for rule in RULES],
         "rule": in_words(),

@@ -60,7 +60,7 @@ def name_of(job: Job, names: Mapping[str, str]) -> str:
     backend = str(job.backend)
     if job.form == ONNX_RUNTIME:
         return names[ONNX_RUNTIME]
-    told = [names[backend]]
+    told = []
     if job.form == "compiled":
         told.append(WAYS[backend])
     elif job.form == "book":
@@ -71,7 +71,7 @@ def name_of(job: Job, names: Mapping[str, str]) -> str:
         told.append("reading")
     if job.processes > 1:
         told.append(f"{job.processes} processes")
-    return ", ".join(told)
+    return names[backend] + (f" ({', '.join(told)})" if told else "")
 
 
 def make_rows(measured: Sequence[Measured], names: Mapping[str, str]) -> list[Row]:

@@ -59,15 +59,15 @@ def made_up() -> dict[str, Any]:
     both = {"name": "a", "reads": True, "writes": True}, {"name": "b", "writes": True}
     training = [
         _row("PyTorch", "torch", "train", 10.0),
-        _row("PyTorch, the book's form", "torch", "train", 7.0, form="book"),
+        _row("PyTorch (the book's form)", "torch", "train", 7.0, form="book"),
         _row("JAX", "jax", "train", 5.0),
-        {"name": "JAX, bfloat16", "backend": "jax", "form": "ours", "mode": "train"}
+        {"name": "JAX (bfloat16)", "backend": "jax", "form": "ours", "mode": "train"}
         | {"dtype": "bfloat16", "processes": 1, "reading": False, "error": "no such type"},
     ]
     prediction = [
         _row("PyTorch", "torch", "predict", 40.0),
         _row("JAX", "jax", "predict", 30.0),
-        _row("JAX, bfloat16", "jax", "predict", 10.0, dtype="bfloat16"),
+        _row("JAX (bfloat16)", "jax", "predict", 10.0, dtype="bfloat16"),
         _row("ONNX Runtime", "torch", "predict", 39.0, form="onnxruntime"),
     ]
     return {
@@ -90,6 +90,7 @@ def made_up() -> dict[str, Any]:
             "compile": False,
             "device": "cpu",
             "data": None,
+            "command": "python -m scripts.choose",
         },
         "decisions": [
             {"reader": rule.reader, "need": rule.need, "chosen": ["PyTorch", "JAX"]}
