@@ -54,8 +54,10 @@ def formula(latex: str, display: str = "block") -> Markup:
 
 
 def plain_block(text: str) -> str:
-    """Text as it stands, in a box that scrolls."""
-    return f'<pre class="plain" tabindex="0"><code>{escape(text)}</code></pre>\n'
+    """Text as it stands; what is too long for a line goes on below, and no option is torn."""
+    whole = re.sub(r"--\w[\w-]*", r'<span class="o">\g<0></span>', str(escape(text)))
+    lines = (f'<span class="line" style="--indent:0">{s}</span>' for s in whole.splitlines(True))
+    return f'<pre class="plain"><code>{"".join(lines)}</code></pre>\n'
 
 
 def render(text: str, blocks: Mapping[str, Block], link: Link) -> Rendered:
