@@ -123,7 +123,7 @@ TYPED = re.compile(r"^(?:    )?(python .*)$", re.M)
 IN_ORDER = ("commands", "weights", "training", "writing-a-trace", "port", "parity", "mutations")
 """What one page makes is what another reads."""
 OTHERS = re.compile(
-    r"scripts\.(bench|choose|parity|relay)|mutations --json|mutants|pitfalls  "  # minutes; tested smaller
+    r"scripts\.(bench|choose|parity|relay)|mutations --json|mutants|pitfalls  "  # take minutes
     r"|voc|camvid|export|--resume|runs/torch"  # data that a reader has
 )
 

@@ -113,11 +113,8 @@ def images_to_device(images: NDArray[Any], device: mx.Context, config: Config) -
     )
     x = to_device(padded, device, "uint8").transpose((0, 3, 1, 2)).astype(dtype)
     x = x * scale + offset
-    # MXNet refuses to set an empty slice.
-    if height < x.shape[2]:
-        x[:, :, height:] = 0
-    if width < x.shape[3]:
-        x[:, :, :, width:] = 0
+    x[:, :, height:] = 0
+    x[:, :, :, width:] = 0
     return x
 
 

@@ -15,13 +15,13 @@ from common.config import VOID, Config, Device
 from common.data.batches import total_steps, training_batches
 from common.data.dataset import Dataset, open_dataset
 from common.data.shapes import SHAPES_TRAIN, SHAPES_VAL, write_shapes
-from common.files import sha256
 from common.network.initial import initial_weights
 from common.network.schedule import learning_rates
 from common.protocol import Backend, Trainer
 from parity_tests.departures.catalogue import DEPARTURES, PLAIN, Departure
 from parity_tests.mutations.apply import patched
 from scripts.shared.evaluation import evaluate_dataset
+from scripts.shared.sources import code_digest
 
 ROOT = Path(__file__).parents[2]
 SOURCES = (
@@ -57,11 +57,12 @@ class Plan:
 
 
 def about(plan: Plan) -> dict[str, Any]:
-    """What results are made of: the source files' SHA-256, versions, threads, the plan."""
+    """What results are made of: the sources' code, versions, threads, the plan; and their names."""
     backend = load_backend("torch")
-    files = {path: sha256(ROOT / path) for path in sorted(SOURCES)}
+    files = {path: code_digest(ROOT / path) for path in sorted(SOURCES)}
     told = {"versions": backend.versions(), "threads": backend.threads()}
-    return {"made_of": files, **told, "plan": plan.to_dict()}
+    names = [departure.name for departure in (PLAIN, *DEPARTURES)]
+    return {"made_of": files, **told, "plan": plan.to_dict(), "names": names}
 
 
 def digest(departure: Departure) -> str:

@@ -15,7 +15,7 @@ from common.errors import InputError
 from scripts.lessons import measured
 from scripts.lessons.build import build
 from scripts.lessons.pages import formula, render
-from scripts.shared.sources import snippet
+from scripts.shared.sources import code_digest, snippet
 
 ROOT = Path(__file__).parents[2]
 
@@ -231,8 +231,32 @@ def test_a_result_is_stale_when_its_source_has_changed(
     result.renew()
     assert measured.read_result(tmp_path, "numbers")["found"] == {"x": 1}
     assert not result.is_stale()
+    source.write_text("# why\nx = (\n    1\n)\n")
+    assert not result.is_stale()  # it does the same
     source.write_text("x = 2\n")
     assert result.is_stale()
+
+
+def test_departures_are_stale_when_they_are_of_other_code_or_not_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source.py"
+    source.write_text("x = 1\n")
+    monkeypatch.setattr(measured, "ROOT", tmp_path)
+    monkeypatch.setattr(measured, "RESULTS", tmp_path)
+    monkeypatch.setattr(measured, "RENEWABLE", ())
+    told = {"made_of": {"source.py": code_digest(source)}, "names": ["plain", "other"]}
+
+    def stale(*names: str) -> bool:
+        entries = [{"name": name} for name in names]
+        text = json.dumps(told | {"departures": entries})
+        (tmp_path / "departures.json").write_text(text)
+        return bool(measured.stale())
+
+    assert not stale("plain", "other")
+    assert stale("plain")
+    source.write_text("x = 2\n")
+    assert stale("plain", "other")
 
 
 def test_a_formula_that_is_none_is_text() -> None:

@@ -19,10 +19,11 @@ from typing import Any
 
 from backends import BACKENDS, load_backend
 from common.errors import InputError, WorkerError
-from common.files import JSON_LIMIT, naming, parse_json, read_bytes, sha256
+from common.files import JSON_LIMIT, naming, parse_json, read_bytes
 from scripts.lessons.columns import KEY
 from scripts.lessons.runs import measure_runs
 from scripts.shared.cli import last_line, write_json
+from scripts.shared.sources import code_digest
 from scripts.shared.workers import ROOT
 
 RESULTS = Path(__file__).with_name("results")
@@ -42,12 +43,12 @@ class Result:
         return RESULTS / f"{self.name}.json"
 
     def made_of(self) -> dict[str, str]:
-        """A digest of the files of each pattern."""
+        """A digest of the code of each pattern's files."""
         found = {}
         for pattern in self.sources:
             whole = hashlib.sha256()
             for path in sorted(ROOT.glob(pattern)):
-                whole.update(f"{path.relative_to(ROOT)}\n".encode() + _written(path))
+                whole.update(f"{path.relative_to(ROOT)} {code_digest(path)}\n".encode())
             found[pattern] = whole.hexdigest()[:16]
         return found
 
@@ -61,14 +62,6 @@ class Result:
         """Whether what it was made of is no more what is there."""
         kept = read_result(RESULTS, self.name)
         return bool(kept["made_of"] != self.made_of() or kept["versions"] != versions())
-
-
-def _written(path: Path) -> bytes:
-    """A file's bytes; of a notebook what is written in its cells, not what they have shown."""
-    if path.suffix != ".ipynb":
-        return path.read_bytes()
-    cells = json.loads(path.read_bytes())["cells"]
-    return json.dumps([cell["source"] for cell in cells]).encode()
 
 
 def versions() -> dict[str, str]:
@@ -185,9 +178,11 @@ RENEWABLE = (
 
 
 def stale() -> list[str]:
-    """The results that are of other files or versions than those that are here."""
+    """The results that are of other code or versions than those that are here, or not whole."""
     old = [result.name for result in RENEWABLE if result.is_stale()]
-    files = read_result(RESULTS, "departures")["made_of"]
-    if any(not (ROOT / f).exists() or sha256(ROOT / f) != was for f, was in files.items()):
+    found = read_result(RESULTS, "departures")
+    files = {ROOT / file: digest for file, digest in found["made_of"].items()}
+    same = all(path.exists() and code_digest(path) == digest for path, digest in files.items())
+    if not same or found["names"] != [entry["name"] for entry in found["departures"]]:
         old.append(f"departures (by python -m parity_tests.departures --json {_DEPARTURES})")
     return old

@@ -1,6 +1,8 @@
-"""Snippets of source by name, as docs and lessons quote them."""
+"""Source: snippets by name, as docs and lessons quote them, and digests of what it does."""
 
 import ast
+import hashlib
+import json
 import re
 import textwrap
 from pathlib import Path
@@ -36,3 +38,17 @@ def snippet(path: Path, name: str) -> str:
         last += 1
     kept = [line for line in lines[first - 1 : last] if line]
     return textwrap.dedent("\n".join(kept)) + "\n"
+
+
+def code_digest(path: Path) -> str:
+    """The SHA-256, in hexadecimal, of what a file does.
+
+    That is Python without comments and layout, a notebook's cells without what they have shown, and
+    of any other file all of it.
+    """
+    content = path.read_bytes()
+    if path.suffix == ".py":
+        content = ast.dump(ast.parse(content)).encode()
+    elif path.suffix == ".ipynb":
+        content = json.dumps([cell["source"] for cell in json.loads(content)["cells"]]).encode()
+    return hashlib.sha256(content).hexdigest()
