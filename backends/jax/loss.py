@@ -20,7 +20,7 @@ def cross_entropy(
     log_probability = jax.nn.log_softmax(logits, axis=1)
     valid = labels != VOID
     losses = -jnp.sum(truth * log_probability, axis=1)
-    # XLA on a CPU adds one by one, which in float32 costs digits that the others keep.
+    # in float32 XLA on a CPU may lose a digit of so long a sum, which the others keep
     total = jnp.sum(losses, dtype=jnp.float64).astype(logits.dtype)
     number = valid.sum() if count is None else count
     return total / jnp.maximum(number, 1)

@@ -34,8 +34,7 @@ Array = NDArray[Any]
 class _Cells(HybridBlock):
     """The network up to the logits in cells: (N, 3, H, W) -> (N, h+1, w+1, s, s, classes)."""
 
-    # differs: a hybridized block compiles its forward alone; what training takes is
-    # another way through the same layers.
+    # differs: what is hybridized is compiled, the network forward and backward, and not the step.
 
     def __init__(self, model: FCN) -> None:
         super().__init__()
