@@ -284,10 +284,11 @@ def check_new_folder(path: Path) -> None:
             raise InputError(f"{path}: exists and is not an empty folder")
 
 
-def write_folder(path: Path, write: Callable[[Path], object]) -> None:
+def write_folder(path: Path, write: Callable[[Path], object], over: bool = False) -> None:
     """Has `write` make a folder beside `path`, then moves it there: whole or not at all.
 
-    Where `path` is a link, the folder that it leads to is made.
+    Where `path` is a link, the folder that it leads to is made. What is there must be empty, or, if
+    `over`, is removed once the new one stands in its place.
 
     Raises:
         InputError: it cannot be written.
@@ -299,7 +300,15 @@ def write_folder(path: Path, write: Callable[[Path], object]) -> None:
             folder = Path(temporary) / "new"
             write(folder)
             os.sync()
-            folder.replace(target)
+            old = Path(temporary) / "old"
+            try:
+                if over and target.exists():
+                    target.rename(old)
+                folder.replace(target)
+            except BaseException:
+                if old.exists():
+                    old.replace(target)
+                raise
 
 
 def write_new_folder(path: Path, write: Callable[[Path], object]) -> None:

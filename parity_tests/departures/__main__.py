@@ -8,24 +8,38 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
+from common.files import parse_json
 from parity_tests.departures import run
-from parity_tests.departures.catalogue import DEPARTURES
+from parity_tests.departures.catalogue import DEPARTURES, PLAIN
 from parity_tests.departures.run import Plan
 from scripts.shared.cli import JsonOption, main, new_app, progress, write_json
+from scripts.shared.outputs import JSON, check_places
+from scripts.shared.sources import code_digest
 
 app = new_app()
 
 
+CATALOGUE = Path(__file__).with_name("catalogue.py")
+
+
 def _earlier(path: Path | None, about: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """What a file of an earlier run has and still holds: made of the same, each the same change."""
-    if path is None or not path.exists():
+    """What a file of an earlier run has and still holds: each that is the same change.
+
+    Raises:
+        InputError: it is of something else, which would be lost.
+    """
+    if path is None or not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text())
+        found = parse_json(path.read_bytes())
         earlier = run.kept(found.pop("departures"))
-        return earlier if found == json.loads(json.dumps(about)) else {}
+        del found["catalogue"]
+        table({"plan": about["plan"], "departures": earlier.values()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not a result of this command") from error
+    if found != json.loads(json.dumps(about)):
+        raise InputError(f"{path}: of other code, versions or plan; remove it or name another")
+    return earlier
 
 
 def _numbers(values: Sequence[float | None]) -> str:
@@ -48,12 +62,14 @@ def _results(plan: Plan, json_file: Path | None) -> Iterator[dict[str, Any]]:
     """The result so far, each time that it has one departure more; it is in the file, too."""
     about = run.about(plan)
     known = _earlier(json_file, about)
+    whole = {departure.name for departure in (PLAIN, *DEPARTURES)}
     entries: dict[str, Mapping[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for entry in run.run(plan, Path(folder) / "shapes", known):
             entries[entry["name"]] = entry
             found = [*entries.values(), *(known[name] for name in known if name not in entries)]
-            result = {**about, "departures": found}
+            known_now = code_digest(CATALOGUE) if {e["name"] for e in found} == whole else None
+            result = {**about, "catalogue": known_now, "departures": found}
             write_json(json_file, result)
             yield result
 
@@ -64,6 +80,7 @@ def departures(json_file: JsonOption = None) -> None:
 
     With --json FILE it goes on where it was stopped. About ten minutes.
     """
+    check_places((json_file, JSON), force=True)  # `_earlier` looks at what is there
     # sums of one thread are rounded alike on every machine
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     with progress("departures") as bar:

@@ -15,6 +15,7 @@ TABS = (TORCH_2023, MXNET_2023, TORCH_2026, MXNET_2026, JAX_2026, TENSORFLOW_202
 """Editions 1.0.3, of 2023, and of 2026."""
 
 _SUMMED = (TORCH_2023, TORCH_2026, MXNET_2026)
+_PLAIN_SGD = (TORCH_2023, TORCH_2026, MXNET_2023)
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ DEPARTURES = (
     Departure(
         "rate_0.1", "rate 0.1, loss averaged", (MXNET_2023,), settings={"learning_rate": 0.1}
     ),
+    Departure("no_momentum", "no momentum", _PLAIN_SGD, settings={"momentum": 0.0}),
+    Departure("decay_1e-3", "weight decay 1e-3", _PLAIN_SGD, settings={"weight_decay": 1e-3}),
     Departure("head_rate", "head rate times ten", (JAX_2026,), settings={"head_rate": 10.0}),
     Departure(
         "no_upsampling_bias",

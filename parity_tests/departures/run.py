@@ -57,12 +57,11 @@ class Plan:
 
 
 def about(plan: Plan) -> dict[str, Any]:
-    """What results are made of: the sources' code, versions, threads, the plan; and their names."""
+    """What results are made of: the sources' code, versions, threads, the plan."""
     backend = load_backend("torch")
     files = {path: code_digest(ROOT / path) for path in sorted(SOURCES)}
     told = {"versions": backend.versions(), "threads": backend.threads()}
-    names = [departure.name for departure in (PLAIN, *DEPARTURES)]
-    return {"made_of": files, **told, "plan": plan.to_dict(), "names": names}
+    return {"made_of": files, **told, "plan": plan.to_dict()}
 
 
 def digest(departure: Departure) -> str:

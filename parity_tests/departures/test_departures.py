@@ -89,7 +89,10 @@ def test_what_a_result_already_has_is_not_measured_again(
     first, second, *rest = result["departures"]
     assert again({"departures": [first, *rest]}) == NAMES[1:2]
     assert again({"departures": [first, second | {"digest": ""}, *rest]}) == NAMES[1:2]
-    assert again({"threads": 99}) == NAMES
-    file.write_text("[]")
-    with pytest.raises(InputError, match="not a result of this command"):
-        command.departures(json_file=file)
+    with pytest.raises(InputError, match="of other code, versions or plan"):
+        again({"threads": 99})
+    assert json.loads(file.read_text())["threads"] == 99  # nothing is lost
+    for text in ("[]", "", "[" * 10000, json.dumps(result | {"departures": [{"name": "plain"}]})):
+        file.write_text(text)
+        with pytest.raises(InputError, match="not a result of this command"):
+            command.departures(json_file=file)

@@ -101,8 +101,8 @@ def test_a_solution_says_in_a_line_what_it_shows(backend: str) -> None:
         assert differs(text) == differs(SOLUTIONS[name]), name
 
 
-def test_two_exercises_a_lesson_and_each_solution_is_one_s() -> None:
-    assert {len(names) for names in ASKED.values()} == {2}
+def test_each_lesson_has_two_exercises_or_more_and_each_solution_is_one_s() -> None:
+    assert min(len(names) for names in ASKED.values()) >= 2
     assert [name for names in ASKED.values() for name in names] == [*SOLUTIONS]
 
 

@@ -6,8 +6,10 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nbformat
+import numpy as np
 import pytest
 
 from backends import BACKENDS
@@ -79,10 +81,11 @@ def docs(tmp_path: Path) -> Path:
     for name in ("pitfalls.json", "mutations.json"):
         shutil.copy(measured.RESULTS / name, results)
     answers = {backend: {"mean": 1.375, "all": [1, 2]} for backend in BACKENDS}
-    found = {"found": {"bn_two_batches": answers}}
+    made: dict[str, Any] = {"made_of": {}, "versions": {}}
+    found = made | {"found": {"bn_two_batches": answers}}
     (results / "exercises.json").write_text(json.dumps(found))
     entry = {"title": "plain", "tabs": ["JAX 2026"], "loss": [1.0, 3.0, 2.0], "mean_iou": [None]}
-    (results / "departures.json").write_text(json.dumps({"departures": [entry]}))
+    (results / "departures.json").write_text(json.dumps(made | {"departures": [entry]}))
     for backend in BACKENDS:
         nbformat.write(notebook(backend), results / f"notebook_{backend}.ipynb")
     return folder
@@ -186,10 +189,15 @@ def fault(docs: Path, file: str, old: str, new: str) -> str:
         ("01-loss.md", "bn_two_batches", "none", "solution none: not measured"),
         ("01-loss.md", "```common\ncommon/network", "```figure\nx", "figure x/bilinear.py"),
         ("01-loss.md", "# Loss\n", "Loss\n", "the first line is no title"),
+        ("01-loss.md", "\\frac{a}{b}", "\\frac{", "no formula: "),
         ("README.md", "../notes.md", "../none.md", "which is no file"),
+        ("README.md", "../notes.md", "../../../../../../../../etc/passwd", "which is no file"),
         ("README.md", "dictionary.toml#arrays", "dictionary.toml#none", "a link leads nowhere"),
         ("README.md", "1. [one](01-loss.md)", "1. [one](02-x.md)", "02-x.md, which is no file"),
         ("dictionary.toml", 'jax = ""', "", "row 1: lacks or does not know jax"),
+        ("dictionary.toml", 'jax = ""', "jax = 1", "row 1: 1 is no dotted name"),
+        ("dictionary.toml", 'jax = ""', 'jax = "a..b"', "row 1: 'a..b' is no dotted name"),
+        ("../../results/exercises.json", '"found"', '"lost"', "is no result: lacks found"),
         ("../../results/notebook_jax.ipynb", "n_count\": 1", "n_count\": null", "not executed"),
     ],
 )  # fmt: skip
@@ -211,13 +219,42 @@ def test_what_lacks_is_one_line(docs: Path, name: str) -> None:
 def test_a_site_is_built_anew_in_its_place_and_in_no_other(docs: Path) -> None:
     site = docs.parents[1] / "site"
     built(docs)
-    (site / "old.html").touch()
+    extra = docs / "02-more.md"
+    extra.write_text("# More\n\nSaid.\n")
     built(docs)
-    assert not (site / "old.html").exists()
-    (site / "index.html").write_text("someone's")
+    assert (site / "02-more.html").exists()
+    extra.unlink()
+    built(docs)
+    assert not (site / "02-more.html").exists()
+    (site / "files" / "notes.txt").write_text("someone's")
+    with pytest.raises(InputError, match=r"notes\.txt: is of no earlier site"):
+        built(docs)
+    assert (site / "index.html").exists()
+    (site / "files.txt").unlink()
     with pytest.raises(InputError, match="exists and is not an empty folder"):
         built(docs)
-    assert (site / "index.html").read_text() == "someone's"
+    assert (site / "files" / "notes.txt").read_text() == "someone's"
+
+
+@pytest.mark.parametrize("ended", [KeyboardInterrupt, OSError])
+def test_a_build_that_ends_leaves_the_earlier_site(
+    docs: Path, monkeypatch: pytest.MonkeyPatch, ended: type[BaseException]
+) -> None:
+    """Also between the old one and the new."""
+    pages = built(docs)
+    replace = Path.replace
+
+    def end(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            raise ended("it ends")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", end)
+    with pytest.raises((KeyboardInterrupt, InputError)):
+        built(docs)
+    site = docs.parents[1] / "site"
+    assert {path.name: path.read_text() for path in site.glob("*.html")} == pages
+    assert [path.name for path in site.parent.iterdir() if path.name.startswith(".")] == []
 
 
 def test_a_result_is_stale_when_its_source_has_changed(
@@ -240,23 +277,33 @@ def test_a_result_is_stale_when_its_source_has_changed(
 def test_departures_are_stale_when_they_are_of_other_code_or_not_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    catalogue = tmp_path / "parity_tests" / "departures" / "catalogue.py"
+    catalogue.parent.mkdir(parents=True)
     source = tmp_path / "source.py"
-    source.write_text("x = 1\n")
+    for path in (catalogue, source):
+        path.write_text("x = 1\n")
     monkeypatch.setattr(measured, "ROOT", tmp_path)
     monkeypatch.setattr(measured, "RESULTS", tmp_path)
     monkeypatch.setattr(measured, "RENEWABLE", ())
-    told = {"made_of": {"source.py": code_digest(source)}, "names": ["plain", "other"]}
+    digest = code_digest(source)
 
-    def stale(*names: str) -> bool:
-        entries = [{"name": name} for name in names]
-        text = json.dumps(told | {"departures": entries})
-        (tmp_path / "departures.json").write_text(text)
+    def is_stale(**other: Any) -> bool:
+        whole: dict[str, Any] = {
+            "made_of": {"source.py": digest},
+            "versions": {"numpy": np.__version__},
+        }
+        whole |= {"catalogue": digest, "departures": []}
+        (tmp_path / "departures.json").write_text(json.dumps(whole | other))
         return bool(measured.stale())
 
-    assert not stale("plain", "other")
-    assert stale("plain")
+    assert not is_stale()
+    assert is_stale(catalogue=None)  # it is not whole
+    assert is_stale(versions={"numpy": "1.0"})
+    catalogue.write_text("x = 2\n")
+    assert is_stale()
+    catalogue.write_text("x = 1\n")
     source.write_text("x = 2\n")
-    assert stale("plain", "other")
+    assert is_stale()
 
 
 def test_a_formula_that_is_none_is_text() -> None:

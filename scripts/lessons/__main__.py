@@ -23,6 +23,8 @@ def lessons(
 ) -> None:
     """Build the lessons' site from docs/lessons, the source, and what was measured."""
     try:
+        import matplotlib  # noqa: F401  # which draws the figures, in the end
+
         from scripts.lessons.build import build, check_out
         from scripts.lessons.measured import RENEWABLE, stale
     except ImportError as error:
@@ -34,8 +36,9 @@ def lessons(
             if not result.path.exists() or result.is_stale():
                 say(f"measuring {result.name}")
                 result.renew()
+    old = stale()
     pages = build(out)
-    if old := stale():
+    if old:
         note(f"stale, --renew measures them anew: {', '.join(old)}")
     say(f"{pages} pages in {out}, {time.monotonic() - start:.0f} s: open {out / 'index.html'}")
 

@@ -174,7 +174,7 @@ class Blocks:
                 {
                     "backend": backend,
                     "label": LABELS[backend],
-                    "path": f"{file.rpartition('/')[2]}: {name}",
+                    "path": f"{file.removeprefix(f'backends/{backend}/')}: {name}",
                     "source": f"{file}: {name}",
                     "cells": _cells(rows, k, numbers, iter(coloured[k])),
                 }

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from backends import BACKENDS
 from common.errors import InputError
-from common.files import check_new_folder, naming, write_folder
+from common.files import check_new_folder, naming, write_folder, writing
 from scripts.lessons.blocks import Blocks
 from scripts.lessons.dictionary import Things, read_dictionary
 from scripts.lessons.figures import LABELS, draw
@@ -26,7 +26,8 @@ DOCS = ROOT / "docs" / "lessons"
 TEMPLATES = Path(__file__).with_name("templates")
 STATIC = ("style.css", "twins.js")
 _OURS = "the lessons of Rosetta FCN"
-"""What the index says of its maker: a folder with it may be written anew."""
+_FILES = "files.txt"
+"""The site's file that names them all: a folder with these and no others may be written anew."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Copies:
     paths: dict[Path, str] = field(default_factory=dict)
 
     def __call__(self, path: Path) -> str:
-        if not path.is_file():
-            raise InputError(f"links to {path}, which is no file")
+        if not path.is_file() or not path.is_relative_to(self.root):
+            raise InputError(f"links to {path}, which is no file of the project")
         # Browsers show text, and save what is called .md or .py.
         name = path.name if path.suffix in (".png", ".jpg") else f"{path.name}.txt"
         inside = path.relative_to(self.root).with_name(name)
@@ -68,11 +69,18 @@ def check_out(out: Path) -> None:
     """That the site can be written there.
 
     Raises:
-        InputError: there is something else than a site of ours.
+        InputError: there is something else than a site of ours, or nowhere to make one.
     """
-    index = out / "index.html"
-    if not (index.is_file() and _OURS in index.read_text(encoding="utf-8", errors="replace")):
-        check_new_folder(out)
+    with writing(out):
+        if not out.parent.is_dir():
+            raise InputError(f"{out.parent}: no such folder")
+        if not (out / _FILES).is_file():
+            check_new_folder(out)
+            return
+        known = {out / name for name in (out / _FILES).read_text(encoding="utf-8").splitlines()}
+        for path in sorted(out.rglob("*")):
+            if not path.is_dir() and path not in known:
+                raise InputError(f"{path}: is of no earlier site, and would be lost with it")
 
 
 def build(out: Path, docs: Path = DOCS, results: Path = RESULTS) -> int:
@@ -81,6 +89,7 @@ def build(out: Path, docs: Path = DOCS, results: Path = RESULTS) -> int:
     Raises:
         InputError: something is missing, or a page says what the source does not bear out.
     """
+    out = out.resolve()
     check_out(out)
     environment = _environment()
     ideas = read_dictionary(docs / "dictionary.toml")
@@ -111,10 +120,10 @@ def build(out: Path, docs: Path = DOCS, results: Path = RESULTS) -> int:
         copies.write(folder)
         for name in sorted(blocks.figures):
             draw(name, folder, read_result(results, "runs")["found"])
-        if out.exists():
-            shutil.rmtree(out)
+        names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+        (folder / _FILES).write_text("\n".join([*sorted(names), _FILES, ""]), encoding="utf-8")
 
-    write_folder(out, write)
+    write_folder(out, write, over=True)
     return len(texts)
 
 

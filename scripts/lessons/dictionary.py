@@ -1,5 +1,6 @@
 """The dictionary: an idea a row, and what each framework calls it."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ def read_dictionary(path: Path) -> list[Idea]:
     data = read_bytes(path, TEXT_LIMIT)
     with naming(path):
         rows = parse_toml(data)["row"]
+        if not all(isinstance(row, dict) for row in rows):
+            raise InputError(f"{path}: a row is no table")
     return [_idea(path, number, row) for number, row in enumerate(rows, start=1)]
 
 
@@ -37,12 +40,15 @@ def _idea(path: Path, number: int, row: dict[str, str | list[str]]) -> Idea:
         odd = ", ".join(sorted(row.keys() ^ needed))
         raise InputError(f"{path}: row {number}: lacks or does not know {odd}")
     names = {backend: _several(row[backend]) for backend in BACKENDS}
+    for name in (name for several in names.values() for name in several):
+        if not (isinstance(name, str) and re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name)):
+            raise InputError(f"{path}: row {number}: {name!r} is no dotted name")
     return Idea(str(row["group"]), str(row["idea"]), names, str(row.get("note", "")))
 
 
 def _several(names: str | list[str]) -> tuple[str, ...]:
     """A name, or several, or none."""
-    return tuple(filter(None, [names] if isinstance(names, str) else names))
+    return tuple(filter(None, names if isinstance(names, list) else [names]))
 
 
 class Things:

@@ -59,7 +59,11 @@ class Result:
         write_json(self.path, found)
 
     def is_stale(self) -> bool:
-        """Whether what it was made of is no more what is there."""
+        """Whether what it was made of is no more what is there.
+
+        Raises:
+            InputError: it is no result.
+        """
         kept = read_result(RESULTS, self.name)
         return bool(kept["made_of"] != self.made_of() or kept["versions"] != versions())
 
@@ -75,17 +79,28 @@ def versions() -> dict[str, str]:
     return installed
 
 
+_DEPARTING = "parity_tests.departures"
+"""It writes its file itself: its runs take ten minutes, and it goes on where it was stopped."""
+
+_FOUND = (("made_of", dict), ("versions", dict), ("found", (dict, list)))
+_DEPARTED = (("made_of", dict), ("versions", dict), ("departures", list))
+
+
 def read_result(folder: Path, name: str) -> dict[str, Any]:
     """A result of a folder, `RESULTS` for one.
 
     Raises:
-        InputError: it is not there, or no JSON object.
+        InputError: it is not there, or is none.
     """
     path = folder / f"{name}.json"
     if not path.exists():
-        raise InputError(f"{path}: not there; --renew measures it")
+        how = f"python -m {_DEPARTING} --json" if name == "departures" else "--renew"
+        raise InputError(f"{path}: not there; {how} measures it")
     with naming(path):
         found: dict[str, Any] = dict(parse_json(read_bytes(path, JSON_LIMIT)))
+    for key, kinds in _DEPARTED if name == "departures" else _FOUND:
+        if not isinstance(found.get(key), kinds):
+            raise InputError(f"{path}: is no result: lacks {key}")
     return found
 
 
@@ -149,9 +164,6 @@ def measure_notebooks() -> list[str]:
     return [cell["id"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
 
 
-_DEPARTURES = "scripts/lessons/results/departures.json"
-"""That command's own file: its runs take half an hour, and it goes on where it was stopped."""
-
 _BACKENDS = ("backends/**/*.py", "common/config.py", "common/network/*.py")
 
 RENEWABLE = (
@@ -180,9 +192,12 @@ RENEWABLE = (
 def stale() -> list[str]:
     """The results that are of other code or versions than those that are here, or not whole."""
     old = [result.name for result in RENEWABLE if result.is_stale()]
-    found = read_result(RESULTS, "departures")
+    found, here = read_result(RESULTS, "departures"), versions()
     files = {ROOT / file: digest for file, digest in found["made_of"].items()}
-    same = all(path.exists() and code_digest(path) == digest for path, digest in files.items())
-    if not same or found["names"] != [entry["name"] for entry in found["departures"]]:
-        old.append(f"departures (by python -m parity_tests.departures --json {_DEPARTURES})")
+    files[ROOT / "parity_tests/departures/catalogue.py"] = found.get("catalogue")
+    if any(here.get(name) != version for name, version in found["versions"].items()) or not all(
+        path.exists() and code_digest(path) == digest for path, digest in files.items()
+    ):
+        path = (RESULTS / "departures.json").relative_to(ROOT)
+        old.append(f"departures (by python -m {_DEPARTING} --json {path})")
     return old

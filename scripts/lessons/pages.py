@@ -47,8 +47,15 @@ def slug(text: str) -> str:
 
 
 def formula(latex: str, display: str = "block") -> Markup:
-    """A formula in MathML, which holds its LaTeX for who cannot see it."""
-    math = latex2mathml.converter.convert(latex, display=display)
+    """A formula in MathML, which holds its LaTeX for who cannot see it.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        math = latex2mathml.converter.convert(latex, display=display)
+    except Exception as error:  # of the many that it knows
+        raise InputError(f"no formula: {' '.join(latex.split())}") from error
     told = escape(" ".join(latex.split()))
     return Markup(math.replace("<math ", f'<math alttext="{told}" ', 1))
 

@@ -15,12 +15,15 @@ def snippet(path: Path, name: str) -> str:
     """The function, method or class `name` (`Class.method`) of a file, docstrings taken out.
 
     Raises:
-        InputError: there is no such file, or none or several of that name in it.
+        InputError: there is no such file, it is no Python, or has none or several of that name.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    text = path.read_text(encoding="utf-8")
-    node: Any = ast.parse(text)
+    try:
+        text = path.read_text(encoding="utf-8")
+        node: Any = ast.parse(text)
+    except (SyntaxError, ValueError) as error:
+        raise InputError(f"{path}: is no Python: {error}") from error
     for part in name.split("."):
         found = [n for n in node.body if getattr(n, "name", None) == part]
         if len(found) != 1:

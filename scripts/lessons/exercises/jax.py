@@ -228,6 +228,26 @@ def decay_of_an_unused_weight() -> Answers:
     return {"not in the loss": fall(False), "in it, times 0": fall(True)}
 
 
+def plain_loop() -> Answers:
+    """Differentiate a function of the model, and let `nnx.jit` bring back what a step changes."""
+    x = jnp.array([[1.0, 2.0], [3.0, 4.0]], jnp.float64)
+    y = jnp.array([[1.0], [2.0]], jnp.float64)
+    zeros = nnx.initializers.zeros
+    model = nnx.Linear(2, 1, param_dtype=jnp.float64, kernel_init=zeros, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, optax.sgd(1 / 32, momentum=0.5), wrt=nnx.Param)
+
+    def measure(model: nnx.Linear) -> jax.Array:
+        return optax.losses.squared_error(model(x), y).mean()
+
+    @nnx.jit  # type: ignore[untyped-decorator]
+    def step(model: nnx.Linear, optimizer: nnx.Optimizer[nnx.Linear]) -> jax.Array:
+        loss, gradients = nnx.value_and_grad(measure)(model)
+        optimizer.update(model, gradients)
+        return loss
+
+    return {"losses": [float(step(model, optimizer)) for _ in range(3)]}
+
+
 def runs_of_the_python() -> Answers:
     """JAX runs the Python once for each size. (differs)"""
     runs = []

@@ -9,6 +9,7 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd, nd
 from mxnet.gluon import Block, Parameter, Trainer, nn
+from mxnet.gluon.loss import L2Loss
 
 from backends.mxnet.layers import batch_norm
 from backends.mxnet.loss import cross_entropy
@@ -255,6 +256,24 @@ def decay_of_an_unused_weight() -> Answers:
         return 1 - float(unused.data().asscalar())
 
     return {"not in the loss": fall(False), "in it, times 0": fall(True)}
+
+
+def plain_loop() -> Answers:
+    """Record the forward pass, go back, and let the trainer divide by the batch and step."""
+    x = nd.array([[1, 2], [3, 4]], dtype="float64")
+    y = nd.array([[1], [2]], dtype="float64")
+    model = nn.Dense(1, in_units=2, dtype="float64", weight_initializer="zeros")
+    model.initialize()
+    measure = L2Loss(weight=2)  # which halves the square
+    trainer = Trainer(model.collect_params(), "sgd", {"learning_rate": 1 / 32, "momentum": 0.5})
+    losses = []
+    for _ in range(3):
+        with autograd.record():
+            loss = measure(model(x), y)  # (N,)
+        loss.backward()
+        trainer.step(batch_size=2)
+        losses.append(float(loss.mean().asscalar()))
+    return {"losses": losses}
 
 
 def runs_of_the_python() -> Answers:

@@ -221,6 +221,24 @@ def decay_of_an_unused_weight() -> Answers:
     return {"not in the loss": fall(False), "in it, times 0": fall(True)}
 
 
+def plain_loop() -> Answers:
+    """Clear the gradients, record as always, go back, and let the optimizer change the weights."""
+    x = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64)
+    y = torch.tensor([[1.0], [2.0]], dtype=torch.float64)
+    model = nn.Linear(2, 1, dtype=torch.float64)
+    nn.init.zeros_(model.weight), nn.init.zeros_(model.bias)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1 / 32, momentum=0.5)
+    losses = []
+    model.train()
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = functional.mse_loss(model(x), y)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses}
+
+
 def runs_of_the_python() -> Answers:
     """Eager, PyTorch runs the Python in every call. (differs)"""
     runs = []
