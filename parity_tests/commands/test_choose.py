@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from backends import BACKENDS, missing_packages
+from common.errors import WorkerError
 from parity_tests.browser import Chromium
 from parity_tests.commands.made_up_choice import HOSTILE, made_up
 from parity_tests.parity.test_report import CONTRAST
@@ -117,12 +118,12 @@ def test_who_lacks_a_number_is_no_candidate() -> None:
 
 
 def test_the_printed_rule_names_every_criterion_and_its_margin() -> None:
-    assert len(in_words()) == 4
+    assert len(in_words()) == 5
     assert [rule.reader for rule in RULES] == ["Train much", "Serve predictions", "Learn"]
     told = criteria_in_words(RULE)
     assert told == [
         "Images a second: the most, a tie if quartiles overlap.",
-        "Memory: the least, a tie within 10% either way.",
+        "Memory: the least, each good to 10%.",
     ]
 
 
@@ -198,6 +199,30 @@ def test_where_pictures_are_read_the_rate_with_reading_counts() -> None:
 
 
 # The facts
+
+
+def test_onnx_runtime_that_cannot_be_imported_is_one_that_is_not_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise WorkerError("onnxruntime ended with exit code 1: ImportError")
+
+    monkeypatch.setattr("scripts.choose.facts.Worker", refuse)
+    column_of = facts.column(facts.ONNX_RUNTIME, ["torch"])
+    assert column_of is not None
+    assert "onnxruntime" in column_of["install"] and "versions" not in column_of
+    with pytest.raises(WorkerError):
+        facts.column("torch", ["torch"])
+
+
+def test_a_number_of_threads_that_is_none_is_told_at_once(
+    run_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "abc")
+    monkeypatch.setattr("scripts.choose.__main__.column", None)  # nothing is asked before
+    code, _, err = run_command("choose")
+    assert code == 2 and err.count("\n") == 1
+    assert err.startswith("error: OMP_NUM_THREADS='abc': is no number of threads")
 
 
 @pytest.fixture

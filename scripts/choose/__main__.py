@@ -228,6 +228,7 @@ def choose(
     """
     begin, load = time.monotonic(), os.getloadavg()[0]
     check_size(size)
+    threads()  # that it is a number
     check_page(html)
     check_processes([processes], [batch_size])
     read = check_data(data) if data is not None else []

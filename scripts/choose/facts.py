@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from backends import missing_packages
+from common.errors import WorkerError
 from scripts.choose.probe import Job
 from scripts.shared.workers import ROOT, Worker
 
@@ -160,10 +161,10 @@ def source(backend: str) -> Facts:
 def column(name: str, chosen: Iterable[str]) -> Facts | None:
     """All that is told of a backend, or of ONNX Runtime; None where it is there and not asked for.
 
-    Where it is not installed: how it is.
+    Where it is not installed: how it is; of ONNX Runtime also where it cannot be imported.
 
     Raises:
-        InputError, WorkerError: it is installed and cannot be imported.
+        InputError, WorkerError: a backend is installed and cannot be imported.
     """
     table = dated()[name]
     facts: Facts = {key: table[key] for key in ("name", "maintained", "why", "source")}
@@ -176,8 +177,13 @@ def column(name: str, chosen: Iterable[str]) -> Facts | None:
         return facts | {"install": install}
     if name not in (*chosen, ONNX_RUNTIME):
         return None
-    with Worker(name, "scripts.choose.probe", Job(name, table["formats"]), threads=1) as worker:
-        [told] = worker.answers()
+    try:
+        with Worker(name, "scripts.choose.probe", Job(name, table["formats"]), threads=1) as worker:
+            [told] = worker.answers()
+    except WorkerError:
+        if name != ONNX_RUNTIME:
+            raise
+        return facts | {"install": f"pip install --force-reinstall {ONNX_RUNTIME}"}
     own = {} if name == ONNX_RUNTIME else {"source_code": source(name)}
     whole: Facts = facts | installed(name) | told | own
     return whole

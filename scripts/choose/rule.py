@@ -157,7 +157,9 @@ def in_words() -> list[str]:
     return [
         "A candidate is a backend of this project in float32, in a form that was measured;"
         " the book's forms and bfloat16 are shown for comparison.",
-        "Who is no longer maintained, or fails the comparison in float64, is left out.",
+        "Who is no longer maintained, or fails the comparison in float64, is left out. ONNX Runtime"
+        " runs PyTorch's export, and is taken to be as equal as PyTorch.",
+        "Where pictures are read, training is decided among the candidates that read.",
         "The criteria of a reader are taken in their order. Whoever is measurably behind the best"
         " by one is out; the next one decides among the rest.",
         "A rate is the median of the rounds, and two are a tie if their interquartile ranges"
@@ -173,6 +175,6 @@ def criteria_in_words(rule: Rule) -> list[str]:
         if one.margin is None:
             text += ", a tie if quartiles overlap"
         elif one.margin:
-            text += f", a tie within {one.margin:.0%} either way"
+            text += f", each good to {one.margin:.0%}"
         told.append(f"{text}.")
     return told
