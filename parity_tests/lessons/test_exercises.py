@@ -15,7 +15,7 @@ from scripts.lessons.exercises import Answers
 
 ROOT = Path(__file__).parents[2]
 EXERCISES = ROOT / "scripts" / "lessons" / "exercises"
-SOLUTION = re.compile(r"^```solution\n(\w+)\n```$", re.M)
+SOLUTION = re.compile(r"^```solution\n(\w+)$", re.M)
 ASKED = {
     path.name: SOLUTION.findall(path.read_text())
     for path in sorted((ROOT / "docs" / "lessons").glob("[0-9]*.md"))

@@ -15,7 +15,7 @@ from scripts.lessons.dictionary import Things
 from scripts.lessons.figures import FIGURES, LABELS
 from scripts.lessons.highlight import Line, highlight, imports, with_twins
 from scripts.lessons.measured import read_result
-from scripts.shared.sources import snippet
+from scripts.shared.sources import docstring, snippet
 from scripts.shared.workers import ROOT
 
 Place = tuple[str, str]
@@ -125,14 +125,18 @@ class Blocks:
         return str(self._parts.pitfall(told))
 
     def solution(self, text: str) -> str:
-        """A solution in three columns, and its answers."""
-        name = text.strip()
+        """A solution in three columns, its answers, what each says of it, the lines below its name."""
+        name, _, more = text.strip().partition("\n")
         answers = read_result(self._results, "exercises")["found"].get(name, {})
         if set(answers) != set(BACKENDS):
             raise InputError(f"solution {name}: not measured in all three; --renew measures it")
         places = [(f"scripts/lessons/exercises/{b}.py", name) for b in BACKENDS]
         told = {"title": "Answers", "table": _table(answers, digits=7)}
-        return str(self._parts.solution(self._aligned(places), told))
+        words = [docstring(ROOT / file, name).removesuffix(" (differs)") for file, _ in places]
+        said = (
+            [*zip(LABELS.values(), words, strict=True)] if len({*words}) > 1 else [("", words[0])]
+        )
+        return str(self._parts.solution(self._aligned(places), told, said, " ".join(more.split())))
 
     def figure(self, text: str) -> str:
         """A figure by its name; the lines below it are the caption."""

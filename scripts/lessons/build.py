@@ -135,7 +135,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["breakable"] = breakable
+    environment.filters |= {"breakable": breakable, "spans": spans}
     return environment
 
 
@@ -143,6 +143,11 @@ def breakable(text: str) -> Markup:
     """Names that a line may break, at their dots and underscores; as text it is the same."""
     places = r"(?<=\w)(?=\.\w)|(?<=_)(?=\w)|(?<=differs\()"
     return Markup(re.sub(places, "<wbr>", str(escape(text))))
+
+
+def spans(text: str) -> Markup:
+    """A sentence, whose code stands between backticks."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _is_lesson(page: Page) -> bool:

@@ -11,8 +11,8 @@ from typing import Any
 from common.errors import InputError
 
 
-def snippet(path: Path, name: str) -> str:
-    """The function, method or class `name` (`Class.method`) of a file, docstrings taken out.
+def _find(path: Path, name: str) -> tuple[str, Any]:
+    """A file's text, and the node of the function, method or class `name` (`Class.method`) in it.
 
     Raises:
         InputError: there is no such file, it is no Python, or has none or several of that name.
@@ -29,6 +29,25 @@ def snippet(path: Path, name: str) -> str:
         if len(found) != 1:
             raise InputError(f"{path}: has {len(found)} of {name}")
         node = found[0]
+    return text, node
+
+
+def docstring(path: Path, name: str) -> str:
+    """What a function, method or class of a file says of itself; nothing, where it is silent.
+
+    Raises:
+        InputError: as `snippet`.
+    """
+    return ast.get_docstring(_find(path, name)[1]) or ""
+
+
+def snippet(path: Path, name: str) -> str:
+    """The function, method or class `name` (`Class.method`) of a file, docstrings taken out.
+
+    Raises:
+        InputError: there is no such file, it is no Python, or has none or several of that name.
+    """
+    text, node = _find(path, name)
     lines = text.splitlines()
     for inner in ast.walk(node):
         if isinstance(inner, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(inner):
