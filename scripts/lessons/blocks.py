@@ -125,7 +125,7 @@ class Blocks:
         return str(self._parts.pitfall(told))
 
     def solution(self, text: str) -> str:
-        """A solution in three columns, its answers, what each says of it, the lines below its name."""
+        """A solution in three columns, its answers, what each says of it, the lines below it."""
         name, _, more = text.strip().partition("\n")
         answers = read_result(self._results, "exercises")["found"].get(name, {})
         if set(answers) != set(BACKENDS):
