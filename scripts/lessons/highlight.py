@@ -95,10 +95,15 @@ def highlight(
     return [Line(tuple(line)) for line in lines[:-1]]
 
 
+_LONG = 16
+
+
 def _may_break(before: str, text: str) -> bool:
-    """Before the dot of an attribute, and after an opening bracket."""
+    """Before the dot of an attribute, after an opening bracket, and before a long value."""
     if text == ".":
         return before[-1:].isalnum() or before in (")", "]")
+    if before == "=":
+        return len(text) > _LONG
     return before in ("(", "[") and text not in (")", "]")
 
 
