@@ -18,8 +18,8 @@ from scripts.shared.sources import code_digest
 
 app = new_app()
 
-
 CATALOGUE = Path(__file__).with_name("catalogue.py")
+"""Its digest in a result says that nothing of it is missing there."""
 
 
 def _earlier(path: Path | None, about: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -62,14 +62,15 @@ def _results(plan: Plan, json_file: Path | None) -> Iterator[dict[str, Any]]:
     """The result so far, each time that it has one departure more; it is in the file, too."""
     about = run.about(plan)
     known = _earlier(json_file, about)
-    whole = {departure.name for departure in (PLAIN, *DEPARTURES)}
+    names = {departure.name for departure in (PLAIN, *DEPARTURES)}
     entries: dict[str, Mapping[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for entry in run.run(plan, Path(folder) / "shapes", known):
             entries[entry["name"]] = entry
             found = [*entries.values(), *(known[name] for name in known if name not in entries)]
-            known_now = code_digest(CATALOGUE) if {e["name"] for e in found} == whole else None
-            result = {**about, "catalogue": known_now, "departures": found}
+            is_whole = {e["name"] for e in found} == names
+            catalogue = code_digest(CATALOGUE) if is_whole else None
+            result = {**about, "catalogue": catalogue, "departures": found}
             write_json(json_file, result)
             yield result
 
@@ -78,7 +79,7 @@ def _results(plan: Plan, json_file: Path | None) -> Iterator[dict[str, Any]]:
 def departures(json_file: JsonOption = None) -> None:
     """Train the plain network and each departure of the book's tabs alone, and measure both.
 
-    With --json FILE it goes on where it was stopped. About ten minutes.
+    With --json FILE it goes on where it was stopped. About a quarter of an hour.
     """
     check_places((json_file, JSON), force=True)  # `_earlier` looks at what is there
     # sums of one thread are rounded alike on every machine

@@ -56,6 +56,7 @@ label_255
 
 ```solution
 bn_two_batches
+`More` words, not <b>.
 ```
 """
 DICTIONARY = """[[row]]
@@ -130,6 +131,8 @@ def test_a_page_tells_what_was_measured(docs: Path) -> None:
     assert lesson.count("IndexError</td>") >= 4  # beside the difference, and in the pitfall
     assert re.search(r"mean</th>\s*<td>1.375</td><td>1.375</td><td>1.375</td>", lesson)
     assert "<td>1, 2</td>" in lesson
+    assert "The layer's own statistics are the formula's:" in text_of(lesson)
+    assert "<p><code>More</code> words, not &lt;b&gt;.</p>" in lesson
     assert "<td>2.000 (1.000 to 3.000)</td><td>diverged</td>" in pages["book.html"]
     assert "torch 2." in lesson.rpartition("<footer>")[2]
 
@@ -272,6 +275,9 @@ def test_a_result_is_stale_when_its_source_has_changed(
     assert not result.is_stale()  # it does the same
     source.write_text("x = 2\n")
     assert result.is_stale()
+    source.write_text("x = (\n")
+    with pytest.raises(InputError, match=r"source\.py: is no Python: "):
+        result.is_stale()
 
 
 def test_departures_are_stale_when_they_are_of_other_code_or_not_whole(

@@ -80,7 +80,7 @@ def versions() -> dict[str, str]:
 
 
 _DEPARTING = "parity_tests.departures"
-"""It writes its file itself: its runs take ten minutes, and it goes on where it was stopped."""
+"""It writes its file itself: it takes a quarter of an hour, and goes on where it was stopped."""
 
 _FOUND = (("made_of", dict), ("versions", dict), ("found", (dict, list)))
 _DEPARTED = (("made_of", dict), ("versions", dict), ("departures", list))

@@ -11,19 +11,28 @@ from typing import Any
 from common.errors import InputError
 
 
+def _parse(path: Path) -> tuple[str, Any]:
+    """A file's text and its tree.
+
+    Raises:
+        InputError: there is no such file, or it is no Python.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        text = path.read_text(encoding="utf-8")
+        return text, ast.parse(text)
+    except (SyntaxError, ValueError) as error:
+        raise InputError(f"{path}: is no Python: {error}") from error
+
+
 def _find(path: Path, name: str) -> tuple[str, Any]:
     """A file's text, and the node of the function, method or class `name` (`Class.method`) in it.
 
     Raises:
         InputError: there is no such file, it is no Python, or has none or several of that name.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        text = path.read_text(encoding="utf-8")
-        node: Any = ast.parse(text)
-    except (SyntaxError, ValueError) as error:
-        raise InputError(f"{path}: is no Python: {error}") from error
+    text, node = _parse(path)
     for part in name.split("."):
         found = [n for n in node.body if getattr(n, "name", None) == part]
         if len(found) != 1:
@@ -67,10 +76,15 @@ def code_digest(path: Path) -> str:
 
     That is Python without comments and layout, a notebook's cells without what they have shown, and
     of any other file all of it.
+
+    Raises:
+        InputError: it is called Python, and is none.
     """
-    content = path.read_bytes()
     if path.suffix == ".py":
-        content = ast.dump(ast.parse(content)).encode()
+        content = ast.dump(_parse(path)[1]).encode()
     elif path.suffix == ".ipynb":
-        content = json.dumps([cell["source"] for cell in json.loads(content)["cells"]]).encode()
+        cells = json.loads(path.read_bytes())["cells"]
+        content = json.dumps([cell["source"] for cell in cells]).encode()
+    else:
+        content = path.read_bytes()
     return hashlib.sha256(content).hexdigest()
